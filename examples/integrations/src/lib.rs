@@ -1,0 +1,1 @@
+//! What the integration examples share.

@@ -1,0 +1,57 @@
+//! The number by which the kernel says why a call failed.
+
+use std::{error, fmt, io};
+
+/// A Linux error number, as the kernel returned it.
+///
+/// The thread's own `errno` is never read or written by psx, so this is the only place where a
+/// broadcast call's failure can be read.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::Errno;
+///
+/// let denied = Errno::from_raw(1);
+/// assert_eq!(denied.raw(), 1);
+/// assert_eq!(std::io::Error::from(denied).kind(), std::io::ErrorKind::PermissionDenied);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Errno(i32);
+
+impl Errno {
+    /// The error with the number `raw`, one of those in [`errno(3)`].
+    ///
+    /// [`errno(3)`]: https://man7.org/linux/man-pages/man3/errno.3.html
+    #[must_use]
+    pub const fn from_raw(raw: i32) -> Self {
+        Self(raw)
+    }
+
+    /// The number itself, comparable with libc's constants (`libc::EPERM`, ...).
+    #[must_use]
+    pub const fn raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Errno({})", self.0)
+    }
+}
+
+impl error::Error for Errno {}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno.0)
+    }
+}
