@@ -42,8 +42,8 @@ impl fmt::Display for Error {
             Self::Unreachable(threads) => write!(
                 f,
                 "nothing changed: {} did not stop in time: {threads}; look for a blocked signal \
-                 33, a vfork that has not reached its exec, or a debugger, then try again or raise \
-                 the timeout",
+                 33, a vfork that has not reached its exec, a debugger, or a full signal queue \
+                 (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
