@@ -157,8 +157,8 @@ impl Plan {
         }
         if self.steps.len() == STEPS.len() && failed < ROOT_ONLY {
             text += &format!(
-                "\nto become {NOBODY}, root needs CAP_SETUID and CAP_SETGID, and in a user \
-                 namespace one that maps {NOBODY} and says \"allow\" in /proc/self/setgroups"
+                "\nTo become {NOBODY}, root needs CAP_SETUID and CAP_SETGID; in a user namespace, \
+                 also a mapping of\n{NOBODY}, and \"allow\" in /proc/self/setgroups."
             );
         }
         io::Error::other(text)
@@ -205,6 +205,8 @@ fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Whoever reads this has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("drop_privileges: {e}");
             ExitCode::FAILURE
@@ -231,6 +233,10 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     let crew = Crew::start(options.threads, try_all.clone())?;
 
     let before = status::of_this_process()?;
+    writeln!(
+        out,
+        "Real, effective, saved and filesystem id are shown as one where they agree.\n"
+    )?;
     writeln!(out, "Before: {}", counted(before.len(), "thread"))?;
     writeln!(out, "{}", table::of_threads(&before, |_| ""))?;
 
