@@ -244,9 +244,10 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     let steps: Vec<_> = plan.steps.iter().map(|step| step.name).collect();
     writeln!(out, "Dropping privileges: {}", steps.join(", "))?;
     if steps.len() < STEPS.len() {
+        let uid = before[0].credentials.uids[1];
         writeln!(
             out,
-            "  This is not root, so there are no other ids to take and none to lose."
+            "  This is not root: uid {uid} stays, and gives up what it can."
         )?;
     }
     if options.per_thread {

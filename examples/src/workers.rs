@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
+use std::num::NonZero;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::{hint, ptr};
 
-use std::thread;
+use psx::thread;
 
 use crate::progress::Progress;
 
@@ -216,8 +217,9 @@ pub struct Crew<T> {
 }
 
 impl<T: Send + 'static> Crew<T> {
-    /// Starts `size` workers that share out all kinds of work evenly, and waits until each is at
-    /// its work. Each calls `last` when it is over.
+    /// Starts `size` workers that share out all kinds of work evenly, but compute on no more
+    /// threads than there are cores; waits until each is at its work. Each calls `last` when it is
+    /// over.
     ///
     /// # Errors
     ///
@@ -232,7 +234,10 @@ impl<T: Send + 'static> Crew<T> {
         };
         let mut progress = Progress::new("starting threads", size);
         let (at_work, started) = mpsc::channel();
-        for (number, work) in (1..=size).zip(Work::ALL.into_iter().cycle()) {
+        let mut cores = 0..thread::available_parallelism().map_or(1, NonZero::get);
+        let works = Work::ALL.into_iter().cycle();
+        let works = works.filter(|work| *work != Work::Computing || cores.next().is_some());
+        for (number, work) in (1..=size).zip(works) {
             let name = format!("{}-{number}", work.name());
             let (workplace, last, at_work) =
                 (crew.workplace.clone(), last.clone(), at_work.clone());
@@ -293,6 +298,6 @@ mod tests {
         let crew = Crew::start(12, || ()).expect("twelve threads can be started");
         let ends = crew.dismiss().expect("nothing disturbs them");
         assert_eq!(ends.len(), 12);
-        assert_eq!(ends[6].0, "computing-7");
+        assert_eq!(ends[0].0, "computing-1");
     }
 }
