@@ -1,10 +1,10 @@
-//! Processes that are made while rounds run.
+//! Processes that are made, and programs that are replaced, while rounds run.
 
 use std::process::{Command, Stdio};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread as std_thread;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
+use std::{env, hint, thread as std_thread};
 
 use psx::{Coverage, thread};
 
@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .limit(Duration::from_secs(60)),
         Case::new("fork::commands_in_a_loop", commands_in_a_loop).limit(Duration::from_secs(60)),
+        Case::new("fork::exec_in_a_loop", exec_in_a_loop).limit(Duration::from_secs(60)),
     ]
 }
 
@@ -107,4 +108,37 @@ fn commands_in_a_loop(_: &Line) {
         }
         end.wait();
     });
+}
+
+/// The program replaces itself, by turns from its main thread and from another, while two threads
+/// broadcast. A summons that outlived the exec would kill it.
+fn exec_in_a_loop(_: &Line) {
+    const VARIABLE: &str = "PSX_TEST_PROGRAMS_BEFORE";
+    let before: u32 = env::var(VARIABLE).map_or(0, |count| count.parse().unwrap());
+    if before == 100 {
+        return;
+    }
+    let rounds = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let rounds = Arc::clone(&rounds);
+        thread::spawn(move || {
+            loop {
+                broadcast_slack(STRICT, 1).unwrap();
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let exec = move || {
+        while rounds.load(Ordering::Relaxed) < 2 {
+            hint::spin_loop();
+        }
+        let mut same = Command::new("/proc/self/exe");
+        same.args(env::args_os().skip(1))
+            .env(VARIABLE, (before + 1).to_string());
+        panic!("{}", psx::process::exec(&mut same));
+    };
+    match before % 2 {
+        0 => exec(),
+        _ => thread::spawn(exec).join().unwrap(),
+    }
 }
