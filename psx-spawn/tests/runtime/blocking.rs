@@ -166,11 +166,29 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
     };
     let event = || leak(libc::epoll_event { events: 0, u64: 0 });
     let monotonic = libc::CLOCK_MONOTONIC as usize;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let limit = Some(Duration::from_secs(60));
     let (receiver, peer) = UnixStream::pair().unwrap();
     let (sender, full) = full_pair();
     receiver.set_read_timeout(limit).unwrap();
     sender.set_write_timeout(limit).unwrap();
+    // SAFETY: a socket, and a time of the size that is told.
+    let timed = unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+        let minute = libc::timeval {
+            tv_sec: 60,
+            tv_usec: 0,
+        };
+        let size = size_of_val(&minute) as u32;
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            level,
+            option,
+            (&raw const minute).cast(),
+            size,
+        )
+    };
+    assert_eq!(timed, 0);
     // Closed peers would end the calls.
     mem::forget((peer, full));
     vec![
@@ -212,6 +230,7 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
             libc::SYS_sendto,
             [fd(sender), leak(0_u8), 1],
         ),
+        Blocking::new("accept, SO_RCVTIMEO", libc::SYS_accept4, [fd(listener)]),
         Blocking::new("semop", libc::SYS_semop, [semaphores, take_one(), 1]),
         Blocking::new(
             "semtimedop",
