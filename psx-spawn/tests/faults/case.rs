@@ -113,14 +113,23 @@ impl Case {
     }
 
     pub(crate) const fn seconds(self, limit: u64) -> Self {
-        Self { limit: Duration::from_secs(limit), ..self }
+        Self {
+            limit: Duration::from_secs(limit),
+            ..self
+        }
     }
 
     pub(crate) const fn alone(self) -> Self {
-        Self { alone: true, ..self }
+        Self {
+            alone: true,
+            ..self
+        }
     }
 
     pub(crate) const fn bites(self) -> Self {
-        Self { bites: true, ..self }
+        Self {
+            bites: true,
+            ..self
+        }
     }
 }

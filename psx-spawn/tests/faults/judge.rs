@@ -10,8 +10,8 @@ pub(crate) enum Mark {
     /// Real, effective, saved and file system user are all this one.
     User(u32),
     NoNewPrivs,
-    /// A seccomp filter is in force.
-    Filtered,
+    /// So many seccomp filters are in force.
+    Filters(u32),
 }
 
 impl fmt::Display for Mark {
@@ -19,7 +19,7 @@ impl fmt::Display for Mark {
         match self {
             Self::User(user) => user.fmt(f),
             Self::NoNewPrivs => f.write_str("no-new-privs"),
-            Self::Filtered => f.write_str("filtered"),
+            Self::Filters(count) => write!(f, "filters-{count}"),
         }
     }
 }
@@ -27,18 +27,21 @@ impl fmt::Display for Mark {
 impl Mark {
     /// The inverse of `Display`.
     pub(crate) fn parse(word: &str) -> Self {
-        match word {
-            "no-new-privs" => Self::NoNewPrivs,
-            "filtered" => Self::Filtered,
-            user => Self::User(user.parse().expect("a user id")),
+        match (word, word.strip_prefix("filters-")) {
+            ("no-new-privs", _) => Self::NoNewPrivs,
+            (_, Some(count)) => Self::Filters(count.parse().expect("a number of filters")),
+            (user, None) => Self::User(user.parse().expect("a user id")),
         }
     }
 
     fn is_on(self, task: &Task) -> bool {
         match self {
-            Self::User(user) => task.field("Uid").split(' ').all(|id| id == user.to_string()),
+            Self::User(user) => task
+                .field("Uid")
+                .split(' ')
+                .all(|id| id == user.to_string()),
             Self::NoNewPrivs => task.field("NoNewPrivs") == "1",
-            Self::Filtered => task.field("Seccomp") == "2",
+            Self::Filters(count) => task.field("Seccomp_filters") == count.to_string(),
         }
     }
 }
@@ -87,9 +90,16 @@ pub(crate) fn judge(pid: u32, mark: Mark, succeeded: bool, exempt: &str) -> (Out
         (_, true, true) => (Outcome::Ok, String::new()),
         (_, true, false) => (Outcome::Clean, String::new()),
         (_, false, _) => {
-            let state = if succeeded { "kept the old state" } else { "have the new state" };
+            let state = if succeeded {
+                "kept the old state"
+            } else {
+                "have the new state"
+            };
             let (odd, all, names) = (names.len(), tasks.len(), names.join(", "));
-            (Outcome::Partial, format!("{odd} of {all} threads {state}: {names}"))
+            (
+                Outcome::Partial,
+                format!("{odd} of {all} threads {state}: {names}"),
+            )
         }
     }
 }

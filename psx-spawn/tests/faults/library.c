@@ -1,4 +1,5 @@
 /* A library that starts threads as it is loaded, and ends them as it is unloaded. */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <unistd.h>
 

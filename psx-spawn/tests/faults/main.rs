@@ -27,6 +27,7 @@
 mod support;
 
 mod case;
+mod confine;
 mod judge;
 mod raw;
 mod stage;

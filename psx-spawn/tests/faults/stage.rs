@@ -10,6 +10,7 @@ use std::{env, io};
 
 use psx::{Broadcast, Coverage, Errno, Error};
 
+use crate::confine;
 use crate::judge::Mark;
 use crate::raw;
 use crate::support::Line;
@@ -45,9 +46,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let subject = if env::var_os(GLIBC).is_some() { Subject::Glibc } else { Subject::Psx };
+        let subject = if env::var_os(GLIBC).is_some() {
+            Subject::Glibc
+        } else {
+            Subject::Psx
+        };
         COUNT.store(raw::counted(), Ordering::Relaxed);
-        Self { subject, line: Arc::new(Line::of_child()) }
+        Self {
+            subject,
+            line: Arc::new(Line::of_child()),
+        }
     }
 
     /// Uses psx for the first time.
@@ -77,8 +85,14 @@ impl Stage {
     {
         let name = name.to_owned();
         let handle = match self.subject {
-            Subject::Psx => psx::thread::Builder::new().name(name).stack_size(stack).spawn(body)?,
-            Subject::Glibc => std::thread::Builder::new().name(name).stack_size(stack).spawn(body)?,
+            Subject::Psx => psx::thread::Builder::new()
+                .name(name)
+                .stack_size(stack)
+                .spawn(body)?,
+            Subject::Glibc => std::thread::Builder::new()
+                .name(name)
+                .stack_size(stack)
+                .spawn(body)?,
         };
         Ok(move || handle.join().expect("a thread that ends well"))
     }
@@ -90,16 +104,23 @@ impl Stage {
 
     /// Eight parked threads that can be asked whether `attempt` shows the new state.
     pub(crate) fn crew_that(&self, attempt: fn() -> bool) -> Crew {
+        self.crew_of(8, attempt)
+    }
+
+    /// The same with so many threads.
+    pub(crate) fn crew_of(&self, threads: usize, attempt: fn() -> bool) -> Crew {
         let start = |i| {
             let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
             let _ = self.spawn(&format!("crew-{i}"), move || {
                 while theirs.read_exact(&mut [0]).is_ok() {
-                    theirs.write_all(&[attempt().into()]).expect("main still asks");
+                    theirs
+                        .write_all(&[attempt().into()])
+                        .expect("main still asks");
                 }
             });
             ours
         };
-        Crew((0..8).map(start).collect())
+        Crew((0..threads).map(start).collect())
     }
 
     /// Starts a thread that does `work` over and over, and returns once it has begun.
@@ -144,6 +165,14 @@ impl Stage {
                 // SAFETY: as above.
                 unsafe { broadcast.syscall(libc::SYS_setresuid, [id, id, id, 0, 0, 0]) }.map(drop)
             }
+            (_, Mark::Filters(_)) => {
+                let add = || {
+                    confine::filter(&[confine::ALLOW]);
+                    Ok(0)
+                };
+                // SAFETY: one system call, and no filter that forbids anything.
+                unsafe { broadcast.run(add) }.map(drop)
+            }
             _ => {
                 let args = [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0, 0];
                 // SAFETY: nothing here executes a set-user-ID file.
@@ -154,12 +183,13 @@ impl Stage {
     }
 
     /// What the change leaves on every thread: another user for those who have a privilege to
-    /// lose, else no_new_privs.
+    /// lose, else no_new_privs, else one seccomp filter more.
     fn mark(&self) -> Mark {
         match raw::users() {
             [0, 0, 0] => Mark::User(NOBODY),
             [real, effective, _] if effective != real => Mark::User(real),
-            _ => Mark::NoNewPrivs,
+            _ if !confine::has_no_new_privs() => Mark::NoNewPrivs,
+            _ => Mark::Filters(confine::filters() + 1),
         }
     }
 
@@ -177,12 +207,17 @@ impl Stage {
             Ok(()) => "ok".to_owned(),
             Err(error) => {
                 let debug = format!("{error:?}");
-                let kind = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+                let kind = debug
+                    .split(|c: char| !c.is_alphanumeric())
+                    .next()
+                    .unwrap_or_default();
                 format!("{kind} {error}")
             }
         };
         let (took, timeout) = (took.as_micros(), timeout.as_micros());
-        self.ask(format_args!("answer {mark} {took} {timeout} {strays} {said}"));
+        self.ask(format_args!(
+            "answer {mark} {took} {timeout} {strays} {said}"
+        ));
     }
 
     /// Adds one to every thread's kernel-kept counter.
@@ -210,7 +245,10 @@ impl Stage {
             Ok(mut times) => {
                 times.sort();
                 if let [_, .., slowest] = times[..] {
-                    self.note(format_args!("median {:?}, slowest {slowest:?}", median(&times)));
+                    self.note(format_args!(
+                        "median {:?}, slowest {slowest:?}",
+                        median(&times)
+                    ));
                 }
                 self.change_with(Broadcast::new(), PATIENT, strays);
             }
@@ -254,7 +292,10 @@ impl Crew {
     pub(crate) fn strays(&self) -> usize {
         let says_new = |mut thread: &UnixStream| {
             let mut answer = [0];
-            thread.write_all(&[0]).and_then(|()| thread.read_exact(&mut answer)).expect("an answer");
+            thread
+                .write_all(&[0])
+                .and_then(|()| thread.read_exact(&mut answer))
+                .expect("an answer");
             answer == [1]
         };
         self.0.iter().filter(|thread| !says_new(thread)).count()
