@@ -177,13 +177,7 @@ fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
 }
 
 fn many(stage: &Stage, threads: usize) {
-    for _ in 0..threads {
-        let _ = stage.spawn("one-of-many", || {
-            loop {
-                thread::park();
-            }
-        });
-    }
+    stage.park(threads);
     stage.conclude(stage.count_to(20), 0);
 }
 

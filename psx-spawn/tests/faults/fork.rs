@@ -51,6 +51,8 @@ fn storm(stage: &Stage, births: usize, birth: fn(&Stage)) {
 fn in_child(stage: &Stage) -> ! {
     let calls = || -> Result<bool, Error> {
         let before = raw::counted();
+        // The fork may have come between a call's end and its count.
+        stage.start_count();
         stage.count()?;
         let crew = stage.crew_of(1, is_level);
         stage.count()?;

@@ -37,6 +37,17 @@ pub(crate) const CASES: &[Case] = &[
         |stage| before(stage, enter_empty),
     )
     .start(Start::Root),
+    Case::new(
+        "no-descriptor",
+        "no descriptor to be had at the first use: Require, Registered",
+        &[Clean(UNPROVABLE, "Registered"), Ok],
+        |stage| {
+            raw::set_limit(libc::RLIMIT_NOFILE, [0, 0]);
+            stage.park(8);
+            stage.change_soon();
+            stage.change_registered();
+        },
+    ),
 ];
 
 fn enter_empty() {

@@ -240,6 +240,14 @@ std::arch::global_asm!("faults_restorer:", "mov eax, 15", "syscall");
 
 /// Installs `handler` for signal 33, which libc's own wrappers refuse to touch.
 pub(crate) fn handle_33(handler: extern "C" fn(c_int)) {
+    act_on_33(handler as *const () as usize);
+}
+
+pub(crate) fn ignore_33() {
+    act_on_33(libc::SIG_IGN);
+}
+
+fn act_on_33(handler: usize) {
     #[repr(C)]
     struct Action {
         handler: usize,
@@ -260,7 +268,7 @@ pub(crate) fn handle_33(handler: extern "C" fn(c_int)) {
     #[cfg(not(target_arch = "x86_64"))]
     let (flags, restorer) = (libc::SA_RESTART as usize, 0);
     let action = Action {
-        handler: handler as usize,
+        handler,
         flags,
         restorer,
         mask: 0,

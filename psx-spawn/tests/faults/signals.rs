@@ -114,6 +114,17 @@ pub(crate) const CASES: &[Case] = &[
         },
     ),
     Case::new(
+        "inherited-mask",
+        "the parent left all 64 signals blocked, and 33 ignored",
+        &[Ok],
+        |stage| {
+            raw::ignore_33();
+            raw::block_every_signal();
+            let _crew = stage.crew();
+            stage.change();
+        },
+    ),
+    Case::new(
         "handler-before",
         "the program's own handler for 33, installed before psx",
         &[Ok],

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, io};
+use std::{env, io, thread};
 
 use psx::{Broadcast, Coverage, Errno, Error};
 
@@ -95,6 +95,17 @@ impl Stage {
                 .spawn(body)?,
         };
         Ok(move || handle.join().expect("a thread that ends well"))
+    }
+
+    /// Starts so many threads that do nothing, and have no descriptor.
+    pub(crate) fn park(&self, threads: usize) {
+        for _ in 0..threads {
+            let _ = self.spawn("parked", || {
+                loop {
+                    thread::park();
+                }
+            });
+        }
     }
 
     /// Eight parked threads, as in FAULTS.md.
@@ -218,6 +229,11 @@ impl Stage {
         self.ask(format_args!(
             "answer {mark} {took} {timeout} {strays} {said}"
         ));
+    }
+
+    /// Begins to count from where the calling thread stands.
+    pub(crate) fn start_count(&self) {
+        COUNT.store(raw::counted(), Ordering::Release);
     }
 
     /// Adds one to every thread's kernel-kept counter.
