@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::judge::Outcome;
+use crate::raw;
 use crate::stage::Stage;
 
 /// FAULTS.md's limit: a case that has not ended by then hangs.
@@ -16,14 +17,15 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// What it is called in the table.
     pub(crate) fault: &'static str,
-    /// What must come out of each call that the body makes, in order.
-    pub(crate) expected: &'static [Expected],
+    expected: &'static [Expected],
     /// What its process does.
     pub(crate) body: fn(&Stage),
     pub(crate) start: Start,
     pub(crate) limit: Duration,
     /// It measures time, or takes what other cases need: nothing else runs meanwhile.
     pub(crate) alone: bool,
+    /// It takes the right to raise a hard limit, which not every root has.
+    raises_limit: bool,
     /// glibc's own broadcast must fail under it; where it does not, the fault is not built right.
     pub(crate) bites: bool,
 }
@@ -104,7 +106,22 @@ impl Case {
             start: Start::AsIs,
             limit: LIMIT,
             alone: false,
+            raises_limit: false,
             bites: false,
+        }
+    }
+
+    /// Whether it takes a right that this machine's root does not have.
+    pub(crate) fn lacks_right(&self) -> bool {
+        self.raises_limit && !raw::may_have(raw::CAP_SYS_RESOURCE)
+    }
+
+    /// What must come out of each call that the body makes, in order.
+    pub(crate) fn expected(&self) -> &'static [Expected] {
+        if self.lacks_right() {
+            &[Expected::Clean("Unreachable", "crew-7")]
+        } else {
+            self.expected
         }
     }
 
@@ -122,6 +139,13 @@ impl Case {
     pub(crate) const fn alone(self) -> Self {
         Self {
             alone: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn raises_limit(self) -> Self {
+        Self {
+            raises_limit: true,
             ..self
         }
     }

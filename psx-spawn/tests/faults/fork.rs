@@ -8,7 +8,7 @@ use psx::Error;
 use crate::case::Case;
 use crate::case::Expected::Ok;
 use crate::raw;
-use crate::stage::{Stage, is_level};
+use crate::stage::{Stage, is_level, start_count};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("fork", "fork storm, a call in each child", &[Ok], |stage| {
@@ -52,7 +52,7 @@ fn in_child(stage: &Stage) -> ! {
     let calls = || -> Result<bool, Error> {
         let before = raw::counted();
         // The fork may have come between a call's end and its count.
-        stage.start_count();
+        start_count();
         stage.count()?;
         let crew = stage.crew_of(1, is_level);
         stage.count()?;

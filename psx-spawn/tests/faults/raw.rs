@@ -67,6 +67,15 @@ pub(crate) fn users() -> [u32; 3] {
     ids
 }
 
+/// The capability to raise hard limits.
+pub(crate) const CAP_SYS_RESOURCE: usize = 24;
+
+/// Whether a program that root starts may have this capability.
+pub(crate) fn may_have(capability: usize) -> bool {
+    let args = [libc::PR_CAPBSET_READ as usize, capability, 0, 0, 0, 0];
+    must("prctl", libc::SYS_prctl, args) == 1
+}
+
 pub(crate) fn limit(resource: u32) -> [u64; 2] {
     let mut old = [0u64; 2];
     let at = old.as_mut_ptr().addr();

@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .start(Start::Root)
+    .raises_limit()
     .bites(),
     Case::new(
         "sigpending-plain",
@@ -58,6 +59,7 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .start(Start::SetUserIdNoQueue)
+    .raises_limit()
     .bites(),
     Case::new(
         "quota-plain",
@@ -86,6 +88,7 @@ pub(crate) const CASES: &[Case] = &[
     )
     .start(Start::SetUserId)
     .alone()
+    .raises_limit()
     .bites(),
     Case::new(
         "blocked-raw",
@@ -129,6 +132,8 @@ pub(crate) const CASES: &[Case] = &[
         "the program's own handler for 33, installed before psx",
         &[Ok],
         |stage| {
+            // glibc puts its own handler in place with the first thread that it starts.
+            std::thread::spawn(|| ()).join().expect("a first thread");
             raw::handle_33(note_33);
             let _crew = stage.crew();
             stage.count().expect("a first round");

@@ -131,7 +131,10 @@ impl Stage {
             });
             ours
         };
-        Crew((0..threads).map(start).collect())
+        let crew = Crew((0..threads).map(start).collect());
+        // Once they have answered, they are there.
+        crew.strays();
+        crew
     }
 
     /// Starts a thread that does `work` over and over, and returns once it has begun.
@@ -231,11 +234,6 @@ impl Stage {
         ));
     }
 
-    /// Begins to count from where the calling thread stands.
-    pub(crate) fn start_count(&self) {
-        COUNT.store(raw::counted(), Ordering::Release);
-    }
-
     /// Adds one to every thread's kernel-kept counter.
     pub(crate) fn count(&self) -> Result<Duration, Error> {
         let start = Instant::now();
@@ -262,7 +260,7 @@ impl Stage {
                 times.sort();
                 if let [_, .., slowest] = times[..] {
                     self.note(format_args!(
-                        "median {:?}, slowest {slowest:?}",
+                        "median {:.1?}, slowest {slowest:.1?}",
                         median(&times)
                     ));
                 }
@@ -287,6 +285,11 @@ impl Stage {
 /// The middle of a sorted list.
 pub(crate) fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
+}
+
+/// Begins to count from where the calling thread stands.
+pub(crate) fn start_count() {
+    COUNT.store(raw::counted(), Ordering::Release);
 }
 
 /// Whether the calling thread has made every counting call that is over.

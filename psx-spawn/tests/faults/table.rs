@@ -232,7 +232,7 @@ fn print_row(case: &Case, subject: Subject, verdict: &Verdict) -> bool {
     );
     let notes = verdict.notes.join("; ");
     let (expected, refusals) = match subject {
-        Subject::Psx => (join(case.expected), verdict.refusals.clone()),
+        Subject::Psx => (join(case.expected()), verdict.refusals.clone()),
         Subject::Glibc => {
             let bit = verdict
                 .outcomes
