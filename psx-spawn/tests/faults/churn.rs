@@ -120,7 +120,7 @@ pub(crate) const CASES: &[Case] = &[
     .seconds(60),
     Case::new(
         "exec",
-        "20 times exec while rounds run",
+        "20 times exec while rounds run, with a Passage held",
         &[Ok],
         exec_in_round,
     )

@@ -218,7 +218,7 @@ fn print_head(subject: Subject) {
             "not OK",
         ),
     };
-    println!("\n{title:<62} {want:<12} {:<12} {:>12}", "is", "ms");
+    println!("\n{title:<66} {want:<16} {:<12} {:>12}", "is", "ms");
 }
 
 /// Prints one row; whether it is not as it must be.
@@ -249,7 +249,7 @@ fn print_row(case: &Case, subject: Subject, verdict: &Verdict) -> bool {
         }
     };
     println!(
-        "{:<62} {expected:<12} {outcomes:<12} {times:>12}  {notes}",
+        "{:<66} {expected:<16} {outcomes:<12} {times:>12}  {notes}",
         case.fault
     );
     for refusal in &refusals {
