@@ -14,7 +14,7 @@
 //! - No broadcast begins between the start of a thread and its registration; so a thread that
 //!   starts one waits while a broadcast is under way.
 //! - Starting a thread inside a broadcast's own closure fails with
-//!   [`Error::Reentrant`](crate::Error::Reentrant), as an [`io::Error`].
+//!   [`Error::Reentrant`], as an [`io::Error`].
 
 mod builder;
 mod scope;

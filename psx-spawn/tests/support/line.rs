@@ -53,6 +53,14 @@ impl Line {
         }
     }
 
+    /// The child's half of [`Supervised::inspect`](super::Supervised::inspect): says `word` and
+    /// stands still until the judge has looked.
+    #[track_caller]
+    pub fn show(&self, word: &str) {
+        self.say(word);
+        self.hear("go");
+    }
+
     /// Waits for one line, whatever it says.
     pub fn read(&self) -> io::Result<String> {
         let mut line = Vec::new();

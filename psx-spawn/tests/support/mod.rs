@@ -10,11 +10,10 @@
 //!         // Passes if the body returns within the limit. A panic on any of its threads fails it.
 //!         Case::new("calls::pid", |_| assert_eq!(...)),
 //!         // The judge decides: it talks to the body by lines, reads /proc, and awaits the end.
-//!         Case::new("faults::drop", |line| { line.say("ready"); line.hear("go"); ... })
+//!         Case::new("faults::drop", |line| { line.show("before"); ...; line.say("result 3") })
 //!             .judge(|child| {
-//!                 child.hear("ready");
-//!                 for task in child.tasks() { assert_eq!(task.field("NoNewPrivs"), "0"); }
-//!                 child.say("go");
+//!                 child.inspect("before", |child| child.assert_all("NoNewPrivs", "0"));
+//!                 assert_eq!(child.hear("result"), "3");
 //!                 assert_eq!(child.end(), Ending::Exited(0));
 //!             })
 //!             .limit(Duration::from_secs(10))

@@ -61,6 +61,14 @@ pub fn tids(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The system call that a thread is blocked in, as its number and arguments; none while it runs.
+pub fn blocked_in(pid: u32, tid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    // "NUMBER, six arguments, stack pointer, program counter"; "running"; "-1 ..." outside a call.
+    let fields: Vec<_> = text.split_whitespace().collect();
+    (fields.len() == 9).then(|| fields[..7].join(" "))
+}
+
 /// The timer slack of one thread, in nanoseconds: a number that any thread may set for itself. To
 /// read another's takes root, or the same user with ptrace rights.
 pub fn timer_slack(tid: u32) -> u64 {

@@ -1,7 +1,6 @@
 //! The judge's view of its child: the line to it, /proc, its end and its output.
 
 use std::fs::File;
-use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -9,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use super::{Line, procfs};
 
@@ -78,6 +78,23 @@ impl Supervised {
     /// The child's living threads.
     pub fn tasks(&self) -> Vec<procfs::Task> {
         procfs::tasks(self.pid())
+    }
+
+    /// Looks at the child while it stands at [`Line::show`] with this `word`.
+    #[track_caller]
+    pub fn inspect(&self, word: &str, look: impl FnOnce(&Self)) {
+        self.hear(word);
+        look(self);
+        self.say("go");
+    }
+
+    /// Looks again and again until `condition` holds; panics past the limit.
+    #[track_caller]
+    pub fn await_that(&self, condition: impl Fn(&Self) -> bool) {
+        while !condition(self) {
+            assert!(Instant::now() < self.deadline, "the limit has passed");
+            thread::yield_now();
+        }
     }
 
     /// Asserts that `field` of /proc's `status` has this value on each of the child's threads.
