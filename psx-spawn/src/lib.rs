@@ -24,6 +24,7 @@
 //! - [`syscall3`] and [`syscall6`] make one system call, by the strictest rules.
 //! - [`Broadcast`] sets the rules: the timeout, the [`Coverage`], what is done on [`Divergence`];
 //!   and it runs any async-signal-safe closure.
+//! - [`process::exec`] replaces the program without falling into a round.
 //! - An [`Error`] says what stood in the way. Unless it is [`Error::Os`], no thread made the call.
 //!
 //! # What the program's threads notice
@@ -37,7 +38,7 @@
 //! and a program that makes them has to repeat them: `nanosleep`, `clock_nanosleep`, `poll`,
 //! `ppoll`, `select`, `pselect6`, `epoll_wait` and `epoll_pwait`, a futex with a timeout, socket
 //! calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, `semop`, `semtimedop`, `msgsnd`, `msgrcv`,
-//! `pause`, `sigsuspend`, `rt_sigtimedwait`, `io_getevents`. std repeats its own, so that
+//! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own, so that
 //! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
 //! [`park_timeout`](std::thread::park_timeout) take no notice; a socket with a timeout gives
 //! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted).
@@ -45,6 +46,7 @@
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod process;
 pub mod thread;
 
 mod syscall;

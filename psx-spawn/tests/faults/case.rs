@@ -118,11 +118,7 @@ impl Case {
 
     /// What must come out of each call that the body makes, in order.
     pub(crate) fn expected(&self) -> &'static [Expected] {
-        if self.lacks_right() {
-            &[Expected::Clean("Unreachable", "crew-7")]
-        } else {
-            self.expected
-        }
+        if self.lacks_right() { &[Expected::Clean("Unreachable", "crew-7")] } else { self.expected }
     }
 
     pub(crate) const fn start(self, start: Start) -> Self {
@@ -130,30 +126,18 @@ impl Case {
     }
 
     pub(crate) const fn seconds(self, limit: u64) -> Self {
-        Self {
-            limit: Duration::from_secs(limit),
-            ..self
-        }
+        Self { limit: Duration::from_secs(limit), ..self }
     }
 
     pub(crate) const fn alone(self) -> Self {
-        Self {
-            alone: true,
-            ..self
-        }
+        Self { alone: true, ..self }
     }
 
     pub(crate) const fn raises_limit(self) -> Self {
-        Self {
-            raises_limit: true,
-            ..self
-        }
+        Self { raises_limit: true, ..self }
     }
 
     pub(crate) const fn bites(self) -> Self {
-        Self {
-            bites: true,
-            ..self
-        }
+        Self { bites: true, ..self }
     }
 }

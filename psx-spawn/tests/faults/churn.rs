@@ -1,7 +1,6 @@
 //! Threads that come, go, call, panic and end the process while rounds run.
 
 use std::env;
-use std::os::unix::process::CommandExt;
 use std::panic;
 use std::process::{self, Command};
 use std::sync::Arc;
@@ -18,14 +17,9 @@ use crate::supervisor::workshop;
 use crate::threads::idle;
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new(
-        "churn",
-        "thread churn, 500 calls, 100,000 threads",
-        &[Ok],
-        |stage| {
-            churn(stage, 500, 100_000);
-        },
-    )
+    Case::new("churn", "thread churn, 500 calls, 100,000 threads", &[Ok], |stage| {
+        churn(stage, 500, 100_000);
+    })
     .seconds(120)
     .alone(),
     Case::new("four-callers", "4 callers x 10,000 calls", &[Ok], |stage| {
@@ -36,71 +30,48 @@ pub(crate) const CASES: &[Case] = &[
     })
     .seconds(120)
     .alone(),
-    Case::new("thousand", "1,000 threads", &[Ok], |stage| {
-        many(stage, 1_000)
-    })
-    .seconds(60)
-    .alone(),
-    Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| {
-        many(stage, 10_000)
-    })
-    .seconds(120)
-    .alone(),
+    Case::new("thousand", "1,000 threads", &[Ok], |stage| many(stage, 1_000)).seconds(60).alone(),
+    Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| many(stage, 10_000))
+        .seconds(120)
+        .alone(),
     Case::new(
         "divergent-strict",
         "a call with results that differ, strictest setting",
         &[Abort("stray")],
         |stage| diverge(stage, |_, tid| Result::Ok(tid as usize)),
     ),
-    Case::new(
-        "one-fails",
-        "one thread's call fails, default",
-        &[Abort("stray")],
-        |stage| diverge(stage, fail_on),
-    ),
-    Case::new(
-        "one-fails-report",
-        "the same under Divergence::Report",
-        &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            let stray = idle(stage, "stray");
-            let strict = Broadcast::new().divergence(psx::Divergence::Report);
-            // SAFETY: gettid changes nothing.
-            let report = unsafe { strict.run(|| fail_on(stray, raw::tid())) }.expect("a report");
-            let named: Vec<_> = report
-                .divergent()
-                .iter()
-                .map(|d| d.thread().tid())
-                .collect();
-            assert_eq!(named, [stray], "the threads that the report names");
-            stage.change();
-        },
-    ),
-    Case::new(
-        "panic",
-        "400 workers panic while rounds run",
-        &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
-            panic::set_hook(Box::new(|_| ()));
-            let ends: Vec<_> = (0..2)
-                .map(|_| {
-                    let stage = stage.clone();
-                    stage.clone().spawn("panicker", move || {
-                        for _ in 0..200 {
-                            stage.spawn("doomed", || {
-                                panic::catch_unwind(|| panic!("deliberately")).unwrap_err();
-                            })();
-                        }
-                    })
+    Case::new("one-fails", "one thread's call fails, default", &[Abort("stray")], |stage| {
+        diverge(stage, fail_on)
+    }),
+    Case::new("one-fails-report", "the same under Divergence::Report", &[Ok], |stage| {
+        let _crew = stage.crew();
+        let stray = idle(stage, "stray");
+        let strict = Broadcast::new().divergence(psx::Divergence::Report);
+        // SAFETY: gettid changes nothing.
+        let report = unsafe { strict.run(|| fail_on(stray, raw::tid())) }.expect("a report");
+        let named: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
+        assert_eq!(named, [stray], "the threads that the report names");
+        stage.change();
+    }),
+    Case::new("panic", "400 workers panic while rounds run", &[Ok], |stage| {
+        let crew = stage.crew_that(is_level);
+        panic::set_hook(Box::new(|_| ()));
+        let ends: Vec<_> = (0..2)
+            .map(|_| {
+                let stage = stage.clone();
+                stage.clone().spawn("panicker", move || {
+                    for _ in 0..200 {
+                        stage.spawn("doomed", || {
+                            panic::catch_unwind(|| panic!("deliberately")).unwrap_err();
+                        })();
+                    }
                 })
-                .collect();
-            let counted = stage.count_to(500);
-            ends.into_iter().for_each(|join| join());
-            stage.conclude(counted, crew.strays());
-        },
-    )
+            })
+            .collect();
+        let counted = stage.count_to(500);
+        ends.into_iter().for_each(|join| join());
+        stage.conclude(counted, crew.strays());
+    })
     .seconds(60),
     Case::new(
         "library",
@@ -118,13 +89,8 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .seconds(60),
-    Case::new(
-        "exec",
-        "20 times exec while rounds run, with a Passage held",
-        &[Ok],
-        exec_in_round,
-    )
-    .seconds(60),
+    Case::new("exec", "20 times psx::process::exec while rounds run", &[Ok], exec_in_round)
+        .seconds(60),
     Case::new("exit", "exit while rounds run", &[Exit(7)], |stage| {
         rounds_without_end(stage);
         process::exit(7);
@@ -170,9 +136,7 @@ fn churn(stage: &Stage, rounds: usize, births: usize) {
 fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
     let stage = stage.clone();
     stage.clone().spawn("caller", move || {
-        stage
-            .count_to(rounds)
-            .expect("every one of many callers' calls");
+        stage.count_to(rounds).expect("every one of many callers' calls");
     })
 }
 
@@ -183,11 +147,7 @@ fn many(stage: &Stage, threads: usize) {
 
 /// The result of a call on thread `tid` that fails on `stray` alone.
 fn fail_on(stray: u32, tid: u32) -> Result<usize, Errno> {
-    if tid == stray {
-        Err(Errno::from_raw(libc::EPERM))
-    } else {
-        Result::Ok(0)
-    }
+    if tid == stray { Err(Errno::from_raw(libc::EPERM)) } else { Result::Ok(0) }
 }
 
 fn diverge(stage: &Stage, result: fn(u32, u32) -> Result<usize, Errno>) {
@@ -202,9 +162,7 @@ fn rounds_without_end(stage: &Stage) {
     let stage = stage.clone();
     let _crew = stage.crew();
     stage.clone().busy("caller", move || {
-        stage
-            .count_to(20)
-            .expect("calls while the process still runs");
+        stage.count_to(20).expect("calls while the process still runs");
     });
 }
 
@@ -219,14 +177,9 @@ fn exec_in_round(stage: &Stage) {
     }
     rounds_without_end(stage);
     let exec = move || -> () {
-        // A summons that is still pending survives an exec, and the new program has no handler.
-        let _no_round_begins = psx_core::Passage::enter().expect("a passage");
         let mut command = Command::new("/proc/self/exe");
-        let error = command
-            .args(env::args_os().skip(1))
-            .env(LEFT, (left - 1).to_string())
-            .exec();
-        panic!("exec: {error}");
+        command.args(env::args_os().skip(1)).env(LEFT, (left - 1).to_string());
+        panic!("exec: {}", psx::process::exec(&mut command));
     };
     if left % 2 == 0 {
         exec();
@@ -241,11 +194,7 @@ fn load_library() -> usize {
     let path = std::ffi::CString::new(path).expect("a path without NUL");
     // SAFETY: a library of ours, whose constructor starts two threads.
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-    assert!(
-        !library.is_null(),
-        "{}: is there a C compiler?",
-        path.to_string_lossy()
-    );
+    assert!(!library.is_null(), "{}: is there a C compiler?", path.to_string_lossy());
     assert!(!LOADED.swap(true, Ordering::Relaxed), "loaded twice");
     library.addr()
 }

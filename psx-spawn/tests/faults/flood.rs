@@ -14,24 +14,14 @@ use crate::stage::{Stage, is_level, median};
 use crate::support::procfs;
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new(
-        "flood-kill",
-        "another process floods signal 33 by kill",
-        &[Ok],
-        |stage| {
-            under_flood(stage, "kill");
-        },
-    )
+    Case::new("flood-kill", "another process floods signal 33 by kill", &[Ok], |stage| {
+        under_flood(stage, "kill");
+    })
     .seconds(60)
     .alone(),
-    Case::new(
-        "flood-tgkill",
-        "the same by tgkill to each thread",
-        &[Ok],
-        |stage| {
-            under_flood(stage, "tgkill");
-        },
-    )
+    Case::new("flood-tgkill", "the same by tgkill to each thread", &[Ok], |stage| {
+        under_flood(stage, "tgkill");
+    })
     .seconds(60)
     .alone(),
     Case::new(
@@ -61,10 +51,7 @@ fn under_flood(stage: &Stage, kind: &str) {
     if let Result::Ok(flooded) = &flooded {
         let [peace, flooded] = [&peace, flooded].map(|times| middle(times));
         stage.note(format_args!("median in peace {peace:.1?}"));
-        assert!(
-            flooded <= peace * 3,
-            "median {flooded:?} under the flood, {peace:?} in peace"
-        );
+        assert!(flooded <= peace * 3, "median {flooded:?} under the flood, {peace:?} in peace");
     }
     stage.conclude(flooded, crew.strays());
 }
@@ -77,10 +64,7 @@ fn middle(times: &[Duration]) -> Duration {
 
 /// The whole of another process that goes for `target`.
 pub(crate) fn help(kind: &str, target: u32) {
-    let line: OwnedFd = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .expect("a standard input");
+    let line: OwnedFd = io::stdin().as_fd().try_clone_to_owned().expect("a standard input");
     let line = UnixStream::from(line);
     if kind == "hog" {
         hog(line);
@@ -96,10 +80,8 @@ pub(crate) fn help(kind: &str, target: u32) {
 /// after the first time round.
 fn flood(kind: &str, target: u32, mut line: UnixStream) {
     // Codes that the kernel lets through; the last is the one that psx itself uses.
-    let codes: Vec<i32> = (-64..0)
-        .chain([i32::MIN, -0x0070_7378])
-        .filter(|&code| code != libc::SI_TKILL)
-        .collect();
+    let codes: Vec<i32> =
+        (-64..0).chain([i32::MIN, -0x0070_7378]).filter(|&code| code != libc::SI_TKILL).collect();
     let mut ready = Some(b"ready\n");
     loop {
         let tids = procfs::tids(target);

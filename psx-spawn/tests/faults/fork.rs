@@ -37,9 +37,7 @@ fn storm(stage: &Stage, births: usize, birth: fn(&Stage)) {
     let parents: Vec<_> = (0..2)
         .map(|_| {
             let stage = stage.clone();
-            stage
-                .clone()
-                .spawn("parent", move || (0..births).for_each(|_| birth(&stage)))
+            stage.clone().spawn("parent", move || (0..births).for_each(|_| birth(&stage)))
         })
         .collect();
     let counted = stage.count_to(500);
@@ -76,9 +74,5 @@ fn exit_code(child: libc::pid_t) -> i32 {
     while unsafe { libc::waitpid(child, &mut status, 0) } != child {
         assert_eq!(raw::errno(), libc::EINTR, "waitpid");
     }
-    if libc::WIFEXITED(status) {
-        libc::WEXITSTATUS(status)
-    } else {
-        128 + libc::WTERMSIG(status)
-    }
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
 }

@@ -36,10 +36,7 @@ impl Mark {
 
     fn is_on(self, task: &Task) -> bool {
         match self {
-            Self::User(user) => task
-                .field("Uid")
-                .split(' ')
-                .all(|id| id == user.to_string()),
+            Self::User(user) => task.field("Uid").split(' ').all(|id| id == user.to_string()),
             Self::NoNewPrivs => task.field("NoNewPrivs") == "1",
             Self::Filters(count) => task.field("Seccomp_filters") == count.to_string(),
         }
@@ -90,16 +87,9 @@ pub(crate) fn judge(pid: u32, mark: Mark, succeeded: bool, exempt: &str) -> (Out
         (_, true, true) => (Outcome::Ok, String::new()),
         (_, true, false) => (Outcome::Clean, String::new()),
         (_, false, _) => {
-            let state = if succeeded {
-                "kept the old state"
-            } else {
-                "have the new state"
-            };
+            let state = if succeeded { "kept the old state" } else { "have the new state" };
             let (odd, all, names) = (names.len(), tasks.len(), names.join(", "));
-            (
-                Outcome::Partial,
-                format!("{odd} of {all} threads {state}: {names}"),
-            )
+            (Outcome::Partial, format!("{odd} of {all} threads {state}: {names}"))
         }
     }
 }

@@ -19,12 +19,9 @@ pub(crate) const CASES: &[Case] = &[
         &[Ok, Ok],
         |stage| by_round(stage, [READ_DIR, 0, 0], || fs::read_dir("/").is_err()),
     ),
-    Case::new(
-        "landlock-all",
-        "the same for all of /proc, files too",
-        &[Ok, Ok],
-        |stage| by_round(stage, [READ_DIR | READ_FILE, 0, 0], cannot_read_proc),
-    ),
+    Case::new("landlock-all", "the same for all of /proc, files too", &[Ok, Ok], |stage| {
+        by_round(stage, [READ_DIR | READ_FILE, 0, 0], cannot_read_proc)
+    }),
     Case::new(
         "landlock-before",
         "the same before the first use: Require, Registered",
@@ -62,10 +59,7 @@ fn cannot_signal_parent() -> bool {
 fn by_round(stage: &Stage, rules: [u64; 3], is_restricted: fn() -> bool) {
     let crew = stage.crew_that(is_restricted);
     stage.count().expect("a round without restrictions");
-    assert!(
-        crew.strays() == 8,
-        "the attempt fails without the restriction too"
-    );
+    assert!(crew.strays() == 8, "the attempt fails without the restriction too");
     let ruleset = confine::ruleset(rules);
     let start = Instant::now();
     let apply = || {

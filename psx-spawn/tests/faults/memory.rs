@@ -21,16 +21,11 @@ pub(crate) const CASES: &[Case] = &[
             call_without_memory(stage);
         },
     ),
-    Case::new(
-        "memory",
-        "no memory left (RLIMIT_AS), at a later call",
-        &[OkOrClean],
-        |stage| {
-            let _crew = stage.crew();
-            stage.count().expect("a call while there is memory");
-            call_without_memory(stage);
-        },
-    ),
+    Case::new("memory", "no memory left (RLIMIT_AS), at a later call", &[OkOrClean], |stage| {
+        let _crew = stage.crew();
+        stage.count().expect("a call while there is memory");
+        call_without_memory(stage);
+    }),
 ];
 
 /// The call while an allocation of even one byte fails; what came out is told when there is memory
@@ -42,11 +37,7 @@ fn call_without_memory(stage: &Stage) {
     let start = Instant::now();
     let args = [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0, 0];
     // SAFETY: nothing here executes a set-user-ID file.
-    let result = unsafe {
-        Broadcast::new()
-            .timeout(SHORT)
-            .syscall(libc::SYS_prctl, args)
-    };
+    let result = unsafe { Broadcast::new().timeout(SHORT).syscall(libc::SYS_prctl, args) };
     let took = start.elapsed();
     raw::set_limit(libc::RLIMIT_AS, limit);
     stage.answer(Mark::NoNewPrivs, result.map(drop), took, SHORT, 0);

@@ -10,10 +10,8 @@ use crate::supervisor::workshop;
 const UNPROVABLE: &str = "Unprovable";
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("unmount-after", "/proc unmounted", &[Ok], |stage| {
-        after(stage, raw::unmount_proc)
-    })
-    .start(Start::Root),
+    Case::new("unmount-after", "/proc unmounted", &[Ok], |stage| after(stage, raw::unmount_proc))
+        .start(Start::Root),
     Case::new(
         "unmount-before",
         "/proc unmounted before the first use: Require, Registered",
@@ -21,14 +19,9 @@ pub(crate) const CASES: &[Case] = &[
         |stage| before(stage, raw::unmount_proc),
     )
     .start(Start::Root),
-    Case::new(
-        "chroot-after",
-        "chroot to an empty directory",
-        &[Ok],
-        |stage| {
-            after(stage, enter_empty);
-        },
-    )
+    Case::new("chroot-after", "chroot to an empty directory", &[Ok], |stage| {
+        after(stage, enter_empty);
+    })
     .start(Start::Root),
     Case::new(
         "chroot-before",

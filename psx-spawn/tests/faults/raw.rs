@@ -38,11 +38,7 @@ pub(crate) unsafe fn call(nr: c_long, args: [usize; 6]) -> io::Result<usize> {
             options(nostack),
         );
     }
-    if value < 0 {
-        Err(io::Error::from_raw_os_error(-value as i32))
-    } else {
-        Ok(value as usize)
-    }
+    if value < 0 { Err(io::Error::from_raw_os_error(-value as i32)) } else { Ok(value as usize) }
 }
 
 /// A system call that must succeed for the fault to be there at all.
@@ -59,11 +55,7 @@ pub(crate) fn tid() -> u32 {
 pub(crate) fn users() -> [u32; 3] {
     let mut ids = [0u32; 3];
     let [real, effective, saved] = ids.each_mut().map(|id| ptr::from_mut(id).addr());
-    must(
-        "getresuid",
-        libc::SYS_getresuid,
-        [real, effective, saved, 0, 0, 0],
-    );
+    must("getresuid", libc::SYS_getresuid, [real, effective, saved, 0, 0, 0]);
     ids
 }
 
@@ -79,22 +71,14 @@ pub(crate) fn may_have(capability: usize) -> bool {
 pub(crate) fn limit(resource: u32) -> [u64; 2] {
     let mut old = [0u64; 2];
     let at = old.as_mut_ptr().addr();
-    must(
-        "prlimit",
-        libc::SYS_prlimit64,
-        [0, resource as usize, 0, at, 0, 0],
-    );
+    must("prlimit", libc::SYS_prlimit64, [0, resource as usize, 0, at, 0, 0]);
     old
 }
 
 pub(crate) fn set_limit(resource: u32, [soft, hard]: [u64; 2]) {
     let new = [soft, hard];
     let at = new.as_ptr().addr();
-    must(
-        "prlimit",
-        libc::SYS_prlimit64,
-        [0, resource as usize, at, 0, 0, 0],
-    );
+    must("prlimit", libc::SYS_prlimit64, [0, resource as usize, at, 0, 0, 0]);
 }
 
 /// Blocks all 64 signals on the calling thread, those included that libc keeps for itself.
@@ -102,83 +86,40 @@ pub(crate) fn block_every_signal() {
     let all = u64::MAX;
     let how = libc::SIG_SETMASK as usize;
     let at = ptr::from_ref(&all).addr();
-    must(
-        "rt_sigprocmask",
-        libc::SYS_rt_sigprocmask,
-        [how, at, 0, 8, 0, 0],
-    );
+    must("rt_sigprocmask", libc::SYS_rt_sigprocmask, [how, at, 0, 8, 0, 0]);
 }
 
 /// Takes /proc away from the calling process alone.
 pub(crate) fn unmount_proc() {
-    must(
-        "unshare",
-        libc::SYS_unshare,
-        [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0],
-    );
+    must("unshare", libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
     let flags = (libc::MS_REC | libc::MS_PRIVATE) as usize;
-    must(
-        "mount",
-        libc::SYS_mount,
-        [
-            c"none".as_ptr().addr(),
-            c"/".as_ptr().addr(),
-            0,
-            flags,
-            0,
-            0,
-        ],
-    );
+    must("mount", libc::SYS_mount, [c"none".as_ptr().addr(), c"/".as_ptr().addr(), 0, flags, 0, 0]);
     let flags = libc::MNT_DETACH as usize;
-    must(
-        "umount2",
-        libc::SYS_umount2,
-        [c"/proc".as_ptr().addr(), flags, 0, 0, 0, 0],
-    );
+    must("umount2", libc::SYS_umount2, [c"/proc".as_ptr().addr(), flags, 0, 0, 0, 0]);
 }
 
 /// Makes `directory` the root of the file system.
 pub(crate) fn change_root(directory: &Path) {
     let path = CString::new(directory.as_os_str().as_bytes()).expect("a path without NUL");
-    must(
-        "chroot",
-        libc::SYS_chroot,
-        [path.as_ptr().addr(), 0, 0, 0, 0, 0],
-    );
-    must(
-        "chdir",
-        libc::SYS_chdir,
-        [c"/".as_ptr().addr(), 0, 0, 0, 0, 0],
-    );
+    must("chroot", libc::SYS_chroot, [path.as_ptr().addr(), 0, 0, 0, 0, 0]);
+    must("chdir", libc::SYS_chdir, [c"/".as_ptr().addr(), 0, 0, 0, 0, 0]);
 }
 
 /// Adds one to the calling thread's timer slack: a counter that the kernel keeps for each thread,
 /// passes on at clone, and gives away to everyone who asks.
 pub(crate) fn count_one() {
     let next = counted() + 1;
-    must(
-        "prctl",
-        libc::SYS_prctl,
-        [libc::PR_SET_TIMERSLACK as usize, next, 0, 0, 0, 0],
-    );
+    must("prctl", libc::SYS_prctl, [libc::PR_SET_TIMERSLACK as usize, next, 0, 0, 0, 0]);
 }
 
 /// What [`count_one`] has counted on the calling thread, plus what it started from.
 pub(crate) fn counted() -> usize {
-    must(
-        "prctl",
-        libc::SYS_prctl,
-        [libc::PR_GET_TIMERSLACK as usize, 0, 0, 0, 0, 0],
-    )
+    must("prctl", libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as usize, 0, 0, 0, 0, 0])
 }
 
 pub(crate) fn set_name(name: &std::ffi::CStr) {
     let at = name.as_ptr().addr();
-    must(
-        "prctl",
-        libc::SYS_prctl,
-        [libc::PR_SET_NAME as usize, at, 0, 0, 0, 0],
-    );
+    must("prctl", libc::SYS_prctl, [libc::PR_SET_NAME as usize, at, 0, 0, 0, 0]);
 }
 
 /// Ends the calling thread on the spot: no destructor, no word to libc.
@@ -223,25 +164,13 @@ pub(crate) fn vfork(announce: c_int, seconds: u32) {
     extern "C" fn body(argument: *mut c_void) -> c_int {
         let (announce, seconds) = (argument.addr() & 0xffff, argument.addr() >> 16);
         let byte = 0u8;
-        must(
-            "write",
-            libc::SYS_write,
-            [announce, ptr::from_ref(&byte).addr(), 1, 0, 0, 0],
-        );
+        must("write", libc::SYS_write, [announce, ptr::from_ref(&byte).addr(), 1, 0, 0, 0]);
         let time = [seconds as u64, 0];
-        must(
-            "nanosleep",
-            libc::SYS_nanosleep,
-            [time.as_ptr().addr(), 0, 0, 0, 0, 0],
-        );
+        must("nanosleep", libc::SYS_nanosleep, [time.as_ptr().addr(), 0, 0, 0, 0, 0]);
         0
     }
     let argument = announce as usize | (seconds as usize) << 16;
-    clone(
-        body,
-        libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-        argument,
-    );
+    clone(body, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, argument);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -269,19 +198,11 @@ fn act_on_33(handler: usize) {
         unsafe extern "C" {
             fn faults_restorer();
         }
-        (
-            0x0400_0000 | libc::SA_RESTART as usize,
-            faults_restorer as *const () as usize,
-        )
+        (0x0400_0000 | libc::SA_RESTART as usize, faults_restorer as *const () as usize)
     };
     #[cfg(not(target_arch = "x86_64"))]
     let (flags, restorer) = (libc::SA_RESTART as usize, 0);
-    let action = Action {
-        handler,
-        flags,
-        restorer,
-        mask: 0,
-    };
+    let action = Action { handler, flags, restorer, mask: 0 };
     let at = ptr::from_ref(&action).addr();
     must("rt_sigaction", libc::SYS_rt_sigaction, [33, at, 0, 8, 0, 0]);
 }
@@ -296,14 +217,7 @@ pub(crate) fn signal_info(signal: i32, code: i32) -> [i32; 32] {
 /// Queues `signal` with `code` to one thread.
 pub(crate) fn queue(pid: u32, tid: u32, signal: i32, code: i32) -> io::Result<usize> {
     let info = signal_info(signal, code);
-    let args = [
-        pid as usize,
-        tid as usize,
-        signal as usize,
-        info.as_ptr().addr(),
-        0,
-        0,
-    ];
+    let args = [pid as usize, tid as usize, signal as usize, info.as_ptr().addr(), 0, 0];
     // SAFETY: `info` outlives the call; a signal's effect is its receiver's affair.
     unsafe { call(libc::SYS_rt_tgsigqueueinfo, args) }
 }
@@ -321,9 +235,7 @@ pub(crate) fn kill(pid: u32, tid: Option<u32>, signal: i32) -> io::Result<usize>
 
 /// libc's errno of the calling thread.
 pub(crate) fn errno() -> i32 {
-    io::Error::last_os_error()
-        .raw_os_error()
-        .unwrap_or_default()
+    io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
 
 /// Becomes `real` for good, with `effective` (and so the same saved user after an exec), and drops
@@ -331,16 +243,8 @@ pub(crate) fn errno() -> i32 {
 pub(crate) fn become_user(real: u32, effective: u32) {
     let (real, effective) = (real as usize, effective as usize);
     must("setgroups", libc::SYS_setgroups, [0; 6]);
-    must(
-        "setresgid",
-        libc::SYS_setresgid,
-        [real, real, real, 0, 0, 0],
-    );
-    must(
-        "setresuid",
-        libc::SYS_setresuid,
-        [real, effective, effective, 0, 0, 0],
-    );
+    must("setresgid", libc::SYS_setresgid, [real, real, real, 0, 0, 0]);
+    must("setresuid", libc::SYS_setresuid, [real, effective, effective, 0, 0, 0]);
 }
 
 /// Stops one thread of another process, as a debugger does. For the calling thread to [`untrace`].
@@ -362,22 +266,14 @@ pub(crate) fn untrace(tid: i32) {
 pub(crate) fn make_fifo(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
     let (at, mode) = (path.as_ptr().addr(), (libc::S_IFIFO | 0o600) as usize);
-    must(
-        "mknodat",
-        libc::SYS_mknodat,
-        [libc::AT_FDCWD as usize, at, mode, 0, 0, 0],
-    );
+    must("mknodat", libc::SYS_mknodat, [libc::AT_FDCWD as usize, at, mode, 0, 0, 0]);
 }
 
 /// Maps `size` bytes of `fd`, shared with whoever else has them.
 pub(crate) fn map_file(fd: usize, size: usize, offset: usize) -> *mut u8 {
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
     let flags = (libc::MAP_SHARED | libc::MAP_POPULATE) as usize;
-    let at = must(
-        "mmap",
-        libc::SYS_mmap,
-        [0, size, protection, flags, fd, offset],
-    );
+    let at = must("mmap", libc::SYS_mmap, [0, size, protection, flags, fd, offset]);
     ptr::with_exposed_provenance_mut(at)
 }
 
@@ -391,9 +287,5 @@ pub(crate) fn close(fd: usize) {
 
 /// Makes `fd` mean the file that `by` means.
 pub(crate) fn replace(fd: c_int, by: c_int) {
-    must(
-        "dup3",
-        libc::SYS_dup3,
-        [by as usize, fd as usize, 0, 0, 0, 0],
-    );
+    must("dup3", libc::SYS_dup3, [by as usize, fd as usize, 0, 0, 0, 0]);
 }

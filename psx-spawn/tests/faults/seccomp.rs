@@ -30,14 +30,9 @@ pub(crate) const CASES: &[Case] = &[
         &[Ok, OkOrClean],
         |stage| by_round(stage, &deny_waiting()),
     ),
-    Case::new(
-        "seccomp-before",
-        "a filter against tkill/tgkill was there before",
-        &[Ok],
-        |stage| {
-            before(stage, &deny(&KILLS), Stage::change);
-        },
-    )
+    Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
+        before(stage, &deny(&KILLS), Stage::change);
+    })
     .bites(),
     Case::new(
         "seccomp-before-all",
@@ -54,19 +49,10 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const KILLS: [i64; 2] = [libc::SYS_tkill, libc::SYS_tgkill];
-const SENDS: [i64; 4] = [
-    libc::SYS_tkill,
-    libc::SYS_tgkill,
-    libc::SYS_rt_tgsigqueueinfo,
-    libc::SYS_rt_sigqueueinfo,
-];
+const SENDS: [i64; 4] =
+    [libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo, libc::SYS_rt_sigqueueinfo];
 
-const DENY: sock_filter = step(
-    libc::BPF_RET,
-    libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-    0,
-    0,
-);
+const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 
 /// Loads 32 bits of `struct seccomp_data`.
 const fn load(offset: u32) -> sock_filter {
@@ -81,11 +67,7 @@ const fn if_equal(k: u32) -> sock_filter {
 /// A filter that fails these calls with EPERM.
 fn deny(calls: &[i64]) -> Vec<sock_filter> {
     let denials = calls.iter().flat_map(|&nr| [if_equal(nr as u32), DENY]);
-    [load(0)]
-        .into_iter()
-        .chain(denials)
-        .chain([ALLOW])
-        .collect()
+    [load(0)].into_iter().chain(denials).chain([ALLOW]).collect()
 }
 
 /// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
@@ -93,12 +75,7 @@ fn deny_waiting() -> Vec<sock_filter> {
     let operation = step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0);
     vec![
         load(0),
-        step(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            libc::SYS_futex as u32,
-            1,
-            0,
-        ),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
         ALLOW,
         load(24),
         operation,
@@ -123,13 +100,7 @@ fn by_round(stage: &Stage, filter: &[sock_filter]) {
     // SAFETY: two system calls that read `filter`, which outlives the round.
     let result = unsafe { Broadcast::new().run(apply) };
     let timeout = Duration::from_secs(5);
-    stage.answer(
-        Mark::Filters(1),
-        result.map(drop),
-        start.elapsed(),
-        timeout,
-        0,
-    );
+    stage.answer(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
     stage.change_soon();
 }
 

@@ -16,14 +16,9 @@ pub(crate) const CASES: &[Case] = &[
         let _crew = stage.crew();
         stage.change();
     }),
-    Case::new(
-        "sigpending-root",
-        "RLIMIT_SIGPENDING 0, root",
-        &[Ok],
-        |stage| {
-            no_queue(stage, [0, 0], Stage::change);
-        },
-    )
+    Case::new("sigpending-root", "RLIMIT_SIGPENDING 0, root", &[Ok], |stage| {
+        no_queue(stage, [0, 0], Stage::change);
+    })
     .start(Start::Root)
     .raises_limit()
     .bites(),
@@ -39,13 +34,7 @@ pub(crate) const CASES: &[Case] = &[
         "sigpending-soft",
         "RLIMIT_SIGPENDING 0, uid 1000, hard limit as it was",
         &[Ok],
-        |stage| {
-            no_queue(
-                stage,
-                [0, raw::limit(libc::RLIMIT_SIGPENDING)[1]],
-                Stage::change,
-            )
-        },
+        |stage| no_queue(stage, [0, raw::limit(libc::RLIMIT_SIGPENDING)[1]], Stage::change),
     )
     .start(Start::Plain)
     .bites(),
@@ -76,16 +65,11 @@ pub(crate) const CASES: &[Case] = &[
     .start(Start::Plain)
     .alone()
     .bites(),
-    Case::new(
-        "quota-set-user-id",
-        "the same against a set-user-ID-root program",
-        &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            stage.ask("help hog");
-            stage.change();
-        },
-    )
+    Case::new("quota-set-user-id", "the same against a set-user-ID-root program", &[Ok], |stage| {
+        let _crew = stage.crew();
+        stage.ask("help hog");
+        stage.change();
+    })
     .start(Start::SetUserId)
     .alone()
     .raises_limit()
@@ -100,22 +84,17 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .bites(),
-    Case::new(
-        "blocked-libc",
-        "a thread blocks all signals by pthread_sigmask",
-        &[Ok],
-        |stage| {
-            blocked(stage, || {
-                // SAFETY: a signal set is bits, filled in before use.
-                unsafe {
-                    let mut all = mem::zeroed();
-                    libc::sigfillset(&mut all);
-                    libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
-                }
-            });
-            stage.change();
-        },
-    ),
+    Case::new("blocked-libc", "a thread blocks all signals by pthread_sigmask", &[Ok], |stage| {
+        blocked(stage, || {
+            // SAFETY: a signal set is bits, filled in before use.
+            unsafe {
+                let mut all = mem::zeroed();
+                libc::sigfillset(&mut all);
+                libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
+            }
+        });
+        stage.change();
+    }),
     Case::new(
         "inherited-mask",
         "the parent left all 64 signals blocked, and 33 ignored",
@@ -149,9 +128,7 @@ pub(crate) const CASES: &[Case] = &[
             let _crew = stage.crew();
             stage.count().expect("a first round");
             raw::handle_33(note_33);
-            stage
-                .count()
-                .expect("a round with another handler in first place");
+            stage.count().expect("a round with another handler in first place");
             hears_its_own();
             stage.change();
         },
@@ -189,10 +166,7 @@ fn hears_its_own() {
     raw::kill(process::id(), Some(raw::tid()), 33).expect("tgkill to oneself");
     raw::queue(process::id(), raw::tid(), 33, libc::SI_QUEUE).expect("a queued signal to oneself");
     let heard = HEARD.load(Ordering::Relaxed) - before;
-    assert_eq!(
-        heard, 2,
-        "signals 33 of its own that reached the program's handler"
-    );
+    assert_eq!(heard, 2, "signals 33 of its own that reached the program's handler");
 }
 
 /// A process that queues signals to itself until its user may have no more, and keeps them.

@@ -46,16 +46,9 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let subject = if env::var_os(GLIBC).is_some() {
-            Subject::Glibc
-        } else {
-            Subject::Psx
-        };
+        let subject = if env::var_os(GLIBC).is_some() { Subject::Glibc } else { Subject::Psx };
         COUNT.store(raw::counted(), Ordering::Relaxed);
-        Self {
-            subject,
-            line: Arc::new(Line::of_child()),
-        }
+        Self { subject, line: Arc::new(Line::of_child()) }
     }
 
     /// Uses psx for the first time.
@@ -85,14 +78,10 @@ impl Stage {
     {
         let name = name.to_owned();
         let handle = match self.subject {
-            Subject::Psx => psx::thread::Builder::new()
-                .name(name)
-                .stack_size(stack)
-                .spawn(body)?,
-            Subject::Glibc => std::thread::Builder::new()
-                .name(name)
-                .stack_size(stack)
-                .spawn(body)?,
+            Subject::Psx => psx::thread::Builder::new().name(name).stack_size(stack).spawn(body)?,
+            Subject::Glibc => {
+                std::thread::Builder::new().name(name).stack_size(stack).spawn(body)?
+            }
         };
         Ok(move || handle.join().expect("a thread that ends well"))
     }
@@ -124,9 +113,7 @@ impl Stage {
             let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
             let _ = self.spawn(&format!("crew-{i}"), move || {
                 while theirs.read_exact(&mut [0]).is_ok() {
-                    theirs
-                        .write_all(&[attempt().into()])
-                        .expect("main still asks");
+                    theirs.write_all(&[attempt().into()]).expect("main still asks");
                 }
             });
             ours
@@ -221,17 +208,12 @@ impl Stage {
             Ok(()) => "ok".to_owned(),
             Err(error) => {
                 let debug = format!("{error:?}");
-                let kind = debug
-                    .split(|c: char| !c.is_alphanumeric())
-                    .next()
-                    .unwrap_or_default();
+                let kind = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
                 format!("{kind} {error}")
             }
         };
         let (took, timeout) = (took.as_micros(), timeout.as_micros());
-        self.ask(format_args!(
-            "answer {mark} {took} {timeout} {strays} {said}"
-        ));
+        self.ask(format_args!("answer {mark} {took} {timeout} {strays} {said}"));
     }
 
     /// Adds one to every thread's kernel-kept counter.
@@ -259,10 +241,7 @@ impl Stage {
             Ok(mut times) => {
                 times.sort();
                 if let [_, .., slowest] = times[..] {
-                    self.note(format_args!(
-                        "median {:.1?}, slowest {slowest:.1?}",
-                        median(&times)
-                    ));
+                    self.note(format_args!("median {:.1?}, slowest {slowest:.1?}", median(&times)));
                 }
                 self.change_with(Broadcast::new(), PATIENT, strays);
             }

@@ -48,17 +48,12 @@ impl Workshop {
         fs::write(&source, LIBRARY)?;
         // Where there is no compiler, the one case that needs this says so.
         let mut compiler = Command::new("cc");
-        compiler
-            .args(["-shared", "-fPIC", "-pthread", "-o"])
-            .args([library, source]);
+        compiler.args(["-shared", "-fPIC", "-pthread", "-o"]).args([library, source]);
         let _ = compiler.status();
         let [_, effective, _] = raw::users();
         if effective == 0 {
             fs::copy("/proc/self/exe", shop.0.join("set-user-id"))?;
-            fs::set_permissions(
-                shop.0.join("set-user-id"),
-                PermissionsExt::from_mode(0o4755),
-            )?;
+            fs::set_permissions(shop.0.join("set-user-id"), PermissionsExt::from_mode(0o4755))?;
         }
         Ok(shop)
     }
@@ -107,12 +102,7 @@ pub(crate) fn workshop(file: &str) -> PathBuf {
 /// Runs `case` from start to end.
 pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
     let mut child = shop.start(case, subject);
-    let mut watch = Watch {
-        case,
-        verdict: Verdict::default(),
-        exempt: "",
-        helper: None,
-    };
+    let mut watch = Watch { case, verdict: Verdict::default(), exempt: "", helper: None };
     while let Ok(line) = child.read() {
         if line == "done" {
             break;
@@ -124,10 +114,7 @@ pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
         child.say("go");
     }
     if case.lacks_right() {
-        watch
-            .verdict
-            .notes
-            .push("OK where root has CAP_SYS_RESOURCE, as it has not here".into());
+        watch.verdict.notes.push("OK where root has CAP_SYS_RESOURCE, as it has not here".into());
     }
     let wanted = case.expected().get(watch.verdict.outcomes.len());
     if let Some(wanted) = wanted {
@@ -180,21 +167,12 @@ impl Watch<'_> {
         let said = word();
         let (mut outcome, mut text) = judge::judge(pid, mark, said == "ok", self.exempt);
         if strays > 0 {
-            (outcome, text) = (
-                Outcome::Partial,
-                format!("{strays} threads say so themselves"),
-            );
+            (outcome, text) = (Outcome::Partial, format!("{strays} threads say so themselves"));
         }
         if said != "ok" && took > timeout + GRACE {
-            self.verdict
-                .refusals
-                .push(format!("gave up after {took:?}, not after {timeout:?}"));
+            self.verdict.refusals.push(format!("gave up after {took:?}, not after {timeout:?}"));
         }
-        let said = if text.is_empty() {
-            said.to_owned()
-        } else {
-            format!("{said}; but {text}")
-        };
+        let said = if text.is_empty() { said.to_owned() } else { format!("{said}; but {text}") };
         self.record(outcome, took, &said);
     }
 

@@ -38,9 +38,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 
 /// The case's own process.
 pub(crate) fn child(name: &str) {
-    let case = cases()
-        .find(|case| case.name == name)
-        .expect("a listed case");
+    let case = cases().find(|case| case.name == name).expect("a listed case");
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         print(info);
@@ -93,11 +91,7 @@ impl Options {
 
     fn wants(&self, name: &str) -> bool {
         let fits = |text: &String| {
-            if self.exact {
-                name == text
-            } else {
-                name.contains(text)
-            }
+            if self.exact { name == text } else { name.contains(text) }
         };
         (self.texts.is_empty() || self.texts.iter().any(fits)) && !self.skipped.iter().any(fits)
     }
@@ -114,20 +108,15 @@ pub(crate) fn run(args: &[String]) -> c_int {
     };
     let wanted: Vec<_> = cases().filter(|case| options.wants(case.name)).collect();
     if options.list {
-        wanted
-            .iter()
-            .for_each(|case| println!("{}: test", case.name));
+        wanted.iter().for_each(|case| println!("{}: test", case.name));
         println!("\n{} tests, 0 benchmarks", wanted.len());
         return 0;
     }
     let shop = Workshop::open().expect("a directory for temporary files");
     let is_root = raw::users()[1] == 0;
     let (mut passed, mut failed) = (0, Vec::new());
-    let mut left_out: Vec<_> = wanted
-        .iter()
-        .filter(|case| case.start.needs_root() && !is_root)
-        .map(|c| c.name)
-        .collect();
+    let mut left_out: Vec<_> =
+        wanted.iter().filter(|case| case.start.needs_root() && !is_root).map(|c| c.name).collect();
     for subject in [Subject::Psx, Subject::Glibc] {
         let runs = |case: &&Case| match subject {
             Subject::Psx => is_root || !case.start.needs_root(),
@@ -183,15 +172,12 @@ fn run_all(
             let (send, next, beside) = (send.clone(), &next, &beside);
             scope.spawn(move || {
                 while let Some(&i) = beside.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    send.send((i, watch(cases[i], subject, shop)))
-                        .expect("the printer listens");
+                    send.send((i, watch(cases[i], subject, shop))).expect("the printer listens");
                 }
             });
         }
         drop(send);
-        verdicts
-            .into_iter()
-            .for_each(|(i, verdict)| record(i, verdict));
+        verdicts.into_iter().for_each(|(i, verdict)| record(i, verdict));
     });
     for i in alone {
         record(i, watch(cases[i], subject, shop));
@@ -213,10 +199,7 @@ fn watch(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
 fn print_head(subject: Subject) {
     let (title, want) = match subject {
         Subject::Psx => ("fault", "must be"),
-        Subject::Glibc => (
-            "the same put to glibc's setresuid, which must fail",
-            "not OK",
-        ),
+        Subject::Glibc => ("the same put to glibc's setresuid, which must fail", "not OK"),
     };
     println!("\n{title:<66} {want:<16} {:<12} {:>12}", "is", "ms");
 }
@@ -224,48 +207,22 @@ fn print_head(subject: Subject) {
 /// Prints one row; whether it is not as it must be.
 fn print_row(case: &Case, subject: Subject, verdict: &Verdict) -> bool {
     let outcomes = join(&verdict.outcomes);
-    let times = join(
-        verdict
-            .times
-            .iter()
-            .map(|t| format!("{:.1}", t.as_secs_f64() * 1e3)),
-    );
+    let times = join(verdict.times.iter().map(|t| format!("{:.1}", t.as_secs_f64() * 1e3)));
     let notes = verdict.notes.join("; ");
     let (expected, refusals) = match subject {
         Subject::Psx => (join(case.expected()), verdict.refusals.clone()),
         Subject::Glibc => {
-            let bit = verdict
-                .outcomes
-                .iter()
-                .any(|o| !matches!(o, Outcome::Ok | Outcome::Clean));
-            (
-                "not OK".into(),
-                if bit {
-                    vec![]
-                } else {
-                    vec!["the fault does not bite".into()]
-                },
-            )
+            let bit = verdict.outcomes.iter().any(|o| !matches!(o, Outcome::Ok | Outcome::Clean));
+            ("not OK".into(), if bit { vec![] } else { vec!["the fault does not bite".into()] })
         }
     };
-    println!(
-        "{:<66} {expected:<16} {outcomes:<12} {times:>12}  {notes}",
-        case.fault
-    );
+    println!("{:<66} {expected:<16} {outcomes:<12} {times:>12}  {notes}", case.fault);
     for refusal in &refusals {
-        println!(
-            "  FAILED {}: {}",
-            case.name,
-            refusal.replace('\n', "\n    ")
-        );
+        println!("  FAILED {}: {}", case.name, refusal.replace('\n', "\n    "));
     }
     !refusals.is_empty()
 }
 
 fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    items
-        .into_iter()
-        .map(|item| item.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -58,46 +58,30 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .bites(),
-    Case::new(
-        "main-pthread-exit",
-        "main thread left by pthread_exit",
-        &[Ok],
-        |stage| {
-            without_main(stage);
-            LEAVE_MAIN.store(true, Ordering::Relaxed);
-        },
-    ),
-    Case::new(
-        "main-raw-exit",
-        "main thread left by raw SYS_exit",
-        &[Ok],
-        |stage| {
-            stage.count().expect("a round with main");
-            without_main(stage);
-            raw::leave();
-        },
-    ),
-    Case::new(
-        "raw-exit",
-        "200 threads left by raw SYS_exit between rounds",
-        &[Ok],
-        |stage| {
-            let crew = stage.crew_that(crate::stage::is_level);
-            let round = |_| {
-                let (mut gone, going) = UnixStream::pair().expect("a socket pair");
-                for _ in 0..10 {
-                    let going = going.try_clone().expect("a descriptor");
-                    let _ = stage.spawn("leaver", move || leave_with(going));
-                }
-                drop(going);
-                gone.read_to_end(&mut Vec::new())
-                    .expect("the end of the leavers");
-                stage.count()
-            };
-            let counted: Result<_, Error> = (0..20).map(round).collect();
-            stage.conclude(counted, crew.strays());
-        },
-    ),
+    Case::new("main-pthread-exit", "main thread left by pthread_exit", &[Ok], |stage| {
+        without_main(stage);
+        LEAVE_MAIN.store(true, Ordering::Relaxed);
+    }),
+    Case::new("main-raw-exit", "main thread left by raw SYS_exit", &[Ok], |stage| {
+        stage.count().expect("a round with main");
+        without_main(stage);
+        raw::leave();
+    }),
+    Case::new("raw-exit", "200 threads left by raw SYS_exit between rounds", &[Ok], |stage| {
+        let crew = stage.crew_that(crate::stage::is_level);
+        let round = |_| {
+            let (mut gone, going) = UnixStream::pair().expect("a socket pair");
+            for _ in 0..10 {
+                let going = going.try_clone().expect("a descriptor");
+                let _ = stage.spawn("leaver", move || leave_with(going));
+            }
+            drop(going);
+            gone.read_to_end(&mut Vec::new()).expect("the end of the leavers");
+            stage.count()
+        };
+        let counted: Result<_, Error> = (0..20).map(round).collect();
+        stage.conclude(counted, crew.strays());
+    }),
     Case::new(
         "spawn-fails",
         "spawn fails: no address space for the stack, no process left",
@@ -130,8 +114,7 @@ fn leave_with(going: UnixStream) {
 pub(crate) fn idle(stage: &Stage, name: &str) -> u32 {
     let (mut told, mut tell) = UnixStream::pair().expect("a socket pair");
     let _ = stage.spawn(name, move || {
-        tell.write_all(&raw::tid().to_ne_bytes())
-            .expect("main waits");
+        tell.write_all(&raw::tid().to_ne_bytes()).expect("main waits");
         loop {
             thread::park();
         }
@@ -145,9 +128,7 @@ pub(crate) fn idle(stage: &Stage, name: &str) -> u32 {
 fn in_vfork(stage: &Stage, seconds: u32) {
     let (mut announced, announce) = UnixStream::pair().expect("a socket pair");
     let _ = stage.spawn("vforker", move || raw::vfork(announce.as_raw_fd(), seconds));
-    announced
-        .read_exact(&mut [0])
-        .expect("a word from the vfork child");
+    announced.read_exact(&mut [0]).expect("a word from the vfork child");
 }
 
 /// Starts the thread that goes on when main has gone.
@@ -164,21 +145,15 @@ fn without_main(stage: &Stage) {
 /// Waits until /proc shows a thread of this process with such a name and state.
 pub(crate) fn await_thread(is_it: impl Fn(&str, &str) -> bool, among: &str) {
     let is_there = || {
-        let tasks = fs::read_dir("/proc/self/task")
-            .into_iter()
-            .flatten()
-            .flatten();
-        tasks
-            .filter(|task| among.is_empty() || task.file_name() == among)
-            .any(|task| {
-                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                let Some((name, rest)) =
-                    stat.split_once('(').and_then(|(_, s)| s.rsplit_once(") "))
-                else {
-                    return false;
-                };
-                is_it(name, &rest[..1])
-            })
+        let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        tasks.filter(|task| among.is_empty() || task.file_name() == among).any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let Some((name, rest)) = stat.split_once('(').and_then(|(_, s)| s.rsplit_once(") "))
+            else {
+                return false;
+            };
+            is_it(name, &rest[..1])
+        })
     };
     while !is_there() {
         thread::yield_now();

@@ -14,21 +14,16 @@ use crate::supervisor::workshop;
 use crate::threads::await_thread;
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new(
-        "uring-worker",
-        "io_uring worker (iou-wrk) in the process",
-        &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            let fifo = workshop("fifo");
-            raw::make_fifo(&fifo);
-            let ring = Ring::new(0);
-            // Nobody opens the other end: the worker stays inside its open.
-            ring.submit_open(&fifo, ASYNC);
-            await_thread(|name, _| name.starts_with("iou-wrk-"), "");
-            stage.change();
-        },
-    ),
+    Case::new("uring-worker", "io_uring worker (iou-wrk) in the process", &[Ok], |stage| {
+        let _crew = stage.crew();
+        let fifo = workshop("fifo");
+        raw::make_fifo(&fifo);
+        let ring = Ring::new(0);
+        // Nobody opens the other end: the worker stays inside its open.
+        ring.submit_open(&fifo, ASYNC);
+        await_thread(|name, _| name.starts_with("iou-wrk-"), "");
+        stage.change();
+    }),
     Case::new(
         "uring-poller",
         "io_uring SQPOLL ring, made before the drop; then closed",
@@ -54,15 +49,9 @@ pub(crate) const CASES: &[Case] = &[
             stage.ask("exempt-poller");
             stage.change_registered();
             let shadow = Path::new("/etc/shadow");
-            assert!(
-                std::fs::File::open(shadow).is_err(),
-                "the thread itself is still root"
-            );
+            assert!(std::fs::File::open(shadow).is_err(), "the thread itself is still root");
             ring.submit_open(shadow, 0);
-            assert!(
-                ring.await_result() >= 0,
-                "the ring has lost its privileges with the threads"
-            );
+            assert!(ring.await_result() >= 0, "the ring has lost its privileges with the threads");
             stage.note("the ring still opens /etc/shadow: why it counts as uncovered");
         },
     )
@@ -99,12 +88,7 @@ impl Ring {
         let fd = unsafe { raw::call(libc::SYS_io_uring_setup, [ENTRIES, at, 0, 0, 0, 0]) }
             .expect("io_uring_setup");
         let map = |offset| raw::map_file(fd, SIZE, offset);
-        Self {
-            fd,
-            rings: map(0),
-            entries: map(0x1000_0000),
-            params,
-        }
+        Self { fd, rings: map(0), entries: map(0x1000_0000), params }
     }
 
     /// One of the rings' shared words.
