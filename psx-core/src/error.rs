@@ -76,7 +76,10 @@ impl fmt::Display for Error {
                  before any thread is stopped",
             ),
             Self::Unregistrable(errno) => {
-                write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
+                write!(
+                    f,
+                    "nothing changed: this thread could not be registered with psx: {errno}"
+                )
             }
         }
     }

@@ -4,6 +4,6 @@
 pub mod thread;
 
 pub use psx_core::{
-    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Threads,
-    threads,
+    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report,
+    Threads, threads,
 };
