@@ -5,6 +5,7 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::measure::Session;
 use crate::programs::Kind;
@@ -20,21 +21,23 @@ pub(crate) fn write_all(session: &Session, batch_threads: usize, folder: &Path) 
     let path = |name: &str| folder.join(name);
     let (latency, share) = (path("bench-latency.svg"), path("bench-per-thread.svg"));
     draw(&latency, |canvas| {
+        let whole = |median, _| median;
         by_threads(
             session,
             canvas,
-            "One round, median",
             "microseconds",
-            |median, _| median,
+            SeriesLabelPosition::UpperLeft,
+            whole,
         )
     })?;
     draw(&share, |canvas| {
         let divide = |median, threads| median / threads as f64;
+        let unit = "microseconds a thread";
         by_threads(
             session,
             canvas,
-            "One round, median",
-            "microseconds a thread",
+            unit,
+            SeriesLabelPosition::LowerLeft,
             divide,
         )
     })?;
@@ -69,8 +72,8 @@ fn colour(kind: Kind) -> RGBColor {
 fn by_threads(
     session: &Session,
     canvas: &Canvas,
-    title: &str,
     unit: &str,
+    legend: SeriesLabelPosition,
     scale: impl Fn(f64, usize) -> f64,
 ) -> Drawn {
     let lines: Vec<Vec<(f64, f64)>> = (0..session.programs.len())
@@ -86,13 +89,13 @@ fn by_threads(
     let lowest = heights().fold(f64::INFINITY, f64::min);
     let highest = heights().fold(0.0, f64::max);
     let mut chart = ChartBuilder::on(canvas)
-        .caption(title, ("sans-serif", 20))
+        .caption("One round, median", ("sans-serif", 20))
         .margin(15)
         .x_label_area_size(45)
         .y_label_area_size(75)
         .build_cartesian_2d(
             (0.8..7000.0).log_scale(),
-            (lowest / 1.5..highest * 1.5).log_scale(),
+            (lowest / 3.0..highest * 1.5).log_scale(),
         )?;
     chart
         .configure_mesh()
@@ -114,7 +117,7 @@ fn by_threads(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(legend)
         .background_style(WHITE.mix(0.8))
         .label_font(("sans-serif", 14))
         .draw()?;
@@ -157,6 +160,7 @@ fn bars(session: &Session, threads: usize, canvas: &Canvas) -> Drawn {
         .x_desc("microseconds")
         .axis_desc_style(("sans-serif", 15))
         .label_style(("sans-serif", 13))
+        .x_label_formatter(&|value| format!("{value:.0}"))
         .y_labels(bars.len())
         .y_label_formatter(&|row| match row {
             SegmentValue::CenterOf(row) => {
@@ -176,7 +180,7 @@ fn bars(session: &Session, threads: usize, canvas: &Canvas) -> Drawn {
         let value = Text::new(
             format!(" {length:.0}"),
             (*length, SegmentValue::CenterOf(row)),
-            ("sans-serif", 13).into_font(),
+            TextStyle::from(("sans-serif", 13)).pos(Pos::new(HPos::Left, VPos::Center)),
         );
         chart.draw_series([value])?;
     }
