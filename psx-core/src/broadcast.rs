@@ -1,12 +1,20 @@
 //! How a user asks for a round: what must be proven, how long it may take, what is done with
 //! threads that disagree.
 
-use std::ffi::c_long;
-use std::time::Duration;
-
-use crate::{Errno, Error, Report};
+use core::ffi::c_long;
+use core::fmt;
+use core::time::Duration;
 
 /// What a broadcast must prove before it changes anything.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::{Broadcast, Coverage};
+///
+/// // A program that knows of a foreign thread, and accepts that it keeps what it has.
+/// const LENIENT: Broadcast = Broadcast::new().coverage(Coverage::Registered);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Coverage {
     /// Go ahead only when the kernel's own count of the process's threads proves that every one of
@@ -18,10 +26,25 @@ pub enum Coverage {
 }
 
 /// What is done when a thread's outcome is not the caller's.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::{Broadcast, Divergence};
+///
+/// let every_thread = Broadcast::new().divergence(Divergence::Report);
+/// // SAFETY: gettid(2) reads one number and changes nothing.
+/// let report = unsafe { every_thread.syscall(libc::SYS_gettid, [0; 6])? };
+/// // Every thread but the caller has another id.
+/// assert_eq!(report.divergent().len(), report.threads() - 1);
+/// # Ok::<(), psx_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Divergence {
-    /// End the process with SIGABRT while all threads still stand, after a message to standard
-    /// error that names the call and the threads. The default, as in the Go package.
+    /// End the process by SIGABRT while all threads still stand where they are, after a message on
+    /// standard error that names the call and the threads. The default, as in the Go package: no
+    /// thread goes on with privileges that the others do not have. Handlers that the program has
+    /// for SIGABRT are not run.
     #[default]
     Abort,
     /// List the threads in the [`Report`](crate::Report).
@@ -29,17 +52,30 @@ pub enum Divergence {
 }
 
 /// How a round is to run.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use psx_core::{Broadcast, Coverage};
+///
+/// let broadcast = Broadcast::new().timeout(Duration::from_secs(1)).coverage(Coverage::Registered);
+/// // SAFETY: getppid(2) reads one number and changes nothing.
+/// let report = unsafe { broadcast.syscall(libc::SYS_getppid, [0; 6])? };
+/// assert!(report.is_unanimous());
+/// # Ok::<(), psx_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a broadcast does nothing until `syscall` or `run` is called"]
 pub struct Broadcast {
-    timeout: Duration,
-    coverage: Coverage,
-    divergence: Divergence,
+    pub(crate) timeout: Duration,
+    pub(crate) coverage: Coverage,
+    pub(crate) divergence: Divergence,
 }
 
 impl Broadcast {
-    /// A broadcast with a timeout of 5 seconds that requires full coverage and ends the process
-    /// when threads disagree.
+    /// A broadcast with a timeout of 5 seconds, [`Coverage::Require`] and [`Divergence::Abort`].
     pub const fn new() -> Self {
         Self {
             timeout: Duration::from_secs(5),
@@ -48,50 +84,142 @@ impl Broadcast {
         }
     }
 
-    /// Sets how long the round may take until its commit point.
+    /// How long the round may take until its commit point. It may not be zero. From the commit
+    /// point on there is no timeout: there the round cannot be taken back, and waits until every
+    /// thread has made the call.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets what must be proven.
+    /// What must be proven.
     pub const fn coverage(mut self, coverage: Coverage) -> Self {
         self.coverage = coverage;
         self
     }
 
-    /// Sets what is done when threads disagree.
+    /// What is done when threads disagree.
     pub const fn divergence(mut self, divergence: Divergence) -> Self {
         self.divergence = divergence;
         self
     }
+}
 
-    /// Makes the system call `nr` with `args` on every thread.
+#[cfg(not(psx_loom))]
+impl Broadcast {
+    /// Makes the system call `nr` with `args` on every thread: on the caller first and, if it
+    /// succeeds there, on all others.
+    ///
+    /// Neither the caller's errno nor anyone else's is touched. Arguments beyond those that the
+    /// call has are ignored.
     ///
     /// # Errors
     ///
+    /// [`Error::Os`](crate::Error::Os) with the caller's errno where the call fails on the caller;
+    /// then no other thread makes it. Any other error means that no thread has made it.
+    ///
     /// # Safety
-    pub unsafe fn syscall(&self, nr: c_long, args: [usize; 6]) -> Result<Report, Error> {
-        let _ = (nr, args, self.timeout, self.coverage, self.divergence);
-        todo!()
+    ///
+    /// - The call with these arguments is one that may be made on any thread at any time, between
+    ///   any two instructions, [`vfork(2)`], `clone`, `exit`, `rt_sigreturn` and calls that wait
+    ///   for another thread excepted.
+    /// - Memory that it reads or writes stays valid until this returns, and may be written by all
+    ///   threads at once.
+    /// - What it changes is something that the program's threads can live with: whoever closes a
+    ///   descriptor on every thread closes it once, and something else the other times.
+    ///
+    /// [`vfork(2)`]: https://man7.org/linux/man-pages/man2/vfork.2.html
+    #[doc(alias = "psx_syscall6")]
+    #[doc(alias = "AllThreadsSyscall6")]
+    pub unsafe fn syscall(
+        &self,
+        nr: c_long,
+        args: [usize; 6],
+    ) -> Result<crate::Report, crate::Error> {
+        // SAFETY: our caller's promise.
+        let op = || unsafe { crate::sys::raw::syscall(nr, args) };
+        crate::process::broadcast(self, crate::round::Call::new(CallName::Syscall(nr), &op))
     }
 
-    /// Runs `op` on every thread.
+    /// Runs `op` on every thread: on the caller first and, if it succeeds there, on all others.
+    ///
+    /// On the others it runs in a signal handler, on top of whatever the thread was doing, while
+    /// all threads stand still. Each thread's errno is saved and restored around it.
     ///
     /// # Errors
     ///
+    /// [`Error::Os`](crate::Error::Os) with the `Errno` that `op` returns on the caller; then no
+    /// other thread runs it. Any other error means that no thread has run it.
+    ///
+    /// # Panics
+    ///
+    /// A panic in `op` ends the process: there is no way back from it.
+    ///
     /// # Safety
-    pub unsafe fn run<F>(&self, op: F) -> Result<Report, Error>
+    ///
+    /// - `op` is async-signal-safe ([`signal-safety(7)`]): it allocates nothing, takes no lock,
+    ///   waits for no other thread, touches no thread-local that is initialised lazily or has a
+    ///   destructor, and does not unwind. A stopped thread may hold any lock, the allocator's and
+    ///   standard output's included. Plain system calls are what it is for; the libc's `set*id`
+    ///   and `setgroups`, which make broadcasts of their own, are not.
+    /// - It returns, on every thread: it ends, creates or replaces none.
+    /// - It is one that can run on any thread.
+    ///
+    /// # Examples
+    ///
+    /// Two steps in one stop:
+    ///
+    /// ```
+    /// use psx_core::{Broadcast, Errno};
+    ///
+    /// fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<usize, Errno> {
+    ///     // SAFETY: both options below take a number and touch no memory.
+    ///     match unsafe { libc::prctl(option, value, 0, 0, 0) } {
+    ///         -1 => Err(Errno::last()),
+    ///         value => Ok(value as usize),
+    ///     }
+    /// }
+    ///
+    /// // SAFETY: two plain system calls and the thread's own errno.
+    /// let report = unsafe {
+    ///     Broadcast::new().run(|| {
+    ///         prctl(libc::PR_SET_TIMERSLACK, 50_000)?;
+    ///         prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+    ///     })?
+    /// };
+    /// println!("{} threads", report.threads());
+    /// # Ok::<(), psx_core::Error>(())
+    /// ```
+    ///
+    /// [`signal-safety(7)`]: https://man7.org/linux/man-pages/man7/signal-safety.7.html
+    pub unsafe fn run<F>(&self, op: F) -> Result<crate::Report, crate::Error>
     where
-        F: Fn() -> Result<usize, Errno> + Sync,
+        F: Fn() -> Result<usize, crate::Errno> + Sync,
     {
-        let _ = op;
-        todo!()
+        crate::process::broadcast(self, crate::round::Call::new(CallName::Closure, &op))
     }
 }
 
 impl Default for Broadcast {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// What a round's call is called in messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallName {
+    /// A system call, by its number on this machine.
+    Syscall(c_long),
+    /// Something that the program made itself.
+    Closure,
+}
+
+impl fmt::Display for CallName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syscall(nr) => write!(f, "system call {nr}"),
+            Self::Closure => f.write_str("the broadcast closure"),
+        }
     }
 }

@@ -29,6 +29,13 @@ impl Errno {
         Self(raw)
     }
 
+    /// The calling thread's `errno`, for closures that call the libc. Reads one thread-local, so it
+    /// may be called in a broadcast.
+    #[must_use]
+    pub fn last() -> Self {
+        Self(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+
     /// The number itself, comparable with libc's constants (`libc::EPERM`, ...).
     #[must_use]
     pub const fn raw(self) -> i32 {

@@ -1,4 +1,19 @@
-//! psx-core
+//! The protocol under [`psx`](https://docs.rs/psx-spawn): stop every registered thread of the
+//! process, prove by the kernel's own count that none was missed, and make one call on all of them
+//! at one instant, or on none.
+//!
+//! Applications use `psx`, which wraps `std::thread` so that threads are registered without
+//! anybody thinking of it. This crate is for those who start threads in another way: [`adopt`] in
+//! a thread that exists, [`Passage`] and [`Ticket`] around one about to be started.
+//!
+//! | folder | concept |
+//! |---|---|
+//! | `registry/` | who belongs to the process: entries in a list, behind a gate that a round closes |
+//! | `round/` | stop, prove, commit, release |
+//! | `sys/` | what is below: futexes, signal 33, `/proc/self/task`; or a model of it |
+//! | `process.rs` | the process's one registry, and what the system calls of its own accord |
+//!
+//! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -7,11 +22,19 @@ compile_error!("psx is about Linux threads: it builds for Linux only");
 mod broadcast;
 mod errno;
 mod error;
+mod memory;
+#[cfg(not(psx_loom))]
 mod process;
+mod registry;
 mod report;
+mod round;
+mod sys;
+#[cfg(not(psx_loom))]
+mod trace;
 
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
+#[cfg(not(psx_loom))]
 pub use process::{Passage, Ticket, adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};

@@ -1,49 +1,315 @@
-//! The process's one registry, and each thread's way to its own entry.
+//! The process's one registry, each thread's way to its own entry, and what the system calls of its
+//! own accord: the signal handler, a thread's end, a fork. The only file with a `static`, and the
+//! only one that knows which registry is meant. Contains `unsafe`: entries are found by pointer.
 
-use crate::{Error, NamedThread};
+use core::cell::Cell;
+use core::ffi::{c_int, c_void};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
 
-/// Registers the calling thread until it exits; does nothing where it is registered already.
+use crate::memory::{NoMemory, try_vec};
+use crate::registry::{Entry, Pass, Registry};
+use crate::round::Call;
+use crate::sys::Kernel;
+use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
+use crate::sys::sync::{AtomicU32, Ordering};
+use crate::sys::{mask, raw};
+use crate::{Broadcast, Error, NamedThread, Report, trace};
+
+static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
+static EXIT_HOOK: ExitHook = ExitHook::new();
+/// Whether [`hooks::around_fork`] has been called. Relaxed: only whose swap comes first matters.
+static FORK_HOOKED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// The calling thread's entry, while it is registered. Initialised by a constant and without a
+    /// destructor, so that a handler may read it at any time.
+    static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
+    /// Whether this thread is passing a signal on to an earlier handler, which may pass it back.
+    static PASSING_ON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The calling thread's entry.
+fn current() -> Option<&'static Entry> {
+    // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so what it
+    // finds there is alive; and since the reference never leaves the thread, it is not used after.
+    CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() })
+}
+
+/// The calling thread's entry, made if need be.
+fn ensure_current() -> Result<&'static Entry, Error> {
+    if REGISTRY.kernel.is_new_process() {
+        begin_anew_in_child(false);
+    }
+    match current() {
+        Some(entry) => Ok(entry),
+        None => register(allocate()?, &REGISTRY.gate.enter()),
+    }
+}
+
+fn allocate() -> Result<Box<Entry>, Error> {
+    Entry::allocate().map_err(|NoMemory| Error::OutOfMemory)
+}
+
+/// Puts the calling thread into the registry. What can fail comes first; and no round comes in
+/// between, because of the pass.
+fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
+    REGISTRY.kernel.meet_process();
+    if FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
+        hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
+            .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
+            .map_err(Error::Unregistrable)?;
+    }
+    EXIT_HOOK
+        .install(on_thread_exit)
+        .map_err(Error::Unregistrable)?;
+    EXIT_HOOK
+        .arm((&raw const *entry).cast())
+        .map_err(Error::Unregistrable)?;
+    let tid = raw::gettid();
+    entry.belongs_to(tid, REGISTRY.kernel.name(tid));
+    mask::unblock_summons();
+    let entry = REGISTRY.register(entry, pass);
+    CURRENT.set(Some(entry));
+    // SAFETY: alive until this thread takes it out of the registry (invariant I4).
+    Ok(unsafe { &*entry.as_ptr() })
+}
+
+/// Registers the calling thread, so that broadcasts reach it until it exits.
+///
+/// For threads that were not started through psx: `main`, a runtime's workers, a C library's. Does
+/// nothing where the thread is registered already. While a round is on, it waits for its end; what
+/// that round changed is not made up for here, which is why
+/// [`Coverage::Require`](crate::Coverage::Require) is the default.
+///
+/// The thread leaves the registry by itself: in the last of the libc's rounds of thread-specific
+/// destructors, when its Rust thread-locals are gone. Signal 33 is unblocked for the thread.
 ///
 /// # Errors
+///
+/// [`Error::OutOfMemory`], or [`Error::Unregistrable`] where the libc has no `pthread_key` left
+/// (there are 1024 for all libraries of a program).
+///
+/// # Examples
+///
+/// ```
+/// let foreign = std::thread::spawn(|| {
+///     psx_core::adopt()?;
+///     // ... what broadcasts change, they change here too
+///     Ok::<(), psx_core::Error>(())
+/// });
+/// foreign.join().unwrap()?;
+/// # Ok::<(), psx_core::Error>(())
+/// ```
 pub fn adopt() -> Result<(), Error> {
-    todo!()
+    ensure_current().map(drop)
 }
 
-/// The registered threads, with their names.
-#[must_use]
-pub fn threads() -> Vec<NamedThread> {
-    todo!()
+/// The registered threads, with their names: a snapshot for logs and health checks.
+///
+/// # Errors
+///
+/// [`Error::OutOfMemory`]; [`Error::Reentrant`] inside a broadcast's closure.
+///
+/// # Examples
+///
+/// ```
+/// psx_core::adopt()?;
+/// for thread in psx_core::threads()? {
+///     println!("{} is called {}", thread.tid(), thread.name());
+/// }
+/// # Ok::<(), psx_core::Error>(())
+/// ```
+pub fn threads() -> Result<Vec<NamedThread>, Error> {
+    let _passage = Passage::enter()?;
+    loop {
+        let room = REGISTRY.list.len() + 16;
+        let mut threads = try_vec(room).map_err(|NoMemory| Error::OutOfMemory)?;
+        let mut complete = true;
+        // Nothing is allocated under the list's lock: only what fits goes in.
+        REGISTRY.list.for_each(|entry| {
+            if entry.tid() != Entry::NOBODY {
+                complete &= threads.len() < room;
+                if complete {
+                    threads.push(NamedThread {
+                        tid: entry.tid(),
+                        name: entry.name(),
+                    });
+                }
+            }
+        });
+        if complete {
+            for thread in &mut threads {
+                thread.name = REGISTRY.kernel.name(thread.tid).unwrap_or(thread.name);
+            }
+            return Ok(threads);
+        }
+    }
 }
 
-/// The parent's side of a birth: while it lives, no round begins. Not `Send`: it belongs to the
-/// thread that starts another.
-#[must_use]
-pub struct Passage(std::marker::PhantomData<*const ()>);
+/// The parent's side of a birth: while it is there, no round begins.
+///
+/// A thread inherits its privileges when it is cloned; a round between that moment and its
+/// registration would pass it by. So a parent enters first, takes a [`Ticket`] for the child,
+/// starts the thread with the ticket inside, and leaves when the start has returned.
+///
+/// Keep it for the start of a thread and nothing else: rounds wait for it.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::Passage;
+///
+/// let passage = Passage::enter()?;
+/// let ticket = passage.ticket()?;
+/// let child = std::thread::spawn(move || ticket.redeem());
+/// drop(passage);
+/// child.join().unwrap();
+/// # Ok::<(), psx_core::Error>(())
+/// ```
+#[must_use = "a birth is covered only while the passage is there"]
+pub struct Passage {
+    me: &'static Entry,
+    pass: Pass<'static>,
+    /// It belongs to the thread that entered.
+    not_send: PhantomData<*const ()>,
+}
 
 impl Passage {
-    /// Adopts the calling thread and enters, waiting for a round in progress to end.
+    /// Registers the calling thread if need be, and enters, once no round is on.
+    ///
+    /// A thread that has entered enters again without waiting.
     ///
     /// # Errors
+    ///
+    /// As [`adopt`]; [`Error::Reentrant`] inside a broadcast's closure.
     pub fn enter() -> Result<Self, Error> {
-        todo!()
+        let me = ensure_current()?;
+        if me.is_engaged() {
+            return Err(Error::Reentrant);
+        }
+        let pass = if me.passages() == 0 {
+            REGISTRY.gate.enter()
+        } else {
+            // SAFETY: the passage that this thread is in holds a pass, and outlives this call.
+            unsafe { REGISTRY.gate.enter_beside() }
+        };
+        me.begin_passage();
+        Ok(Self {
+            me,
+            pass,
+            not_send: PhantomData,
+        })
     }
 
-    /// A ticket for one thread about to be started.
+    /// The ticket for one thread about to be started.
     ///
     /// # Errors
+    ///
+    /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
+    /// lack it.
     pub fn ticket(&self) -> Result<Ticket, Error> {
-        todo!()
+        Ok(Ticket {
+            entry: allocate()?,
+            pass: self.pass.another(),
+        })
     }
 }
 
-/// The child's side of a birth: moved into the new thread and redeemed there before any user code
-/// runs. No round begins while it is outstanding; dropped unredeemed, it is given back.
-#[must_use]
-pub struct Ticket(());
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.me.end_passage();
+    }
+}
+
+/// The child's side of a birth: moved into the new thread, and redeemed there before anything else
+/// runs. Dropped without that, because the thread could not be started, it is given back.
+#[must_use = "rounds wait until the ticket is redeemed or dropped"]
+pub struct Ticket {
+    entry: Box<Entry>,
+    pass: Pass<'static>,
+}
 
 impl Ticket {
-    /// Registers the calling thread, which is the one that the ticket was taken for.
+    /// Registers the calling thread, the one that the ticket was taken for. Does nothing where it
+    /// is registered already.
+    ///
+    /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
+    /// the coverage proof of the next round finds it.
     pub fn redeem(self) {
-        todo!()
+        if current().is_none() {
+            let _ = register(self.entry, &self.pass);
+        }
     }
+}
+
+/// Runs a round, from the calling thread.
+pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Error> {
+    let me = ensure_current()?;
+    // Before anything is logged: inside a round that might be the end of it.
+    if me.is_engaged() || me.passages() > 0 {
+        return Err(Error::Reentrant);
+    }
+    let span = trace::begin(call.name(), plan);
+    let result = REGISTRY.broadcast(me, plan, call);
+    trace::end(&span, &result);
+    result
+}
+
+/// Signal 33 has come.
+extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the libc's errno is the thread's own; the user's call below may change it.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { *errno };
+    // SAFETY: the kernel calls this handler with SA_SIGINFO.
+    if unsafe { REGISTRY.kernel.is_summons(info) } {
+        if let Some(me) = current() {
+            REGISTRY.answer(me);
+        }
+    } else if !PASSING_ON.replace(true) {
+        REGISTRY.kernel.pass_on(signal, info, context);
+        PASSING_ON.set(false);
+    }
+    // SAFETY: as above.
+    unsafe { *errno = saved };
+}
+
+/// A thread's end, told by the libc in each of its destructor rounds. Rust's thread-locals with
+/// destructors are gone before the first (glibc) or go among them (musl); so the thread stays until
+/// the last round. What the program still runs after that, the coverage proof catches.
+unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
+    let Some(me) = current().filter(|me| core::ptr::eq(*me, entry.cast())) else {
+        return;
+    };
+    if me.count_destructor_round() < u32::from(DESTRUCTOR_ROUNDS) && EXIT_HOOK.arm(entry).is_ok() {
+        return;
+    }
+    let me = NonNull::from(me);
+    let pass = REGISTRY.gate.enter();
+    // SAFETY: this thread's entry, which is in the list until here.
+    let entry = unsafe { REGISTRY.unregister(me, &pass) };
+    CURRENT.set(None);
+    drop(pass);
+    drop(entry);
+}
+
+unsafe extern "C" fn before_fork() {
+    if !current().is_some_and(Entry::is_engaged) {
+        REGISTRY.hold_for_fork();
+    }
+}
+
+unsafe extern "C" fn after_fork_in_parent() {
+    if !current().is_some_and(Entry::is_engaged) {
+        REGISTRY.release_after_fork();
+    }
+}
+
+unsafe extern "C" fn after_fork_in_child() {
+    begin_anew_in_child(!current().is_some_and(Entry::is_engaged));
+}
+
+fn begin_anew_in_child(orderly: bool) {
+    REGISTRY.begin_anew_in_child(current(), raw::gettid(), orderly);
 }

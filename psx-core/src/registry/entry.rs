@@ -1,0 +1,210 @@
+//! One thread's place in the registry. Contains `unsafe`: the outcome is written by one thread and
+//! read by another.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32 as OwnedU32, Ordering::Relaxed};
+
+use crate::memory::{NoMemory, try_box};
+use crate::report::{Comm, Outcome};
+use crate::round::Epoch;
+use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
+
+/// How a thread stands in the round of an epoch. A standing of an earlier epoch means
+/// [`Standing::Bystander`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Standing {
+    /// Not part of it.
+    Bystander,
+    /// It is to stop. Set by the caller before the round is announced.
+    Summoned,
+    /// It has stopped: it is in its handler, and leaves only when the round says so. Set by the
+    /// thread itself.
+    Arrived,
+    /// It has made the call. Set by the thread itself.
+    Done,
+    /// It ended without answering. Set by the caller.
+    Gone,
+    /// It ended in its call. Set by the caller.
+    Fallen,
+}
+
+/// A thread's place in the registry, on a cache line of its own: who summons it and who answers
+/// touch nobody else's.
+#[repr(align(64))]
+pub(crate) struct Entry {
+    /// Neighbours in the list. Touched under the list's lock, or by the caller of a round while
+    /// the gate is closed.
+    pub(super) links: UnsafeCell<Links>,
+    /// The epoch and the [`Standing`] in it. Leaves `Summoned` by compare-and-swap, so that of the
+    /// thread that arrives and the caller that gives it up just one succeeds.
+    standing: AtomicU32,
+    /// The thread's id. Written by the thread itself before it is in the list, or in a forked
+    /// child; read by the caller of a round.
+    tid: OwnedU32,
+    /// What the call came to. Written by the thread itself between `Arrived` and `Done`, read by
+    /// the caller once it has seen `Done`.
+    outcome: UnsafeCell<Outcome>,
+    /// Its name when it registered. Written before it is in the list.
+    name: Comm,
+    /// Whether the thread is inside a round, leading it or making its call. Touched by the thread
+    /// alone, in its handler too.
+    engaged: OwnedU32,
+    /// How many spawns the thread is inside of. Touched by the thread alone.
+    passages: OwnedU32,
+    /// How many of the libc's destructor rounds have gone by. Touched by the thread alone.
+    destructor_rounds: OwnedU32,
+}
+
+// SAFETY: each field says who may touch it and when that passes on: `links` by invariant I2,
+// `outcome` by invariant I6; the rest is atomic or does not change.
+unsafe impl Sync for Entry {}
+// SAFETY: an entry belongs to the list, not to a thread: nothing in it is bound to the thread that
+// allocated it.
+unsafe impl Send for Entry {}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Links {
+    pub(super) previous: Option<NonNull<Entry>>,
+    pub(super) next: Option<NonNull<Entry>>,
+}
+
+/// An entry costs a program at most this much a thread, the allocator's header aside.
+const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 128);
+
+impl Entry {
+    /// The id of an entry without a thread: what a fork leaves of the other threads' entries.
+    pub(crate) const NOBODY: u32 = 0;
+
+    /// A place for a thread that has not taken it yet.
+    pub(crate) fn allocate() -> Result<Box<Self>, NoMemory> {
+        try_box(Self::new())
+    }
+
+    fn new() -> Self {
+        Self {
+            links: UnsafeCell::new(Links::default()),
+            standing: AtomicU32::new(0),
+            tid: OwnedU32::new(0),
+            outcome: UnsafeCell::new(Outcome::Died),
+            name: Comm::default(),
+            engaged: OwnedU32::new(0),
+            passages: OwnedU32::new(0),
+            destructor_rounds: OwnedU32::new(0),
+        }
+    }
+
+    /// Whose place it is. Said by the thread itself, before the entry is in the list.
+    pub(crate) fn belongs_to(&mut self, tid: u32, name: Option<Comm>) {
+        self.tid.store(tid, Relaxed);
+        self.name = name.unwrap_or_default();
+    }
+
+    /// The thread's id. Relaxed: written before the list's lock was released, or before the child's
+    /// second thread existed.
+    pub(crate) fn tid(&self) -> u32 {
+        self.tid.load(Relaxed)
+    }
+
+    /// The thread's name when it registered.
+    pub(crate) fn name(&self) -> Comm {
+        self.name
+    }
+
+    /// Says how the thread stands in the round of `epoch`. For the caller, before it announces the
+    /// round: the Release of the announcement makes it seen.
+    pub(crate) fn summon(&self, epoch: Epoch) {
+        self.standing
+            .store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
+    }
+
+    /// Goes from one standing to another in the round of `epoch`, or returns `false` where the
+    /// thread does not stand there.
+    pub(crate) fn advance(&self, epoch: Epoch, from: Standing, to: Standing) -> bool {
+        // AcqRel: what the thread that leaves a standing has done (its outcome above all) is seen
+        // by whoever reads the next one with `stands`.
+        self.standing
+            .compare_exchange(
+                epoch.tag(from as u32),
+                epoch.tag(to as u32),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// Whether the thread stands there in the round of `epoch`.
+    pub(crate) fn stands(&self, epoch: Epoch, standing: Standing) -> bool {
+        // Acquire pairs with the Release half of `advance`.
+        self.standing.load(Ordering::Acquire) == epoch.tag(standing as u32)
+    }
+
+    /// Notes what the call came to.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread owns the entry and stands at `Arrived` in a committed round.
+    pub(crate) unsafe fn note(&self, outcome: Outcome) {
+        // SAFETY: between `Arrived` and `Done` the cell is the thread's own (invariant I6).
+        self.outcome.with_mut(|cell| unsafe { *cell = outcome });
+    }
+
+    /// What the call of the round of `epoch` came to, where the thread was there to make it.
+    pub(crate) fn outcome(&self, epoch: Epoch) -> Option<Outcome> {
+        if self.stands(epoch, Standing::Done) {
+            // SAFETY: the thread has set `Done` after its write, and writes no more until another
+            // round has been committed, which is ours to begin (invariant I6).
+            Some(self.outcome.with(|cell| unsafe { *cell }))
+        } else {
+            self.stands(epoch, Standing::Fallen)
+                .then_some(Outcome::Died)
+        }
+    }
+
+    /// The thread is inside a round from now on. For its owner alone, as the next five.
+    pub(crate) fn engage(&self) {
+        self.engaged.store(1, Relaxed);
+    }
+
+    /// It is no longer.
+    pub(crate) fn disengage(&self) {
+        self.engaged.store(0, Relaxed);
+    }
+
+    /// Whether the thread is inside a round.
+    pub(crate) fn is_engaged(&self) -> bool {
+        self.engaged.load(Relaxed) != 0
+    }
+
+    /// The thread begins to start another.
+    pub(crate) fn begin_passage(&self) {
+        self.passages
+            .store(self.passages.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// It has started it.
+    pub(crate) fn end_passage(&self) {
+        self.passages
+            .store(self.passages.load(Relaxed) - 1, Relaxed);
+    }
+
+    /// How many threads it is in the middle of starting: so many passes of its own are out.
+    pub(crate) fn passages(&self) -> u32 {
+        self.passages.load(Relaxed)
+    }
+
+    /// Counts one of the libc's destructor rounds. For its owner alone.
+    pub(crate) fn count_destructor_round(&self) -> u32 {
+        let rounds = self.destructor_rounds.load(Relaxed) + 1;
+        self.destructor_rounds.store(rounds, Relaxed);
+        rounds
+    }
+
+    /// In a forked child: the same thread by another id, inside of no round.
+    pub(super) fn begin_anew(&self, tid: u32) {
+        self.tid.store(tid, Relaxed);
+        self.engaged.store(0, Relaxed);
+        // Relaxed: the child has one thread.
+        self.standing.store(0, Ordering::Relaxed);
+    }
+}

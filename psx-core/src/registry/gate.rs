@@ -1,0 +1,143 @@
+//! The gate between births, exits and rounds.
+//!
+//! Need: a round may begin only when nobody is between the `clone` of a thread and its
+//! registration, and nobody is changing the list. Design: one word counts the passes that are out;
+//! a round sets its top bit, which stops new passes, and waits for the count to reach zero. It is
+//! a readers-writer lock whose readers are those who change the list, and whose writer is the one
+//! who only looks at it.
+//!
+//! Downside: a pass that never comes back would keep rounds out for ever, so the closing side has a
+//! deadline. A holder of a pass may go through again without waiting ([`Pass::another`]): an
+//! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
+//! that waits for that spawn.
+
+use crate::sys::clock::Deadline;
+use crate::sys::const_on_linux;
+use crate::sys::futex::{self, Limit};
+use crate::sys::sync::{AtomicU32, Ordering};
+
+const CLOSED: u32 = 1 << 31;
+/// Somebody waits outside for the gate to open.
+const WANTED: u32 = 1 << 30;
+const PASSES: u32 = WANTED - 1;
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// [`CLOSED`], [`WANTED`], and the number of passes out. Anyone may take a pass while it is
+    /// open; only the holder of the round's lock closes and opens it.
+    word: AtomicU32,
+}
+
+impl Gate {
+    const_on_linux! {
+        pub(crate) fn new() -> Self {
+            Self { word: AtomicU32::new(0) }
+        }
+    }
+
+    /// Goes through, once the gate is open.
+    pub(crate) fn enter(&self) -> Pass<'_> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let next = if word & CLOSED == 0 {
+                word + 1
+            } else {
+                word | WANTED
+            };
+            // Acquire pairs with the Release in `Closed::drop`: what the round did to the list is
+            // seen by whoever changes it next.
+            match self
+                .word
+                .compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Err(now) => word = now,
+                Ok(_) if next & CLOSED == 0 => return Pass { gate: self },
+                Ok(_) => {
+                    futex::wait(&self.word, next, Limit::Never);
+                    word = self.word.load(Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Goes through at once, on the strength of a pass that is out.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread knows of a pass that stays out until this returns: so no round can have
+    /// begun (invariant I2).
+    pub(crate) unsafe fn enter_beside(&self) -> Pass<'_> {
+        // Relaxed: the pass that is out has acquired whatever there was to see.
+        self.word.fetch_add(1, Ordering::Relaxed);
+        Pass { gate: self }
+    }
+
+    /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
+    /// when the deadline comes first. Only the holder of the round's lock calls this.
+    pub(crate) fn close(&self, deadline: Deadline) -> Option<Closed<'_>> {
+        self.word.fetch_or(CLOSED, Ordering::Relaxed);
+        let closed = Closed { gate: self };
+        let mut over = false;
+        loop {
+            // Acquire pairs with the Release in `Pass::drop`: the list as its last user left it.
+            let word = self.word.load(Ordering::Acquire);
+            if word & PASSES == 0 {
+                return Some(closed);
+            }
+            if over {
+                return None;
+            }
+            over = futex::wait(&self.word, word, Limit::At(deadline));
+        }
+    }
+
+    /// Open, in a forked child: of the passes that were out, only those of the one thread that it
+    /// has are left.
+    pub(crate) fn begin_anew(&self, passes: u32) {
+        // Relaxed: the child has one thread.
+        self.word.store(passes, Ordering::Relaxed);
+    }
+}
+
+/// The right to start a thread or to change the list. No round begins while it is out.
+#[derive(Debug)]
+pub(crate) struct Pass<'g> {
+    gate: &'g Gate,
+}
+
+impl<'g> Pass<'g> {
+    /// One more, at once: since this one is out, no round can have begun.
+    pub(crate) fn another(&self) -> Pass<'g> {
+        // SAFETY: this pass is out.
+        unsafe { self.gate.enter_beside() }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `Gate::close`.
+        let word = self.gate.word.fetch_sub(1, Ordering::Release);
+        if word & CLOSED != 0 && word & PASSES == 1 {
+            futex::wake(&self.gate.word, i32::MAX);
+        }
+    }
+}
+
+/// The gate is closed and every pass is back: the list is frozen. Opens when dropped.
+#[derive(Debug)]
+pub(crate) struct Closed<'g> {
+    gate: &'g Gate,
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `Gate::enter`.
+        let word = self
+            .gate
+            .word
+            .fetch_and(!(CLOSED | WANTED), Ordering::Release);
+        if word & WANTED != 0 {
+            futex::wake(&self.gate.word, i32::MAX);
+        }
+    }
+}

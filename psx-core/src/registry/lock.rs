@@ -1,0 +1,68 @@
+//! A lock that sleeps on a futex and can give up: for the list, and for who leads the next round.
+//!
+//! std's has no deadline, and cannot be made anew in a forked child.
+
+use crate::sys::const_on_linux;
+use crate::sys::futex::{self, Limit};
+use crate::sys::sync::{AtomicU32, Ordering};
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+/// Held, and somebody may be asleep.
+const AWAITED: u32 = 2;
+
+/// A lock without data: what it protects says so.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    /// Taken with Acquire, given back with Release: what was done under the lock is seen by the
+    /// next holder.
+    state: AtomicU32,
+}
+
+impl Lock {
+    const_on_linux! {
+        pub(crate) fn new() -> Self {
+            Self { state: AtomicU32::new(FREE) }
+        }
+    }
+
+    /// Takes the lock, or returns `false` when the limit is reached. Signals are answered in the
+    /// meantime.
+    #[must_use = "without the lock nothing that it protects may be touched"]
+    pub(crate) fn try_acquire(&self, limit: Limit) -> bool {
+        if self
+            .state
+            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
+            return true;
+        }
+        let mut over = false;
+        while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
+            if over {
+                return false;
+            }
+            over = futex::wait(&self.state, AWAITED, limit);
+        }
+        true
+    }
+
+    /// Takes the lock, however long it takes.
+    pub(crate) fn acquire(&self) {
+        let taken = self.try_acquire(Limit::Never);
+        debug_assert!(taken, "no limit, no giving up");
+    }
+
+    /// Gives the lock back. Only its holder calls this.
+    pub(crate) fn release(&self) {
+        if self.state.swap(FREE, Ordering::Release) == AWAITED {
+            futex::wake(&self.state, 1);
+        }
+    }
+
+    /// Free again, in a forked child, whoever held it in the parent.
+    pub(crate) fn begin_anew(&self) {
+        // Relaxed: the child has one thread.
+        self.state.store(FREE, Ordering::Relaxed);
+    }
+}

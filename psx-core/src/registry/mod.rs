@@ -1,0 +1,86 @@
+//! Who belongs to the process: an intrusive list of entries, one a thread, behind a gate that a
+//! round closes.
+//!
+//! A thread inherits its privileges when it is cloned, so from before the `clone` until the child
+//! is in the list no round may begin. The parent therefore takes a [`Pass`] through the gate before
+//! it calls anything, and gives the child a second one, its ticket; a round begins only when every
+//! pass is back. Whoever changes the list holds a pass, so a closed gate freezes the list too, and
+//! whoever exits waits at the gate until the round is over, answering its summons there.
+
+mod entry;
+mod gate;
+mod list;
+mod lock;
+
+use core::ptr::NonNull;
+
+pub(crate) use entry::{Entry, Standing};
+pub(crate) use gate::{Closed, Gate, Pass};
+pub(crate) use list::{Buried, List};
+pub(crate) use lock::Lock;
+
+use crate::round::Round;
+use crate::sys::{Kernel, const_on_linux};
+
+/// The threads of a process, and the rounds that are run on them.
+pub(crate) struct Registry {
+    pub(crate) kernel: Kernel,
+    pub(crate) gate: Gate,
+    pub(crate) list: List,
+    pub(crate) round: Round,
+}
+
+impl Registry {
+    const_on_linux! {
+        /// A registry without threads.
+        pub(crate) fn new(kernel: Kernel) -> Self {
+            Self { kernel, gate: Gate::new(), list: List::new(), round: Round::new() }
+        }
+    }
+
+    /// Puts the entry into the list. The pass is what keeps a round from having begun without it.
+    pub(crate) fn register(&self, entry: Box<Entry>, _: &Pass<'_>) -> NonNull<Entry> {
+        self.list.insert(entry)
+    }
+
+    /// Takes an entry out of the list, after the last of its thread's code that is the program's.
+    ///
+    /// # Safety
+    ///
+    /// The entry is in the list, and the calling thread is its owner, or its owner is dead.
+    pub(crate) unsafe fn unregister(&self, entry: NonNull<Entry>, _: &Pass<'_>) -> Box<Entry> {
+        // SAFETY: in the list by our caller's promise; with a pass out no round is using the
+        // frozen list (invariant I2).
+        unsafe { self.list.remove(entry) }
+    }
+
+    /// Keeps `fork` from copying a round or a half-changed list. Undone by one of the two below.
+    pub(crate) fn hold_for_fork(&self) {
+        self.round.lock.acquire();
+        self.list.lock.acquire();
+    }
+
+    /// After the fork, in the parent.
+    pub(crate) fn release_after_fork(&self) {
+        self.list.lock.release();
+        self.round.lock.release();
+    }
+
+    /// After a fork, in the child: a registry of one, or of none where the forking thread was not
+    /// registered. `orderly` says that [`Registry::hold_for_fork`] came before, so that the list is
+    /// whole; where it did not (a fork by a raw system call), the list is left behind as it lies.
+    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32, orderly: bool) {
+        if orderly {
+            self.list.keep_only(me);
+        } else {
+            self.list.abandon_for(me);
+        }
+        if let Some(me) = me {
+            me.begin_anew(tid);
+        }
+        self.gate.begin_anew(me.map_or(0, Entry::passages));
+        self.round.begin_anew();
+        self.list.lock.begin_anew();
+        self.kernel.meet_child();
+    }
+}

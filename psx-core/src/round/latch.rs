@@ -1,0 +1,83 @@
+//! A countdown that one thread waits for.
+//!
+//! It carries the round's epoch in its upper half: a thread that was stopped by the scheduler
+//! between its arrival and its countdown, and finds its round aborted and another begun, counts
+//! down nothing.
+
+use crate::round::Epoch;
+use crate::sys::const_on_linux;
+use crate::sys::futex::{self, Limit};
+use crate::sys::sync::{AtomicU64, Ordering, spin_hint};
+
+/// The one who waits is asleep, or about to be.
+const AWAITED: u64 = 1 << 31;
+const REMAINING: u64 = AWAITED - 1;
+
+#[derive(Debug)]
+pub(crate) struct Latch {
+    /// Epoch, [`AWAITED`], and how many are missing. Set up by the holder of the round's lock,
+    /// counted down by anyone under the epoch.
+    word: AtomicU64,
+}
+
+impl Latch {
+    const_on_linux! {
+        pub(crate) fn new() -> Self {
+            Self { word: AtomicU64::new(0) }
+        }
+    }
+
+    /// Sets up for `count` threads of the round of `epoch`. Relaxed: the round word's Release makes
+    /// it seen.
+    pub(crate) fn arm(&self, epoch: Epoch, count: usize) {
+        self.word
+            .store(epoch.tag_wide(count as u32), Ordering::Relaxed);
+    }
+
+    /// Counts one. Does nothing in another epoch.
+    pub(crate) fn count_down(&self, epoch: Epoch) {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if !epoch.tags(word) || word & REMAINING == 0 {
+                return;
+            }
+            // Release pairs with the Acquire in `wait`: what a thread did before it counted down is
+            // seen by the one who waits. (AcqRel, so that the last one passes on the others'.)
+            match self.word.compare_exchange_weak(
+                word,
+                word - 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
+        }
+        if word & REMAINING == 1 && word & AWAITED != 0 {
+            futex::wake(&self.word, 1);
+        }
+    }
+
+    /// Waits until nobody is missing, or returns `false` when the limit is reached. Looks `spins`
+    /// times before it sleeps. Only the holder of the round's lock calls this.
+    pub(crate) fn wait(&self, limit: Limit, spins: u32) -> bool {
+        for _ in 0..spins {
+            if self.word.load(Ordering::Acquire) & REMAINING == 0 {
+                return true;
+            }
+            spin_hint();
+        }
+        let mut over = false;
+        loop {
+            // Acquire pairs with the Release in `count_down`.
+            let word = self.word.fetch_or(AWAITED, Ordering::Acquire);
+            if word & REMAINING == 0 {
+                return true;
+            }
+            if over {
+                return false;
+            }
+            over = futex::wait(&self.word, (word | AWAITED) as u32, limit);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A round: all registered threads stop, and then make one call at one instant, or none does.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `caller` | the thread that leads the round: freeze, gather, prove, commit, release |
+//! | `target` | a thread that is summoned: arrive, wait, make the call, wait |
+//! | `word` | what all of them sleep on: epoch and phase |
+//! | `latch` | how many have not arrived, how many have not made the call |
+//! | `roster` | who is to be summoned, and by whom: helped signalling |
+//! | `coverage` | the proof that no thread was missed |
+//! | `ledger` | records laid out before the stop, since nothing is allocated inside it |
+//!
+//! Between the first summons and the release every other registered thread stands still, and may
+//! hold any lock of the program: the allocator's, standard output's, a tracing subscriber's. So
+//! between the two the caller allocates nothing, takes no lock and logs nothing.
+
+mod caller;
+mod coverage;
+mod latch;
+mod ledger;
+mod roster;
+mod target;
+mod word;
+
+pub(crate) use word::Epoch;
+
+use core::marker::PhantomData;
+use core::ptr;
+
+use latch::Latch;
+use roster::Roster;
+use word::Word;
+
+use crate::registry::Lock;
+use crate::sys::const_on_linux;
+use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
+use crossbeam_utils::CachePadded;
+
+use crate::Errno;
+use crate::broadcast::CallName;
+
+/// What all threads of a round share. Each word has a cache line of its own: they are written by
+/// different threads at different times.
+pub(crate) struct Round {
+    /// Held by the caller, from before the gate closes until it is open again. Also held around a
+    /// fork.
+    pub(crate) lock: Lock,
+    word: CachePadded<Word>,
+    /// Targets that have not arrived.
+    arrivals: CachePadded<Latch>,
+    /// Targets that have not made the call.
+    completions: CachePadded<Latch>,
+    roster: CachePadded<Roster>,
+    /// Written by the caller before it announces the round; read by targets that have arrived and
+    /// see it committed.
+    call: UnsafeCell<Option<RawCall>>,
+    /// How often a thread looks at a word before it sleeps on it, in the round at hand. Relaxed: a
+    /// hint, published with the round word.
+    spins: AtomicU32,
+    /// How many threads beside the registered ones the last proof has found to be harmless.
+    /// Relaxed: a hint, under the lock.
+    bystanders: AtomicU32,
+}
+
+// SAFETY: `call` by invariant I5; the rest is atomic, or `Sync` by itself.
+unsafe impl Sync for Round {}
+// SAFETY: what `call` points to is `Sync`, as `Call::new` demands.
+unsafe impl Send for Round {}
+
+impl Round {
+    const_on_linux! {
+        pub(crate) fn new() -> Self {
+            Self {
+                lock: Lock::new(),
+                word: CachePadded::new(Word::new()),
+                arrivals: CachePadded::new(Latch::new()),
+                completions: CachePadded::new(Latch::new()),
+                roster: CachePadded::new(Roster::new()),
+                call: UnsafeCell::new(None),
+                spins: AtomicU32::new(0),
+                bystanders: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
+    /// fits the child's.
+    pub(crate) fn begin_anew(&self) {
+        let epoch = self.word.read().epoch;
+        self.word.publish(word::State {
+            epoch,
+            phase: word::Phase::Released,
+        });
+        self.roster.close(epoch);
+        self.bystanders.store(0, Ordering::Relaxed);
+        self.lock.begin_anew();
+    }
+}
+
+/// What every thread is to do. Borrows the closure that does it.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'c> {
+    raw: RawCall,
+    /// For the message, should the process end over it.
+    name: CallName,
+    closure: PhantomData<&'c ()>,
+}
+
+/// A closure without its type and lifetime.
+#[derive(Clone, Copy)]
+struct RawCall {
+    data: *const (),
+    make: unsafe fn(*const ()) -> Result<usize, Errno>,
+}
+
+impl<'c> Call<'c> {
+    pub(crate) fn new<F>(name: CallName, op: &'c F) -> Self
+    where
+        F: Fn() -> Result<usize, Errno> + Sync,
+    {
+        unsafe fn make<F: Fn() -> Result<usize, Errno>>(data: *const ()) -> Result<usize, Errno> {
+            let unwinding = EndOnUnwind;
+            // SAFETY: `data` is the `op` of `Call::new`, and it outlives the call (invariant I5).
+            let result = unsafe { (*data.cast::<F>())() };
+            core::mem::forget(unwinding);
+            result
+        }
+        let raw = RawCall {
+            data: ptr::from_ref(op).cast(),
+            make: make::<F>,
+        };
+        Self {
+            raw,
+            name,
+            closure: PhantomData,
+        }
+    }
+
+    pub(crate) fn name(&self) -> CallName {
+        self.name
+    }
+}
+
+impl RawCall {
+    /// # Safety
+    ///
+    /// The `Call` that this came from is alive, and so are the promises of
+    /// [`Broadcast::run`](crate::Broadcast::run).
+    unsafe fn make(self) -> Result<usize, Errno> {
+        // SAFETY: our caller's promise.
+        unsafe { (self.make)(self.data) }
+    }
+}
+
+/// A panic out of a broadcast closure cannot go on: half of the threads may have made the call, and
+/// unwinding would leave the rest standing for ever.
+struct EndOnUnwind;
+
+impl Drop for EndOnUnwind {
+    fn drop(&mut self) {
+        crate::sys::fatal::abort();
+    }
+}

@@ -1,0 +1,190 @@
+//! Who is to be summoned, and by whom: the shared cursor of helped signalling.
+//!
+//! Need: one thread that signals a thousand others is the longest part of a round, while those
+//! already stopped have nothing to do. Design: the caller lays out the ids of all targets, and
+//! whoever has time claims the next one: the caller until none is left, each target one or two as
+//! it arrives. Nobody depends on a helper, since the caller alone would finish.
+//!
+//! A helper may be stopped by the scheduler at any point, and find its round long over. So both the
+//! cursor and the slots carry the epoch: it claims nothing in another round. And the slots are
+//! never freed, since it may still look at one; they are eight bytes a thread, and arrays double,
+//! so that all of them together are less than twice the largest.
+//!
+//! Why not walk the list of entries itself: a late helper would step on entries that have left it.
+//! Contains `unsafe`: the array is behind a pointer.
+
+use core::ptr;
+
+use crate::memory::{NoMemory, try_box, try_vec};
+use crate::round::Epoch;
+use crate::sys::const_on_linux;
+use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
+
+/// The kernel did not take the summons: the caller has to see to it.
+const REFUSED: u64 = 1 << 31;
+const TID: u64 = REFUSED - 1;
+
+pub(crate) struct Roster {
+    /// Epoch, and how many are unclaimed. Set by the holder of the round's lock, claimed by
+    /// compare-and-swap.
+    cursor: AtomicU64,
+    /// The current array. Replaced by the holder of the round's lock, between rounds.
+    array: AtomicPtr<Array>,
+}
+
+/// Slots: epoch, [`REFUSED`], id. Written by the caller before it announces the round; marked by a
+/// helper under the epoch.
+pub(crate) struct Array {
+    slots: Box<[AtomicU64]>,
+    smaller: *mut Array,
+}
+
+/// A target that the claimant alone is to summon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    index: usize,
+    pub(crate) tid: u32,
+}
+
+impl Roster {
+    const_on_linux! {
+        pub(crate) fn new() -> Self {
+            Self { cursor: AtomicU64::new(0), array: AtomicPtr::new(ptr::null_mut()) }
+        }
+    }
+
+    /// How many targets there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots().len()
+    }
+
+    /// An array for `count` targets, unless there is room for them. Allocates, so it comes before
+    /// the round's lock is taken.
+    pub(crate) fn larger(&self, count: usize) -> Result<Option<Box<Array>>, NoMemory> {
+        if count <= self.capacity() {
+            return Ok(None);
+        }
+        let count = count.next_power_of_two().max(64);
+        let mut slots = try_vec(count)?;
+        slots.resize_with(count, || AtomicU64::new(0));
+        try_box(Array {
+            slots: slots.into_boxed_slice(),
+            smaller: ptr::null_mut(),
+        })
+        .map(Some)
+    }
+
+    /// Puts a larger array in place, or gives it back where another caller was faster. The caller
+    /// holds the round's lock, and no round is on.
+    pub(crate) fn install(&self, array: Option<Box<Array>>) -> Option<Box<Array>> {
+        let mut array = array?;
+        if array.slots.len() <= self.capacity() {
+            return Some(array);
+        }
+        // Relaxed: written under the same lock.
+        array.smaller = self.array.load(Ordering::Relaxed);
+        // Release pairs with the Acquire in `slots`.
+        self.array.store(Box::into_raw(array), Ordering::Release);
+        None
+    }
+
+    /// Lays out the targets of the round of `epoch`, as many as there is room for, and returns how
+    /// many they are. Nobody can claim before [`Roster::open`].
+    pub(crate) fn lay_out(&self, epoch: Epoch, tids: impl Iterator<Item = u32>) -> usize {
+        let mut count = 0;
+        for (slot, tid) in self.slots().iter().zip(tids) {
+            // Relaxed: the round word's Release makes it seen.
+            slot.store(epoch.tag_wide(tid), Ordering::Relaxed);
+            count += 1;
+        }
+        count
+    }
+
+    /// Opens the first `count` slots to claimants. Relaxed: as in `lay_out`.
+    pub(crate) fn open(&self, epoch: Epoch, count: usize) {
+        self.cursor
+            .store(epoch.tag_wide(count as u32), Ordering::Relaxed);
+    }
+
+    /// Leaves nothing to claim.
+    pub(crate) fn close(&self, epoch: Epoch) {
+        self.open(epoch, 0);
+    }
+
+    /// Claims the next target of the round of `epoch`.
+    pub(crate) fn claim(&self, epoch: Epoch) -> Option<Claim> {
+        let mut cursor = self.cursor.load(Ordering::Relaxed);
+        loop {
+            let unclaimed = cursor as u32;
+            if !epoch.tags(cursor) || unclaimed == 0 {
+                return None;
+            }
+            // Relaxed: the slots were published with the round word, which the claimant has read.
+            match self.cursor.compare_exchange_weak(
+                cursor,
+                cursor - 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    let index = unclaimed as usize - 1;
+                    let slot = self.slots()[index].load(Ordering::Relaxed);
+                    return epoch.tags(slot).then_some(Claim {
+                        index,
+                        tid: (slot & TID) as u32,
+                    });
+                }
+                Err(now) => cursor = now,
+            }
+        }
+    }
+
+    /// Leaves a claimed target to the caller, because the kernel did not take the summons.
+    pub(crate) fn refuse(&self, epoch: Epoch, claim: Claim) {
+        let claimed = epoch.tag_wide(claim.tid);
+        // A failure means that the slot belongs to a later round. Relaxed: the mark is all there is
+        // to see.
+        let _ = self.slots()[claim.index].compare_exchange(
+            claimed,
+            claimed | REFUSED,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The targets whose summons was refused, each handed out once. For the caller.
+    pub(crate) fn refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
+        self.slots()
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, slot)| {
+                let seen = slot.load(Ordering::Relaxed);
+                if !epoch.tags(seen) || seen & REFUSED == 0 {
+                    return None;
+                }
+                slot.store(seen & !REFUSED, Ordering::Relaxed);
+                Some(Claim {
+                    index,
+                    tid: (seen & TID) as u32,
+                })
+            })
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        // SAFETY: arrays are not freed before the roster is (invariant I8). Acquire pairs with the
+        // Release in `install`.
+        unsafe { self.array.load(Ordering::Acquire).as_ref() }.map_or(&[], |array| &array.slots)
+    }
+}
+
+impl Drop for Roster {
+    fn drop(&mut self) {
+        let mut array = self.array.load(Ordering::Relaxed);
+        while !array.is_null() {
+            // SAFETY: made by `Box::into_raw` in `install`, and nobody else has the roster any
+            // more.
+            let freed = unsafe { Box::from_raw(array) };
+            array = freed.smaller;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A thread that is summoned. Everything here runs in a signal handler, on top of whatever the
+//! thread was doing: it allocates nothing, locks nothing, logs nothing and does not panic.
+//! docs/signal-safety.md lists all that it touches. Contains `unsafe`: it makes the user's call.
+
+use super::word::{Phase, State};
+use super::{Epoch, Round};
+use crate::registry::{Entry, Registry, Standing};
+use crate::report::Outcome;
+use crate::sys::Kernel;
+use crate::sys::sync::Ordering;
+
+/// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
+const HELP: usize = 2;
+
+impl Registry {
+    /// Answers a summons, or something that looks like one: a thread whose entry is not summoned,
+    /// because the signal was forged or came too late, returns at once.
+    pub(crate) fn answer(&self, me: &Entry) {
+        let round = &self.round;
+        let gathering = round.word.read();
+        let epoch = gathering.epoch;
+        if gathering.phase != Phase::Gathering
+            || !me.advance(epoch, Standing::Summoned, Standing::Arrived)
+        {
+            return;
+        }
+        // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
+        round.help(&self.kernel, epoch);
+        round.arrivals.count_down(epoch);
+
+        let spins = round.spins.load(Ordering::Relaxed);
+        let committed = State {
+            epoch,
+            phase: Phase::Committed,
+        };
+        if round.word.wait_past(gathering, spins) != committed {
+            return;
+        }
+        me.engage();
+        // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
+        // its completion below before it lets go of the call (invariant I5).
+        let result = unsafe { round.call.with(|call| (*call).map(|call| call.make())) };
+        me.disengage();
+        if let Some(result) = result {
+            // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
+            unsafe { me.note(Outcome::from(result)) };
+            me.advance(epoch, Standing::Arrived, Standing::Done);
+        }
+        round.completions.count_down(epoch);
+        round.word.wait_past(committed, spins);
+    }
+}
+
+impl Round {
+    /// Summons the next few of those whom nobody has summoned yet.
+    fn help(&self, kernel: &Kernel, epoch: Epoch) {
+        for _ in 0..HELP {
+            if self.summon_next(kernel, epoch).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Claims and summons one target. `None` when none is left, else whether the kernel took the
+    /// summons; where it did not, the caller of the round will see to it.
+    pub(super) fn summon_next(&self, kernel: &Kernel, epoch: Epoch) -> Option<bool> {
+        let claim = self.roster.claim(epoch)?;
+        let taken = kernel.summon(claim.tid).is_ok();
+        if !taken {
+            self.roster.refuse(epoch, claim);
+        }
+        Some(taken)
+    }
+}

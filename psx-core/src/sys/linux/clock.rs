@@ -1,0 +1,77 @@
+//! The monotonic clock.
+
+use core::time::Duration;
+
+use super::raw;
+
+/// A point in time, in nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instant(u64);
+
+impl Instant {
+    /// POSIX lists `clock_gettime` as async-signal-safe; on Linux it reads the vDSO's page, and no
+    /// filter on system calls is in its way.
+    pub(crate) fn now() -> Self {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: writes one timespec, which is ours. It cannot fail for this clock.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        Duration::from_nanos(Self::now().0.saturating_sub(self.0))
+    }
+}
+
+/// The point in time at which a wait gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// A timeout too long for the clock is as good as none.
+    pub(crate) fn after(timeout: Duration) -> Self {
+        let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Self(Instant(
+            Instant::now()
+                .0
+                .saturating_add(timeout)
+                .min(i64::MAX as u64),
+        ))
+    }
+
+    /// This one, or the one after `timeout` from now if that comes first.
+    pub(crate) fn sooner(self, timeout: Duration) -> Self {
+        self.min(Self::after(timeout))
+    }
+
+    /// Whether it has passed.
+    pub(crate) fn passed(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub(super) fn timespec(self) -> libc::timespec {
+        timespec(Duration::from_nanos(self.0.0))
+    }
+}
+
+/// Sleeps for about that long; less, if a signal comes.
+pub(crate) fn sleep(time: Duration) {
+    let time = timespec(time);
+    // SAFETY: the kernel reads one timespec, which is ours.
+    let _ = unsafe {
+        raw::syscall(
+            libc::SYS_nanosleep,
+            [&raw const time as usize, 0, 0, 0, 0, 0],
+        )
+    };
+}
+
+pub(super) fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(time.subsec_nanos()),
+    }
+}

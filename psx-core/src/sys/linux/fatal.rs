@@ -1,0 +1,80 @@
+//! The end of the process, told on standard error, from where nothing may be allocated or locked
+//! and every other thread stands still.
+
+use core::fmt::{self, Write};
+use core::ptr;
+
+use super::raw;
+
+/// Standard error, unbuffered but for the line at hand.
+pub(crate) struct Stderr {
+    line: [u8; 256],
+    filled: usize,
+}
+
+impl Stderr {
+    pub(crate) const fn new() -> Self {
+        Self {
+            line: [0; 256],
+            filled: 0,
+        }
+    }
+
+    fn flush(&mut self) {
+        let args = [2, self.line.as_ptr() as usize, self.filled, 0, 0, 0];
+        // SAFETY: the kernel reads the filled part of our own line.
+        let _ = unsafe { raw::syscall(libc::SYS_write, args) };
+        self.filled = 0;
+    }
+}
+
+impl Write for Stderr {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            self.line[self.filled] = byte;
+            self.filled += 1;
+            if byte == b'\n' || self.filled == self.line.len() {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ends the process by SIGABRT. No handler of the program's runs: it would run in the middle of a
+/// stopped world, and might wait for a lock that a stopped thread holds.
+pub(crate) fn abort() -> ! {
+    let default_action = [0_usize; 4];
+    let abort_only: u64 = 1 << (libc::SIGABRT - 1);
+    let action = [
+        libc::SIGABRT as usize,
+        default_action.as_ptr() as usize,
+        0,
+        size_of::<u64>(),
+        0,
+        0,
+    ];
+    let unblock = [
+        libc::SIG_UNBLOCK as usize,
+        ptr::from_ref(&abort_only) as usize,
+        0,
+        size_of::<u64>(),
+        0,
+        0,
+    ];
+    let (pid, tid) = (raw::getpid() as usize, raw::gettid() as usize);
+    // SAFETY: the kernel reads an action and a set, both ours. The process is meant to end here:
+    // by the signal, or, where that is kept from us, by the exit.
+    unsafe {
+        let _ = raw::syscall(libc::SYS_rt_sigaction, action);
+        let _ = raw::syscall(libc::SYS_rt_sigprocmask, unblock);
+        let _ = raw::syscall(
+            libc::SYS_tgkill,
+            [pid, tid, libc::SIGABRT as usize, 0, 0, 0],
+        );
+        let _ = raw::syscall(libc::SYS_exit_group, [134, 0, 0, 0, 0, 0]);
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}

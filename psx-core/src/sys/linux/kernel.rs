@@ -1,0 +1,133 @@
+//! What the kernel does for a round: carry summonses, count threads.
+
+use super::super::{Kind, Refusal};
+use super::signal::{Chain, Handler};
+use super::sync::{AtomicU32, Ordering};
+use super::tasks::Tasks;
+use super::{raw, signal};
+use crate::Errno;
+use crate::report::Comm;
+
+/// The process as the kernel sees it. One a registry.
+pub(crate) struct Kernel {
+    /// The process's id; what tells a child that was forked behind the libc's back. Relaxed: set
+    /// before the first thread registers, and in a child that has but one thread.
+    pid: AtomicU32,
+    tasks: Tasks,
+    chain: Chain,
+    handler: Handler,
+    /// Cores that this process may use; 0 before it was asked. Relaxed: a hint.
+    cores: AtomicU32,
+}
+
+impl Kernel {
+    /// The process whose summonses `handler` takes.
+    pub(crate) const fn new(handler: Handler) -> Self {
+        Self {
+            handler,
+            pid: AtomicU32::new(0),
+            tasks: Tasks::new(),
+            chain: Chain::new(),
+            cores: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes acquaintance with the process, as early as there is a thread to register. Allocates.
+    pub(crate) fn meet_process(&self) {
+        if self.pid.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        self.tasks.open();
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        self.cores.store(cores, Ordering::Relaxed);
+        self.pid.store(raw::getpid(), Ordering::Relaxed);
+    }
+
+    /// Whether this is another process than the one that was met.
+    pub(crate) fn is_new_process(&self) -> bool {
+        let pid = self.pid.load(Ordering::Relaxed);
+        pid != 0 && pid != raw::getpid()
+    }
+
+    /// Starts afresh in a forked child.
+    pub(crate) fn meet_child(&self) {
+        self.tasks.forget();
+        self.tasks.open();
+        self.pid.store(raw::getpid(), Ordering::Relaxed);
+    }
+
+    /// Opens again what a program may have closed. Allocates if so, so it comes before anything is
+    /// frozen.
+    pub(crate) fn make_ready(&self) {
+        self.tasks.open();
+    }
+
+    pub(crate) fn cores(&self) -> usize {
+        self.cores.load(Ordering::Relaxed) as usize
+    }
+
+    /// Sees to it that a summons reaches our handler. The caller holds the round's lock.
+    pub(crate) fn confirm_handler(&self) -> Result<(), Errno> {
+        self.chain.confirm(self.handler)
+    }
+
+    /// Asks the thread `tid` to answer the round.
+    pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
+        signal::summon(self.pid.load(Ordering::Relaxed), tid, self.address())
+    }
+
+    /// Whether the signal at hand is a summons of ours.
+    ///
+    /// # Safety
+    ///
+    /// As [`signal::is_summons`].
+    pub(crate) unsafe fn is_summons(&self, info: *const libc::siginfo_t) -> bool {
+        // SAFETY: passed on from our caller.
+        unsafe { signal::is_summons(info, self.address()) }
+    }
+
+    /// Hands a signal that is none of ours to whom it belongs. Async-signal-safe.
+    pub(crate) fn pass_on(
+        &self,
+        signal: core::ffi::c_int,
+        info: *mut libc::siginfo_t,
+        context: *mut core::ffi::c_void,
+    ) {
+        self.chain.pass_on(signal, info, context);
+    }
+
+    /// How many threads the process has.
+    pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
+        self.tasks.count()
+    }
+
+    /// What to say of a count that is less than the threads that are known: no Linux has that.
+    pub(crate) fn implausible(&self) -> Errno {
+        Errno::from_raw(libc::ENOSYS)
+    }
+
+    /// Calls `found` with the id of each thread. The caller holds the round's lock.
+    pub(crate) fn for_each_thread(&self, found: impl FnMut(u32)) -> Result<(), Errno> {
+        self.tasks.for_each(found)
+    }
+
+    /// What kind of thread `tid` is; `None` where there is none of that id.
+    pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
+        self.tasks.kind(tid)
+    }
+
+    /// The name of the thread `tid`, where it can be read.
+    pub(crate) fn name(&self, tid: u32) -> Option<Comm> {
+        self.tasks.name(tid)
+    }
+
+    /// Whether the thread `tid` has ended. Needs no system call but futex.
+    pub(crate) fn is_dead(&self, tid: u32) -> bool {
+        super::futex::is_dead(tid)
+    }
+
+    /// What a summons carries, so that two copies of psx in one process tell theirs apart.
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+}

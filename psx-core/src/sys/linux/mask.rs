@@ -1,0 +1,60 @@
+//! The calling thread's signal mask, by the raw call: libc's own would leave out the signals that
+//! it keeps to itself, and 33 is one of them.
+
+use super::raw;
+use super::signal::SUMMONS;
+
+/// The signals 1 to 64, bit `n - 1` for signal `n`: the kernel's own form.
+type Set = u64;
+
+const fn only(signal: i32) -> Set {
+    1 << (signal - 1)
+}
+
+/// The mask that was in force; put back when dropped.
+#[derive(Debug)]
+pub(crate) struct Masked {
+    before: Set,
+}
+
+/// Blocks every signal but the summons: what a caller waiting its turn needs, since it must still
+/// answer another caller's summons, but must not run a handler of the program's.
+pub(crate) fn block_all_but_summons() -> Masked {
+    Masked {
+        before: change(libc::SIG_BLOCK, !only(SUMMONS)),
+    }
+}
+
+/// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.
+pub(crate) fn unblock_summons() {
+    change(libc::SIG_UNBLOCK, only(SUMMONS));
+}
+
+impl Masked {
+    /// Blocks the summons too.
+    pub(crate) fn block_summons(&self) {
+        change(libc::SIG_BLOCK, only(SUMMONS));
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        change(libc::SIG_SETMASK, self.before);
+    }
+}
+
+fn change(how: i32, set: Set) -> Set {
+    let mut before: Set = 0;
+    let args = [
+        how as usize,
+        &raw const set as usize,
+        &raw mut before as usize,
+        size_of::<Set>(),
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads one set and writes one, both ours; blocking a signal delays it and
+    // breaks nobody's memory.
+    let _ = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) };
+    before
+}

@@ -1,0 +1,16 @@
+//! The Linux side of the seam.
+
+pub(crate) mod clock;
+pub(crate) mod fatal;
+pub(crate) mod futex;
+pub(crate) mod hooks;
+mod kernel;
+pub(crate) mod mask;
+mod quota;
+pub(crate) mod raw;
+pub(crate) mod signal;
+pub(crate) mod sync;
+mod tasks;
+
+pub(crate) use kernel::Kernel;
+pub(crate) use quota::Quota;

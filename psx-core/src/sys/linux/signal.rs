@@ -1,0 +1,260 @@
+//! Signal 33: how a thread is summoned, and how everyone else who uses that number gets theirs.
+//!
+//! A summons is queued with `rt_tgsigqueueinfo` and carries a code that no other sender uses and
+//! the address of the registry that it is for. Whatever arrives without them belongs to the
+//! handler that was installed before ours. The kernel refuses positive codes and `SI_TKILL` from
+//! outside, but lets a process of the same user forge ours: that does no harm, since a thread
+//! answers only a round that has summoned its entry.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+
+use super::super::Refusal;
+use super::raw;
+use super::sync::{AtomicU32, Ordering, UnsafeCell};
+use crate::Errno;
+
+/// The one signal that libc's own functions never let a program block. glibc uses it for its own
+/// setxid broadcast, musl for thread cancellation.
+pub(crate) const SUMMONS: c_int = 33;
+
+/// The `si_code` of a summons: negative, as the kernel demands of a code from user space.
+const CODE: c_int = -0x0070_7378;
+
+/// A signal's information in the kernel's layout, as far as a queued signal uses it.
+#[repr(C)]
+struct Info {
+    signo: c_int,
+    errno: c_int,
+    code: c_int,
+    _align: c_int,
+    pid: u32,
+    uid: u32,
+    value: usize,
+    _rest: [u64; 12],
+}
+
+const _: () = assert!(size_of::<Info>() == 128);
+
+/// Queues a summons for the thread `tid` of this process, on behalf of the registry at `registry`.
+pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal> {
+    let info = Info {
+        signo: SUMMONS,
+        errno: 0,
+        code: CODE,
+        _align: 0,
+        pid,
+        uid: 0,
+        value: registry,
+        _rest: [0; 12],
+    };
+    let args = [
+        pid as usize,
+        tid as usize,
+        SUMMONS as usize,
+        &raw const info as usize,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads the information, which is ours. The signal goes to a thread of this
+    // process, where our handler is first in line (invariant I9).
+    match unsafe { raw::syscall(libc::SYS_rt_tgsigqueueinfo, args) } {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(match errno.raw() {
+            libc::EAGAIN => Refusal::Full,
+            libc::ESRCH => Refusal::Gone,
+            _ => Refusal::Denied(errno),
+        }),
+    }
+}
+
+/// Whether this is a summons by the registry at `registry`.
+///
+/// # Safety
+///
+/// `info` is what the kernel gave to a handler with `SA_SIGINFO`.
+pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, registry: usize) -> bool {
+    let info = info.cast::<Info>();
+    // SAFETY: the kernel's information is 128 bytes long, whatever kind of signal it is about.
+    unsafe { (*info).code == CODE && (*info).value == registry }
+}
+
+/// An action in the form that `rt_sigaction` takes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Action {
+    handler: usize,
+    flags: usize,
+    restorer: usize,
+    mask: u64,
+}
+
+const SA_RESTORER: usize = 0x0400_0000;
+
+/// `SA_ONSTACK` for programs with small stacks, `SA_RESTART` for the calls that the kernel can
+/// resume, a full mask so that nothing runs on top of a stopped thread.
+fn ours(handler: Handler) -> Action {
+    let flags = (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as usize;
+    #[cfg(target_arch = "x86_64")]
+    let (flags, restorer) = (flags | SA_RESTORER, restorer as *const () as usize);
+    #[cfg(not(target_arch = "x86_64"))]
+    let restorer = 0;
+    Action {
+        handler: handler as *const () as usize,
+        flags,
+        restorer,
+        mask: u64::MAX,
+    }
+}
+
+/// What a handler with `SA_SIGINFO` looks like.
+pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+// On x86_64 a handler returns into this. The instructions are exactly those by which unwinders and
+// debuggers recognise a signal frame.
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .text.psx_restorer,\"ax\",@progbits",
+    ".balign 16",
+    ".type psx_core_restorer,@function",
+    ".local psx_core_restorer",
+    "nop",
+    "psx_core_restorer:",
+    "mov $15, %rax",
+    "syscall",
+    ".size psx_core_restorer, . - psx_core_restorer",
+    ".popsection",
+    options(att_syntax)
+);
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    #[link_name = "psx_core_restorer"]
+    safe fn restorer();
+}
+
+fn sigaction(new: Option<&Action>) -> Result<Action, Errno> {
+    let mut old = Action {
+        handler: libc::SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
+    let args = [
+        SUMMONS as usize,
+        new.map_or(0, |new| ptr::from_ref(new) as usize),
+        &raw mut old as usize,
+        size_of::<u64>(),
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads one action and writes one, both ours. The new action's handler is
+    // async-signal-safe (docs/signal-safety.md) and its restorer is the one above.
+    unsafe { raw::syscall(libc::SYS_rt_sigaction, args) }?;
+    Ok(old)
+}
+
+/// How many different handlers can have been in our place before psx gives up: one for the libc,
+/// some for the program's own experiments.
+const CHAIN: usize = 8;
+
+/// Those who had signal 33 before us. In place, because a round may not allocate any more when it
+/// finds them, and never overwritten, because a handler may be reading.
+pub(super) struct Chain {
+    /// The actions found so far. The first `found` of them do not change any more (invariant I9).
+    actions: UnsafeCell<[Action; CHAIN]>,
+    /// How many. Touched only under the round's lock.
+    found: AtomicU32,
+    /// The one found last, plus one; 0 for none. Written under the round's lock (Release), read by
+    /// any thread's handler (Acquire).
+    latest: AtomicU32,
+}
+
+// SAFETY: see `actions`: an action is written under the round's lock before `latest` shows it, and
+// never again (invariant I9).
+unsafe impl Sync for Chain {}
+
+impl Chain {
+    pub(super) const fn new() -> Self {
+        const NONE: Action = Action {
+            handler: libc::SIG_DFL,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        };
+        Self {
+            actions: UnsafeCell::new([NONE; CHAIN]),
+            found: AtomicU32::new(0),
+            latest: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes sure that `handler` is the one that the kernel calls. glibc installs its own at the
+    /// first `pthread_create`, musl at the first `pthread_cancel`, a program when it likes.
+    ///
+    /// Only the holder of the round's lock calls this.
+    pub(super) fn confirm(&self, handler: Handler) -> Result<(), Errno> {
+        let ours = ours(handler);
+        let current = sigaction(None)?;
+        if current.handler == ours.handler {
+            return Ok(());
+        }
+        // Remembered first: from the next call on, signals for it come to us.
+        self.remember(current)?;
+        sigaction(Some(&ours)).map(drop)
+    }
+
+    /// A program that puts its handler back after each round takes one place, not many.
+    fn remember(&self, action: Action) -> Result<(), Errno> {
+        // Relaxed: written under the same lock.
+        let found = self.found.load(Ordering::Relaxed) as usize;
+        // SAFETY: those found so far are only read from now on.
+        let known = self.actions.with(|actions| unsafe {
+            (&*actions)[..found]
+                .iter()
+                .position(|known| *known == action)
+        });
+        let index = match known {
+            Some(index) => index,
+            None if found == CHAIN => return Err(Errno::from_raw(libc::ENOSPC)),
+            None => {
+                // SAFETY: no handler reads this one before `latest` shows it.
+                self.actions.with_mut(|actions| unsafe {
+                    (&raw mut (*actions)[found]).write(action);
+                });
+                self.found.store(found as u32 + 1, Ordering::Relaxed);
+                found
+            }
+        };
+        // Release pairs with the Acquire in `pass_on`.
+        self.latest.store(index as u32 + 1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Hands a signal that is not ours to the handler that was there before. Async-signal-safe.
+    ///
+    /// Where there was none, the signal ends here: the default action would end the program, and
+    /// any process of the same user could have sent it.
+    pub(super) fn pass_on(&self, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // Acquire pairs with the Release in `remember`.
+        let Some(index) = (self.latest.load(Ordering::Acquire) as usize).checked_sub(1) else {
+            return;
+        };
+        // SAFETY: shown by `latest`, so written and not changing any more (invariant I9).
+        let Action { handler, flags, .. } = self
+            .actions
+            .with(|actions| unsafe { (&raw const (*actions)[index]).read() });
+        if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+            return;
+        }
+        if flags & libc::SA_SIGINFO as usize == 0 {
+            // SAFETY: whoever installed this handler without SA_SIGINFO gave it this type.
+            let handler: extern "C" fn(c_int) = unsafe { core::mem::transmute(handler) };
+            handler(signal);
+        } else {
+            // SAFETY: whoever installed this handler with SA_SIGINFO gave it this type.
+            let handler: Handler = unsafe { core::mem::transmute(handler) };
+            handler(signal, info, context);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The seam between the protocol and what is below it. The protocol names neither libc nor loom:
+//! it is written against this module, which has two sides with the same items.
+//!
+//! - `linux`: real atomics, real futexes, signal 33, `/proc/self/task`.
+//! - `model` (under `cfg(psx_loom)`, built by psx-loom-tests alone): loom's atomics, and a kernel
+//!   that wakes spuriously, refuses summons and runs handlers at any point of interruption.
+//!
+//! | item | meaning |
+//! |---|---|
+//! | [`sync`] | atomics and [`sync::UnsafeCell`] |
+//! | [`futex`] | sleep on a word, wake its sleepers |
+//! | [`clock`] | the monotonic clock and [`clock::Deadline`] |
+//! | [`mask`] | which signals the calling thread takes |
+//! | [`Kernel`] | summons, the thread count, who is dead: what the kernel knows of this process |
+
+#[cfg(not(psx_loom))]
+#[path = "linux/mod.rs"]
+mod platform;
+#[cfg(psx_loom)]
+#[path = "model/mod.rs"]
+mod platform;
+
+pub(crate) use platform::*;
+
+use crate::Errno;
+
+/// Declares a constructor that is `const` on Linux, where it fills a `static`, and not in the
+/// model, whose atomics are made anew for each execution.
+macro_rules! const_on_linux {
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
+        #[cfg(not(psx_loom))]
+        $(#[$meta])* $vis const fn $($rest)*
+        #[cfg(psx_loom)]
+        $(#[$meta])* $vis fn $($rest)*
+    };
+}
+pub(crate) use const_on_linux;
+
+/// Why the kernel did not take a summons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is full (`EAGAIN`): not yet, which is not never.
+    Full,
+    /// There is no such thread in this process (`ESRCH`).
+    Gone,
+    /// Anything else: a security policy in the way.
+    Denied(Errno),
+}
+
+/// What a thread that is not registered turns out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has ended and can run nothing: a main thread that left by `pthread_exit`, say.
+    Dead,
+    /// An io_uring worker. It acts with the credentials of each request's submitter.
+    UringWorker,
+    /// Anything that may run with privileges of its own.
+    Missed,
+}

@@ -1,0 +1,52 @@
+//! What a round tells `tracing`: before it begins and after it is over, from the caller. Never in
+//! between, since a subscriber takes locks that a stopped thread may hold; never from a handler.
+
+use crate::broadcast::CallName;
+use crate::{Broadcast, Error, Report};
+
+#[cfg(feature = "tracing")]
+pub(crate) use tracing::Span;
+
+/// Opens the round's span.
+#[cfg(feature = "tracing")]
+pub(crate) fn begin(call: CallName, plan: &Broadcast) -> Span {
+    tracing::debug_span!(
+        "psx::round",
+        %call,
+        ?plan,
+        targets = tracing::field::Empty,
+        attempts = tracing::field::Empty,
+        outcome = tracing::field::Empty,
+    )
+}
+
+/// Says in the span how it went.
+#[cfg(feature = "tracing")]
+pub(crate) fn end(span: &Span, result: &Result<Report, Error>) {
+    match result {
+        Ok(report) => {
+            span.record("targets", report.threads() - 1);
+            span.record("attempts", report.attempts());
+            span.record("outcome", "committed");
+            tracing::debug!(parent: span, stopped = ?report.stopped(), "all threads made the call");
+            for divergent in report.divergent() {
+                tracing::warn!(parent: span, "{divergent}, the calling thread got {}", report.value());
+            }
+        }
+        Err(error) => {
+            span.record("outcome", "refused");
+            tracing::warn!(parent: span, "{error}");
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) struct Span;
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn begin(_: CallName, _: &Broadcast) -> Span {
+    Span
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn end(_: &Span, _: &Result<Report, Error>) {}
