@@ -133,7 +133,7 @@ fn room_for_threads() -> usize {
         .split(['/', ' '])
         .nth(4)
         .and_then(|count| count.parse().ok());
-    (limit - limit / 16).saturating_sub(alive.unwrap_or(1000))
+    (limit - limit / 4).saturating_sub(alive.unwrap_or(1000))
 }
 
 fn progress(op: &str, threads: usize, launch: usize, elapsed: Duration, budget: Duration) {
