@@ -11,31 +11,25 @@ use crate::support::{Case, Ending, Line, root};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("company::libc_setresuid", libc_setresuid)
-            .limit(Duration::from_secs(60))
-            .judge(|child| {
+        Case::new("company::libc_setresuid", libc_setresuid).limit(Duration::from_secs(60)).judge(
+            |child| {
                 child.inspect("done", |child| {
                     let tasks = child.tasks();
                     assert_eq!(tasks.len(), 6);
-                    let uids = if root().is_ok() {
-                        "0 65534 0 65534"
-                    } else {
-                        tasks[0].field("Uid")
-                    };
+                    let uids =
+                        if root().is_ok() { "0 65534 0 65534" } else { tasks[0].field("Uid") };
                     child.assert_all("Uid", uids);
                     child.assert_all("NoNewPrivs", "1");
                 });
                 assert_eq!(child.end(), Ending::Exited(0));
-            }),
+            },
+        ),
         #[cfg(feature = "tracing")]
-        Case::new(
-            "company::subscriber_that_locks_stdout",
-            spans::subscriber_that_locks_stdout,
-        )
-        .prepare(|command| {
-            command.stdout(std::process::Stdio::null());
-        })
-        .limit(Duration::from_secs(120)),
+        Case::new("company::subscriber_that_locks_stdout", spans::subscriber_that_locks_stdout)
+            .prepare(|command| {
+                command.stdout(std::process::Stdio::null());
+            })
+            .limit(Duration::from_secs(120)),
     ]
 }
 
@@ -50,11 +44,7 @@ fn libc_setresuid(line: &Line) {
     thread::scope(|scope| {
         scope.spawn(|| {
             for call in 0..CALLS {
-                let euid = if call % 2 == 1 && ruid == 0 {
-                    65534
-                } else {
-                    ruid
-                };
+                let euid = if call % 2 == 1 && ruid == 0 { 65534 } else { ruid };
                 // SAFETY: the call takes numbers; the other uids stay, so that none can fail.
                 assert_eq!(unsafe { libc::setresuid(!0, euid, !0) }, 0);
                 // So that rounds fall between as well as into the calls.

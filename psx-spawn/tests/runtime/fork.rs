@@ -15,11 +15,8 @@ const FORKS: usize = 100;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new(
-            "fork::each_child_makes_its_own_round",
-            each_child_makes_its_own_round,
-        )
-        .limit(Duration::from_secs(60)),
+        Case::new("fork::each_child_makes_its_own_round", each_child_makes_its_own_round)
+            .limit(Duration::from_secs(60)),
         Case::new("fork::commands_in_a_loop", commands_in_a_loop).limit(Duration::from_secs(60)),
         Case::new("fork::exec_in_a_loop", exec_in_a_loop).limit(Duration::from_secs(60)),
     ]
@@ -78,9 +75,7 @@ fn in_the_child(i: usize) -> Result<(), i32> {
         hold.wait();
         let both = both.map_err(|_| 4)?;
         (both == 2).then_some(()).ok_or(5)?;
-        (grown.join().map_err(|_| 6)? == 2000 + i)
-            .then_some(())
-            .ok_or(7)
+        (grown.join().map_err(|_| 6)? == 2000 + i).then_some(()).ok_or(7)
     })
 }
 
@@ -133,8 +128,7 @@ fn exec_in_a_loop(_: &Line) {
             hint::spin_loop();
         }
         let mut same = Command::new("/proc/self/exe");
-        same.args(env::args_os().skip(1))
-            .env(VARIABLE, (before + 1).to_string());
+        same.args(env::args_os().skip(1)).env(VARIABLE, (before + 1).to_string());
         panic!("{}", psx::process::exec(&mut same));
     };
     match before % 2 {
