@@ -1,9 +1,56 @@
-//! psx
+//! System calls on **every** thread of a Linux process at one instant, or on none.
+//!
+//! On Linux a privilege (uid, gid, groups, capabilities, `no_new_privs`, ...) belongs to a thread,
+//! and a call that gives it up does so for the calling thread alone. psx stops all threads, proves
+//! by the kernel's own count that none was missed, and then makes the call on each of them.
+//!
+//! ```
+//! use psx::thread; // in place of `use std::thread`
+//!
+//! # fn main() -> Result<(), psx::Error> {
+//! let worker = thread::spawn(|| {
+//!     // ...
+//! });
+//!
+//! // SAFETY: the call takes numbers only, and forbids new privileges, which nothing here needs.
+//! unsafe { psx::syscall6(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0, 0)? };
+//! # worker.join().unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`thread`] is `std::thread` whose threads are registered from birth to their last destructor.
+//!   Threads that other code starts call [`thread::adopt`].
+//! - [`syscall3`] and [`syscall6`] make one system call, by the strictest rules.
+//! - [`Broadcast`] sets the rules: the timeout, the [`Coverage`], what is done on [`Divergence`];
+//!   and it runs any async-signal-safe closure.
+//! - An [`Error`] says what stood in the way. Unless it is [`Error::Os`], no thread made the call.
+//!
+//! # What the program's threads notice
+//!
+//! Each is interrupted by a signal (33, which no program can block through its libc). Its `errno`,
+//! registers and signal mask stay as they were, and the kernel resumes most calls that it was
+//! blocked in: `read`, `recv`, `accept`, `wait4`, `fcntl(F_SETLKW)`, a futex without a timeout and
+//! so a [`Mutex`](std::sync::Mutex).
+//!
+//! Some calls the kernel never resumes, whatever the signal ([`signal(7)`]). They return `EINTR`,
+//! and a program that makes them has to repeat them: `nanosleep`, `clock_nanosleep`, `poll`,
+//! `ppoll`, `select`, `pselect6`, `epoll_wait` and `epoll_pwait`, a futex with a timeout, socket
+//! calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, `semop`, `semtimedop`, `msgsnd`, `msgrcv`,
+//! `pause`, `sigsuspend`, `rt_sigtimedwait`, `io_getevents`. std repeats its own, so that
+//! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
+//! [`park_timeout`](std::thread::park_timeout) take no notice; a socket with a timeout gives
+//! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted).
+//!
+//! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod thread;
+
+mod syscall;
 
 pub use psx_core::{
     Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report,
     Threads, threads,
 };
+pub use syscall::{syscall3, syscall6};

@@ -1,1 +1,84 @@
-//! thread
+//! `std::thread`, with every thread registered: `use psx::thread` in place of `use std::thread` is
+//! the only change that a program makes.
+//!
+//! [`spawn`], [`Builder`], [`scope`] and [`Scope`] do what std's items of the same name do, and
+//! start threads that psx covers from before their first line to after their last thread-local's
+//! destructor. [`adopt`] is psx's own. Everything else *is* std's, re-exported: a [`JoinHandle`] from
+//! here is one of std's.
+//!
+//! The thread that calls [`spawn`] or its like is registered on the way, as by [`adopt`], so that
+//! `main` needs no call.
+//!
+//! # Differences to std
+//!
+//! - No broadcast begins between the start of a thread and its registration; so a thread that
+//!   starts one waits while a broadcast is under way.
+//! - Starting a thread inside a broadcast's own closure fails with
+//!   [`Error::Reentrant`], as an [`io::Error`].
+
+mod builder;
+mod scope;
+
+use std::io;
+
+use psx_core::Passage;
+pub use std::thread::{
+    AccessError, JoinHandle, LocalKey, Result, ScopedJoinHandle, Thread, ThreadId,
+    available_parallelism, current, panicking, park, park_timeout, sleep, yield_now,
+};
+#[allow(
+    deprecated,
+    reason = "a program that still uses them shall not need another change"
+)]
+pub use std::thread::{park_timeout_ms, sleep_ms};
+
+pub use builder::{Builder, spawn};
+pub use scope::{Scope, scope};
+
+use crate::Error;
+
+/// Registers the calling thread until it exits; does nothing if it is registered already.
+///
+/// For threads that other code starts: a thread pool's start hook (tokio's `on_thread_start`,
+/// rayon's `start_handler`), a callback from another language, a library's own thread. Threads
+/// started by [`spawn`] and its like, and those that broadcast, need no call.
+///
+/// Make it the thread's first act. A broadcast that finds a thread unregistered tries again until
+/// its timeout, so that a newborn may be a moment late; then it fails with [`Error::Uncovered`].
+/// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread as it is.
+///
+/// # Errors
+///
+/// [`Error::Unregistrable`] if the C library has no room for the thread's exit hook, or the signal
+/// handler cannot be installed; [`Error::Reentrant`] inside a broadcast's own closure.
+///
+/// # Examples
+///
+/// ```
+/// let worker = std::thread::spawn(|| {
+///     psx::thread::adopt()?;
+///     // ...
+///     Ok::<(), psx::Error>(())
+/// });
+/// worker.join().unwrap()?;
+/// # Ok::<(), psx::Error>(())
+/// ```
+pub fn adopt() -> std::result::Result<(), Error> {
+    psx_core::adopt()
+}
+
+/// Prepares the birth of a thread that is to run `f`: its body, which registers the thread before
+/// it runs `f`, and the parent's passage, which must live until the thread has been started, or has
+/// failed to. Either way the ticket goes where the body goes: a body that is dropped gives it back.
+fn conceive<F, T>(f: F) -> io::Result<(Passage, impl FnOnce() -> T)>
+where
+    F: FnOnce() -> T,
+{
+    let passage = Passage::enter()?;
+    let ticket = passage.ticket()?;
+    let body = move || {
+        ticket.redeem();
+        f()
+    };
+    Ok((passage, body))
+}

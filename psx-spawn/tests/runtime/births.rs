@@ -1,0 +1,183 @@
+//! Threads started through `psx::thread`: that they are std's, and registered for their whole life.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::{process, thread as std_thread};
+
+use psx::thread::{self, Builder};
+
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, slack, tid};
+use crate::support::{Case, Ending, Line, procfs};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("births::std_programs_run_on_std", |_| on_std::program()),
+        Case::new("births::std_programs_run_on_psx", |_| {
+            on_psx::program();
+            assert_registered_alone();
+        }),
+        Case::new(
+            "births::every_way_to_spawn_registers",
+            every_way_to_spawn_registers,
+        )
+        .judge(|child| {
+            child.inspect("changed", |child| {
+                assert_eq!(child.tasks().len(), 6);
+                child.assert_all("NoNewPrivs", "1");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new(
+            "births::first_line_sees_the_last_round",
+            first_line_sees_the_last_round,
+        ),
+        Case::new("births::refused_by_the_system", refused_by_the_system),
+        Case::new("births::bad_name", bad_name),
+        Case::new("births::spawn_panics_where_std_does", spawn_panics).prepare(|command| {
+            command.env("RUST_MIN_STACK", NO_STACK.to_string());
+        }),
+        Case::new(
+            "births::spawning_thread_is_adopted",
+            spawning_thread_is_adopted,
+        ),
+    ]
+}
+
+/// One program, once on std and once on psx: nothing differs but the `use`.
+mod on_std {
+    use std::thread;
+    include!("program.in.rs");
+}
+mod on_psx {
+    use psx::thread;
+    include!("program.in.rs");
+}
+
+/// `psx::thread`'s functions have std's very signatures, and give out std's types.
+#[expect(dead_code, reason = "to compile is the test")]
+fn signatures<'scope, 'env: 'scope, F, G, T>(
+    handle: std_thread::JoinHandle<T>,
+) -> thread::JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    G: FnOnce() -> T + Send,
+    T: Send + 'static,
+{
+    let _ = [std_thread::spawn::<F, T>, thread::spawn::<F, T>];
+    let _: fn(Builder, F) -> std::io::Result<std_thread::JoinHandle<T>> = Builder::spawn;
+    let _: unsafe fn(Builder, G) -> std::io::Result<std_thread::JoinHandle<T>> =
+        Builder::spawn_unchecked;
+    let _: fn(&'scope thread::Scope<'scope, 'env>, F) -> std_thread::ScopedJoinHandle<'scope, T> =
+        thread::Scope::spawn;
+    handle
+}
+
+/// No ticket is outstanding, or else the round would end as `Busy`.
+fn assert_registered_alone() {
+    let slack = slack() + 1;
+    assert_eq!(
+        broadcast_slack(STRICT, slack).unwrap(),
+        procfs::tids(process::id()).len()
+    );
+}
+
+fn every_way_to_spawn_registers(line: &Line) {
+    thread::spawn(idle);
+    Builder::new().spawn(idle).unwrap();
+    // SAFETY: the thread borrows nothing.
+    unsafe { Builder::new().spawn_unchecked(idle).unwrap() };
+    let end = std::sync::Barrier::new(3);
+    thread::scope(|scope| {
+        scope.spawn(|| end.wait());
+        Builder::new().spawn_scoped(scope, || end.wait()).unwrap();
+        assert_eq!(broadcast_no_new_privs(STRICT), Ok(6));
+        line.show("changed");
+        end.wait();
+    });
+}
+
+/// A thread that is born while rounds run has what the last of them gave, and counts in the next.
+fn first_line_sees_the_last_round(_: &Line) {
+    for round in 1..200 {
+        broadcast_slack(STRICT, round).unwrap();
+        let (born, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        thread::scope(|scope| {
+            let newborn = scope.spawn(|| {
+                let first = slack();
+                born.wait();
+                go.wait();
+                (first, slack())
+            });
+            // No handshake first: the thread need not have run yet.
+            assert_eq!(broadcast_slack(STRICT, round + 1000), Ok(2));
+            born.wait();
+            go.wait();
+            let (first, second) = newborn.join().unwrap();
+            assert!(
+                first == round || first == round + 1000,
+                "{first} in round {round}"
+            );
+            assert_eq!(second, round + 1000);
+        });
+    }
+}
+
+/// More than any address space has, so that the system refuses the thread even to root.
+const NO_STACK: usize = 1 << 60;
+
+fn refused_by_the_system(_: &Line) {
+    for _ in 0..10 {
+        let refused = Builder::new()
+            .stack_size(NO_STACK)
+            .spawn(|| ())
+            .unwrap_err();
+        assert!(refused.raw_os_error().is_some(), "{refused}");
+    }
+    assert_registered_alone();
+    thread::scope(|scope| {
+        Builder::new()
+            .stack_size(NO_STACK)
+            .spawn_scoped(scope, || ())
+            .unwrap_err();
+    });
+    assert_registered_alone();
+    thread::spawn(|| ()).join().unwrap();
+    assert_registered_alone();
+}
+
+fn bad_name(_: &Line) {
+    let bad = || Builder::new().name("zero\0byte".into());
+    expect_panic(|| drop(bad().spawn(|| ())));
+    expect_panic(|| {
+        thread::scope(|scope| {
+            let _ = bad().spawn_scoped(scope, || ());
+        });
+    });
+    assert_registered_alone();
+}
+
+fn spawn_panics(_: &Line) {
+    let message = expect_panic(|| drop(thread::spawn(|| ())));
+    let as_std = expect_panic(|| drop(std_thread::spawn(|| ())));
+    assert_eq!(message, as_std);
+    assert_registered_alone();
+}
+
+/// Runs `f`, which must panic, past the case's hook that ends the process.
+fn expect_panic(f: impl FnOnce()) -> String {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    panic::set_hook(hook);
+    *result.unwrap_err().downcast::<String>().expect("a message")
+}
+
+fn spawning_thread_is_adopted(_: &Line) {
+    std_thread::spawn(|| {
+        let parent = tid();
+        assert!(psx::threads().iter().all(|thread| thread.tid() != parent));
+        thread::spawn(|| ()).join().unwrap();
+        assert!(psx::threads().iter().any(|thread| thread.tid() == parent));
+    })
+    .join()
+    .unwrap();
+}

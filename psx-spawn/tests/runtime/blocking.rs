@@ -1,0 +1,360 @@
+//! System calls that block, as bare numbers: those that the kernel never resumes after a signal's
+//! handler, whatever its flags, and those that it resumes under `SA_RESTART`. The lists are those
+//! of signal(7).
+
+use std::ffi::c_long;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use std::{mem, ptr};
+
+use psx::{Errno, thread};
+
+use crate::kernel::{idle, raw, tid};
+use crate::support::procfs;
+
+/// A call that blocks.
+pub(crate) struct Blocking {
+    pub(crate) name: &'static str,
+    nr: c_long,
+    args: [usize; 6],
+}
+
+impl Blocking {
+    fn new<const N: usize>(name: &'static str, nr: c_long, first_args: [usize; N]) -> Self {
+        let mut args = [0; 6];
+        args[..N].copy_from_slice(&first_args);
+        Self { name, nr, args }
+    }
+
+    /// Starts a thread and returns when it is blocked in this call.
+    pub(crate) fn start(&self) -> Blocked {
+        let (nr, args) = (self.nr, self.args);
+        let (returns, outcome) = mpsc::channel();
+        let starts = Arc::new(AtomicU32::new(0));
+        let started = Arc::clone(&starts);
+        thread::spawn(move || {
+            // A plain store, so that from here on the first call that blocks is the one in question.
+            starts.store(tid(), Ordering::Release);
+            // SAFETY: the tables below hand each call what it asks for, for good.
+            returns.send(unsafe { raw(nr, args) }).unwrap();
+            idle()
+        });
+        let tid = loop {
+            match started.load(Ordering::Acquire) {
+                0 => thread::yield_now(),
+                tid => break tid,
+            }
+        };
+        let mut blocked = Blocked {
+            tid,
+            call: String::new(),
+            outcome,
+        };
+        blocked.call = blocked.await_call(|_| true);
+        blocked
+    }
+}
+
+/// A thread that was seen blocked in a call.
+pub(crate) struct Blocked {
+    tid: u32,
+    /// The call's number and arguments, as /proc shows them.
+    call: String,
+    outcome: mpsc::Receiver<Result<usize, Errno>>,
+}
+
+impl Blocked {
+    /// Waits until the thread is in the same call, with the same arguments, as at first: it has
+    /// left psx's handler, and the call goes on.
+    pub(crate) fn await_resumption(&self) {
+        self.await_call(|call| call == self.call);
+    }
+
+    pub(crate) fn has_returned(&self) -> bool {
+        !matches!(self.outcome.try_recv(), Err(mpsc::TryRecvError::Empty))
+    }
+
+    /// What the call returned, once it has.
+    pub(crate) fn outcome(&self) -> Result<usize, Errno> {
+        self.outcome.recv().expect("the thread outlives its call")
+    }
+
+    fn await_call(&self, is_it: impl Fn(&str) -> bool) -> String {
+        loop {
+            match procfs::blocked_in(process::id(), self.tid) {
+                Some(call) if is_it(&call) => return call,
+                _ => thread::yield_now(),
+            }
+        }
+    }
+}
+
+/// The address of a value that stays for good.
+fn leak<T>(value: T) -> usize {
+    &raw mut *Box::leak(Box::new(value)) as usize
+}
+
+/// Beyond any case's limit.
+const MINUTE: libc::timespec = libc::timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
+const MINUTE_IN_MS: usize = 60_000;
+
+/// System V semaphores and queues outlive their process, unless it removes them.
+pub(crate) struct SystemV {
+    semaphores: i32,
+    empty_queue: i32,
+    full_queue: i32,
+}
+
+impl SystemV {
+    pub(crate) fn new() -> Self {
+        // SAFETY: numbers, and messages that outlive the calls.
+        unsafe {
+            let full_queue = libc::msgget(libc::IPC_PRIVATE, 0o600);
+            let message = leak((1_i64, [0_u8; 1024])) as *const _;
+            while libc::msgsnd(full_queue, message, 1024, libc::IPC_NOWAIT) == 0 {}
+            Self {
+                semaphores: libc::semget(libc::IPC_PRIVATE, 1, 0o600),
+                empty_queue: libc::msgget(libc::IPC_PRIVATE, 0o600),
+                full_queue,
+            }
+        }
+    }
+}
+
+impl Drop for SystemV {
+    fn drop(&mut self) {
+        // SAFETY: numbers.
+        unsafe {
+            libc::semctl(self.semaphores, 0, libc::IPC_RMID);
+            for queue in [self.empty_queue, self.full_queue] {
+                libc::msgctl(queue, libc::IPC_RMID, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// The calls that return `EINTR` after any handler.
+///
+/// What older architectures have as calls of their own newer ones make of others: there is no
+/// `poll`, `select`, `epoll_wait` or `pause` on aarch64.
+pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
+    let minute = || leak(MINUTE);
+    let take_one = || {
+        leak(libc::sembuf {
+            sem_num: 0,
+            sem_op: -1,
+            sem_flg: 0,
+        })
+    };
+    let semaphores = system_v.semaphores as usize;
+    let (full_queue, empty_queue) = (system_v.full_queue as usize, system_v.empty_queue as usize);
+    let message = || leak((1_i64, [0_u8; 1024]));
+    let no_signals = || leak(0_u64);
+    let epoll = || {
+        // SAFETY: a number.
+        (unsafe { libc::epoll_create1(0) }) as usize
+    };
+    let event = || leak(libc::epoll_event { events: 0, u64: 0 });
+    let monotonic = libc::CLOCK_MONOTONIC as usize;
+    let limit = Some(Duration::from_secs(60));
+    let (receiver, peer) = UnixStream::pair().unwrap();
+    let (sender, full) = full_pair();
+    receiver.set_read_timeout(limit).unwrap();
+    sender.set_write_timeout(limit).unwrap();
+    // Closed peers would end the calls.
+    mem::forget((peer, full));
+    vec![
+        Blocking::new("nanosleep", libc::SYS_nanosleep, [minute()]),
+        Blocking::new(
+            "clock_nanosleep",
+            libc::SYS_clock_nanosleep,
+            [monotonic, 0, minute()],
+        ),
+        #[cfg(target_arch = "x86_64")]
+        Blocking::new("poll", libc::SYS_poll, [0, 0, MINUTE_IN_MS]),
+        Blocking::new("ppoll", libc::SYS_ppoll, [0, 0, minute(), 0, 8]),
+        #[cfg(target_arch = "x86_64")]
+        Blocking::new("select", libc::SYS_select, [0, 0, 0, 0, minute()]),
+        Blocking::new("pselect6", libc::SYS_pselect6, [0, 0, 0, 0, minute(), 0]),
+        #[cfg(target_arch = "x86_64")]
+        Blocking::new(
+            "epoll_wait",
+            libc::SYS_epoll_wait,
+            [epoll(), event(), 1, MINUTE_IN_MS],
+        ),
+        Blocking::new(
+            "epoll_pwait",
+            libc::SYS_epoll_pwait,
+            [epoll(), event(), 1, MINUTE_IN_MS, 0, 8],
+        ),
+        Blocking::new(
+            "futex, timeout",
+            libc::SYS_futex,
+            [leak(0_u32), FUTEX_WAIT, 0, minute()],
+        ),
+        Blocking::new(
+            "recv, SO_RCVTIMEO",
+            libc::SYS_recvfrom,
+            [fd(receiver), leak(0_u8), 1],
+        ),
+        Blocking::new(
+            "send, SO_SNDTIMEO",
+            libc::SYS_sendto,
+            [fd(sender), leak(0_u8), 1],
+        ),
+        Blocking::new("semop", libc::SYS_semop, [semaphores, take_one(), 1]),
+        Blocking::new(
+            "semtimedop",
+            libc::SYS_semtimedop,
+            [semaphores, take_one(), 1, minute()],
+        ),
+        Blocking::new("msgrcv", libc::SYS_msgrcv, [empty_queue, message(), 1024]),
+        Blocking::new("msgsnd", libc::SYS_msgsnd, [full_queue, message(), 1024]),
+        #[cfg(target_arch = "x86_64")]
+        Blocking::new("pause", libc::SYS_pause, []),
+        Blocking::new("sigsuspend", libc::SYS_rt_sigsuspend, [no_signals(), 8]),
+        Blocking::new(
+            "rt_sigtimedwait",
+            libc::SYS_rt_sigtimedwait,
+            [no_signals(), 0, minute(), 8],
+        ),
+    ]
+}
+
+const FUTEX_WAIT: usize = libc::FUTEX_WAIT as usize;
+const FUTEX_WAKE: usize = libc::FUTEX_WAKE as usize;
+
+/// A call that goes on as if nothing had been, until it is fulfilled.
+pub(crate) struct Resumed {
+    pub(crate) call: Blocking,
+    pub(crate) fulfil: Box<dyn FnOnce()>,
+    /// What the call then returns, where that can be foretold.
+    pub(crate) value: Option<usize>,
+}
+
+impl Resumed {
+    fn new(call: Blocking, value: Option<usize>, fulfil: impl FnOnce() + 'static) -> Self {
+        Self {
+            call,
+            fulfil: Box::new(fulfil),
+            value,
+        }
+    }
+}
+
+/// The calls that `SA_RESTART` resumes.
+pub(crate) fn resumed() -> Vec<Resumed> {
+    let (pipe_out, mut pipe_in) = pipe();
+    let (receiver, mut peer) = UnixStream::pair().unwrap();
+    let (writer, mut drain) = full_pair();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let word = leak(0_u32);
+    #[expect(clippy::zombie_processes, reason = "the blocked wait4 is for it")]
+    let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = cat.id() as usize;
+    let (locked, wanted) = locked_file();
+    let lock_args = [fd(wanted), libc::F_SETLKW as usize, leak(whole_file())];
+
+    vec![
+        Resumed::new(
+            Blocking::new("read", libc::SYS_read, [fd(pipe_out), leak(0_u8), 1]),
+            Some(1),
+            move || pipe_in.write_all(&[1]).unwrap(),
+        ),
+        Resumed::new(
+            Blocking::new("recv", libc::SYS_recvfrom, [fd(receiver), leak(0_u8), 1]),
+            Some(1),
+            move || peer.write_all(&[1]).unwrap(),
+        ),
+        Resumed::new(
+            Blocking::new("write", libc::SYS_write, [fd(writer), leak(0_u8), 1]),
+            Some(1),
+            move || {
+                drain.read_exact(&mut vec![0; 64 * 1024]).unwrap();
+                mem::forget(drain);
+            },
+        ),
+        Resumed::new(
+            Blocking::new("accept", libc::SYS_accept4, [fd(listener)]),
+            None,
+            move || mem::forget(TcpStream::connect(address).unwrap()),
+        ),
+        Resumed::new(
+            Blocking::new("futex", libc::SYS_futex, [word, FUTEX_WAIT, 0]),
+            Some(0),
+            move || {
+                // SAFETY: the word stays for good.
+                let woken = unsafe { raw(libc::SYS_futex, [word, FUTEX_WAKE, 1, 0, 0, 0]) };
+                assert_eq!(woken, Ok(1));
+            },
+        ),
+        Resumed::new(
+            Blocking::new("wait4", libc::SYS_wait4, [pid]),
+            Some(pid),
+            move || {
+                drop(cat.stdin.take());
+            },
+        ),
+        Resumed::new(
+            Blocking::new("fcntl, F_SETLKW", libc::SYS_fcntl, lock_args),
+            Some(0),
+            move || drop(locked),
+        ),
+    ]
+}
+
+/// A descriptor that stays open for good.
+fn fd(owner: impl IntoRawFd) -> usize {
+    owner.into_raw_fd() as usize
+}
+
+fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: a place for two descriptors, which belong to nobody else.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
+    }
+}
+
+/// A socket whose next send blocks, and its peer.
+fn full_pair() -> (UnixStream, UnixStream) {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    while ours.write(&[0; 4096]).is_ok() {}
+    ours.set_nonblocking(false).unwrap();
+    (ours, theirs)
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: plain numbers, of which all zero is a request for the whole file.
+    let mut request: libc::flock = unsafe { mem::zeroed() };
+    request.l_type = libc::F_WRLCK as i16;
+    request
+}
+
+/// A file locked through the first of two descriptions, so that a lock through the second blocks
+/// until the first is closed. Only locks of the kind that belong to a description, not to a
+/// process, stand in this process's own way.
+fn locked_file() -> (File, File) {
+    // SAFETY: a C string, and a new descriptor that belongs to nobody else.
+    let locked =
+        unsafe { File::from_raw_fd(libc::memfd_create(c"locked".as_ptr(), libc::MFD_CLOEXEC)) };
+    let path = format!("/proc/self/fd/{}", locked.as_raw_fd());
+    let wanted = File::options().read(true).write(true).open(path).unwrap();
+    // SAFETY: a request that outlives the call.
+    let result = unsafe { libc::fcntl(locked.as_raw_fd(), libc::F_OFD_SETLK, &whole_file()) };
+    assert_eq!(result, 0);
+    (locked, wanted)
+}

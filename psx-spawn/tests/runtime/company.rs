@@ -1,0 +1,129 @@
+//! What else stops threads, takes locks and prints in a process.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use psx::thread;
+
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, slack, start_idlers};
+use crate::support::{Case, Ending, Line, root};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("company::libc_setresuid", libc_setresuid)
+            .needs(root)
+            .limit(Duration::from_secs(60))
+            .judge(|child| {
+                child.inspect("done", |child| {
+                    assert_eq!(child.tasks().len(), 6);
+                    child.assert_all("Uid", "0 65534 0 65534");
+                    child.assert_all("NoNewPrivs", "1");
+                });
+                assert_eq!(child.end(), Ending::Exited(0));
+            }),
+        #[cfg(feature = "tracing")]
+        Case::new(
+            "company::subscriber_that_locks_stdout",
+            spans::subscriber_that_locks_stdout,
+        )
+        .prepare(|command| {
+            command.stdout(std::process::Stdio::null());
+        })
+        .limit(Duration::from_secs(60)),
+    ]
+}
+
+/// The libc's own broadcast, by the same signal where the libc is glibc.
+fn libc_setresuid(line: &Line) {
+    const CALLS: u32 = 200;
+    start_idlers(4);
+    let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let end = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for call in 0..CALLS {
+                let euid = if call % 2 == 0 { 0 } else { 65534 };
+                // SAFETY: the call takes numbers; the saved uid stays 0, so that none can fail.
+                assert_eq!(unsafe { libc::setresuid(!0, euid, !0) }, 0);
+                // So that rounds fall between as well as into the calls.
+                let seen = rounds.load(Ordering::Relaxed);
+                while call % 10 == 0 && rounds.load(Ordering::Relaxed) == seen {
+                    std::hint::spin_loop();
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            end.wait();
+        });
+        while !done.load(Ordering::Relaxed) {
+            let round = rounds.fetch_add(1, Ordering::Relaxed) + 1;
+            assert_eq!(broadcast_slack(STRICT, round), Ok(6));
+            assert_eq!(slack(), round);
+        }
+        assert!(rounds.load(Ordering::Relaxed) >= CALLS as usize / 10);
+        broadcast_no_new_privs(STRICT).unwrap();
+        line.show("done");
+        end.wait();
+    });
+}
+
+#[cfg(feature = "tracing")]
+mod spans {
+    use std::io::{self, Write};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    static SPANS: AtomicUsize = AtomicUsize::new(0);
+
+    /// Holds the lock of stdout while it writes, as a subscriber that prints does.
+    struct Printing;
+
+    impl Subscriber for Printing {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, span: &Attributes<'_>) -> Id {
+            writeln!(io::stdout().lock(), "span {span:?}").unwrap();
+            Id::from_u64(SPANS.fetch_add(1, Ordering::Relaxed) as u64 + 1)
+        }
+
+        fn record(&self, _: &Id, values: &Record<'_>) {
+            writeln!(io::stdout().lock(), "record {values:?}").unwrap();
+        }
+
+        fn event(&self, event: &Event<'_>) {
+            writeln!(io::stdout().lock(), "event {event:?}").unwrap();
+        }
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn enter(&self, _: &Id) {
+            writeln!(io::stdout().lock(), "enter").unwrap();
+        }
+
+        fn exit(&self, _: &Id) {
+            writeln!(io::stdout().lock(), "exit").unwrap();
+        }
+    }
+
+    pub(super) fn subscriber_that_locks_stdout(_: &Line) {
+        const ROUNDS: usize = 1000;
+        tracing::subscriber::set_global_default(Printing).unwrap();
+        for printer in 0..8 {
+            thread::spawn(move || {
+                for line in 0_u64.. {
+                    println!("printer {printer}, line {line}");
+                }
+            });
+        }
+        for round in 1..=ROUNDS {
+            assert_eq!(broadcast_slack(STRICT, round), Ok(9));
+        }
+        let spans = SPANS.load(Ordering::Relaxed);
+        assert!(spans >= ROUNDS, "{spans} spans of {ROUNDS} rounds");
+    }
+}

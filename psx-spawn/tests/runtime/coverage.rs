@@ -1,0 +1,176 @@
+//! Threads that a round misses or cannot stop: it names them, and changes nothing.
+
+use std::sync::mpsc;
+use std::thread as std_thread;
+use std::time::{Duration, Instant};
+
+use psx::{Coverage, Error, Threads, thread};
+
+use crate::kernel::{
+    STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
+    start_idlers, tid,
+};
+use crate::support::{Case, Ending, Line};
+
+/// Shorter than the default, for rounds that must fail.
+const SHORT: Duration = Duration::from_millis(300);
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("coverage::stranger_is_named", stranger_is_named).judge(|child| {
+            child.inspect("uncovered", |child| {
+                assert_eq!(child.tasks().len(), 4);
+                child.assert_all("NoNewPrivs", "0");
+            });
+            child.inspect("registered", |child| {
+                for task in child.tasks() {
+                    let expected = if task.name() == "stranger" { "0" } else { "1" };
+                    assert_eq!(task.field("NoNewPrivs"), expected, "{}", task.name());
+                }
+            });
+            child.inspect("adopted", |child| child.assert_all("NoNewPrivs", "1"));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new(
+            "coverage::stranger_is_not_interrupted",
+            stranger_is_not_interrupted,
+        ),
+        Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named)
+            .alone()
+            .judge(|child| {
+                child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
+                child.inspect("unblocked", |child| child.assert_all("NoNewPrivs", "0"));
+                assert_eq!(child.end(), Ending::Exited(0));
+            }),
+        Case::new("coverage::thousand_threads", |line| {
+            start_idlers(1000);
+            assert_eq!(broadcast_no_new_privs(STRICT), Ok(1001));
+            line.show("changed");
+        })
+        .judge(|child| {
+            child.inspect("changed", |child| {
+                assert_eq!(child.tasks().len(), 1001);
+                child.assert_all("NoNewPrivs", "1");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+    ]
+}
+
+#[track_caller]
+fn assert_named(threads: &Threads, tid: u32, name: &str) {
+    let [thread] = &**threads else {
+        panic!("one thread, not {threads}")
+    };
+    assert_eq!((thread.tid(), thread.name()), (tid, name));
+}
+
+fn stranger_is_named(line: &Line) {
+    start_idlers(2);
+    let (adopt, adopts) = mpsc::channel();
+    let (answer, answers) = mpsc::channel();
+    let stranger = move || {
+        answer.send(tid()).unwrap();
+        adopts.recv().unwrap();
+        for _ in 0..2 {
+            thread::adopt().unwrap();
+        }
+        answer.send(tid()).unwrap();
+        idle()
+    };
+    std_thread::Builder::new()
+        .name("stranger".into())
+        .spawn(stranger)
+        .unwrap();
+    let stranger = answers.recv().unwrap();
+
+    let refused = broadcast_no_new_privs(STRICT.timeout(SHORT)).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains(&format!("{stranger} (stranger)")),
+        "{refused}"
+    );
+    let Error::Uncovered(missed) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_named(&missed, stranger, "stranger");
+    line.show("uncovered");
+
+    let lenient = STRICT.coverage(Coverage::Registered);
+    assert_eq!(broadcast_no_new_privs(lenient), Ok(3));
+    line.show("registered");
+
+    adopt.send(()).unwrap();
+    answers.recv().unwrap();
+    assert_eq!(broadcast_no_new_privs(STRICT), Ok(4));
+    line.show("adopted");
+}
+
+/// A signal would end the sleep early, as `signals::never_resumed` shows for registered threads.
+fn stranger_is_not_interrupted(_: &Line) {
+    start_idlers(1);
+    let (asleep, sleeps) = mpsc::channel();
+    let stranger = std_thread::spawn(move || {
+        let second = libc::timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        asleep.send(()).unwrap();
+        // SAFETY: a time that outlives the call.
+        unsafe { libc::nanosleep(&second, std::ptr::null_mut()) }
+    });
+    sleeps.recv().unwrap();
+    while !stranger.is_finished() {
+        broadcast_slack(STRICT.coverage(Coverage::Registered), 7).unwrap();
+    }
+    assert_eq!(stranger.join().unwrap(), 0);
+}
+
+fn blocked_thread_is_named(line: &Line) {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    start_idlers(2);
+    let (unblock, unblocks) = mpsc::channel::<()>();
+    let (answer, answers) = mpsc::channel();
+    let deaf = move || {
+        set_signal_mask(!0);
+        answer.send(tid()).unwrap();
+        unblocks.recv().unwrap();
+        set_signal_mask(0);
+        answer.send(tid()).unwrap();
+        for () in unblocks {
+            answer.send(slack() as u32).unwrap();
+        }
+    };
+    thread::Builder::new()
+        .name("deaf".into())
+        .spawn(deaf)
+        .unwrap();
+    let deaf = answers.recv().unwrap();
+    let other = Teller::start(slack);
+
+    for _ in 0..2 {
+        let start = Instant::now();
+        let refused = broadcast_no_new_privs(STRICT.timeout(TIMEOUT)).unwrap_err();
+        let took = start.elapsed();
+        assert!(
+            took >= TIMEOUT && took <= TIMEOUT + Duration::from_millis(100),
+            "{took:?}"
+        );
+        let Error::Unreachable(missed) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_named(&missed, deaf, "deaf");
+    }
+    line.show("unreachable");
+
+    // The summonses of the rounds above are delivered now.
+    unblock.send(()).unwrap();
+    answers.recv().unwrap();
+    line.show("unblocked");
+
+    assert_eq!(broadcast_slack(STRICT, 123), Ok(5));
+    unblock.send(()).unwrap();
+    assert_eq!(answers.recv().unwrap(), 123);
+    assert_eq!(other.tell(), 123);
+}

@@ -1,0 +1,31 @@
+//! What psx promises, tried on real processes: each case in one of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod births;
+mod blocking;
+mod calls;
+mod churn;
+mod company;
+mod coverage;
+mod fork;
+mod kernel;
+mod runner;
+mod signals;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let concerns = [
+        runner::cases(),
+        births::cases(),
+        calls::cases(),
+        coverage::cases(),
+        churn::cases(),
+        fork::cases(),
+        signals::cases(),
+        company::cases(),
+    ];
+    support::main(concerns.into_iter().flatten().collect())
+}
