@@ -45,12 +45,14 @@
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod privileges;
 pub mod thread;
 
 mod syscall;
 
+pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
+
 pub use psx_core::{
-    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report,
-    Threads, threads,
+    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Threads,
 };
 pub use syscall::{syscall3, syscall6};
