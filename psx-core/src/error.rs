@@ -44,8 +44,8 @@ impl fmt::Display for Error {
             Self::Unreachable(threads) => write!(
                 f,
                 "nothing changed: {} did not stop in time: {threads}; look for a blocked signal \
-                 33, a vfork that has not reached its exec, or a debugger, then try again or raise \
-                 the timeout",
+                 33, a vfork that has not reached its exec, a debugger, or a full signal queue \
+                 (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
@@ -150,5 +150,59 @@ impl From<Error> for io::Error {
             Error::Uncovered(_) | Error::Unprovable(_) => io::ErrorKind::Other,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NamedThread;
+    use crate::report::Comm;
+
+    fn thread(tid: u32, name: &str) -> NamedThread {
+        let mut comm = Comm::default();
+        comm.0[..name.len()].copy_from_slice(name.as_bytes());
+        NamedThread { tid, name: comm }
+    }
+
+    #[test]
+    fn errors_name_the_threads_and_say_what_to_do() {
+        let foreign = Error::Uncovered([thread(4711, "jemalloc_bg_thd")].into_iter().collect());
+        let text = foreign.to_string();
+        assert!(text.starts_with("nothing changed: 1 thread"), "{text}");
+        assert!(text.contains("4711 (jemalloc_bg_thd)"), "{text}");
+        assert!(
+            text.contains("adopt()") && !text.contains("io_uring"),
+            "{text}"
+        );
+
+        let both = [thread(1, "iou-sqp-9"), thread(2, "x")]
+            .into_iter()
+            .collect();
+        let text = Error::Uncovered(both).to_string();
+        assert!(
+            text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("close the ring") && text.contains("adopt()"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn errors_keep_the_kernels_number_as_io_errors() {
+        let refused = io::Error::from(Error::Os(Errno::from_raw(1)));
+        assert_eq!(refused.raw_os_error(), Some(1));
+        let late = io::Error::from(Error::Unreachable(Threads::from_iter([])));
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(late.get_ref().is_some_and(|source| source.is::<Error>()));
+    }
+
+    #[test]
+    fn names_are_read_up_to_what_is_readable() {
+        assert_eq!(Comm::default().as_str(), "?");
+        assert_eq!(Comm(*b"exactly16bytes!!").as_str(), "exactly16bytes!!");
+        assert_eq!(Comm(*b"ab\xff\0\0\0\0\0\0\0\0\0\0\0\0\0").as_str(), "ab");
     }
 }

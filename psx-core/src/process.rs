@@ -268,12 +268,13 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let saved = unsafe { *errno };
+    // Whoever sent the signal: a thread whose entry is summoned stops at the first that reaches it,
+    // so that signals from elsewhere, queued before the summons, do not hold a round up.
+    if let Some(me) = current() {
+        REGISTRY.answer(me);
+    }
     // SAFETY: the kernel calls this handler with SA_SIGINFO.
-    if unsafe { REGISTRY.kernel.is_summons(info) } {
-        if let Some(me) = current() {
-            REGISTRY.answer(me);
-        }
-    } else if !PASSING_ON.replace(true) {
+    if unsafe { !REGISTRY.kernel.is_summons(info) } && !PASSING_ON.replace(true) {
         REGISTRY.kernel.pass_on(signal, info, context);
         PASSING_ON.set(false);
     }

@@ -24,6 +24,7 @@
 //! - [`syscall3`] and [`syscall6`] make one system call, by the strictest rules.
 //! - [`Broadcast`] sets the rules: the timeout, the [`Coverage`], what is done on [`Divergence`];
 //!   and it runs any async-signal-safe closure.
+//! - [`process::exec`] replaces the program without falling into a round.
 //! - An [`Error`] says what stood in the way. Unless it is [`Error::Os`], no thread made the call.
 //!
 //! # What the program's threads notice
@@ -46,6 +47,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod privileges;
+pub mod process;
 pub mod thread;
 
 mod syscall;

@@ -141,3 +141,55 @@ impl Drop for Closed<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+    use std::sync::mpsc;
+
+    #[test]
+    fn it_closes_only_when_every_pass_is_back() {
+        let gate = Gate::new();
+        let pass = gate.enter();
+        let another = pass.another();
+        drop(pass);
+        assert!(
+            gate.close(Deadline::after(Duration::from_millis(1)))
+                .is_none()
+        );
+        drop(another);
+        assert!(
+            gate.close(Deadline::after(Duration::from_millis(1)))
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn it_is_open_again_after_a_close_that_gave_up() {
+        let gate = Gate::new();
+        let pass = gate.enter();
+        assert!(gate.close(Deadline::after(Duration::ZERO)).is_none());
+        drop(gate.enter());
+        drop(pass);
+    }
+
+    #[test]
+    fn nobody_enters_while_it_is_closed() {
+        let gate = Gate::new();
+        let closed = gate.close(Deadline::after(Duration::from_secs(5)));
+        let (entered, enters) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _pass = gate.enter();
+                entered.send(()).unwrap();
+            });
+            while gate.word.load(Ordering::Relaxed) & WANTED == 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(enters.try_recv(), Err(mpsc::TryRecvError::Empty));
+            drop(closed);
+            assert_eq!(enters.recv(), Ok(()));
+        });
+    }
+}

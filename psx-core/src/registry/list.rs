@@ -117,7 +117,7 @@ impl List {
     /// # Safety
     ///
     /// Until the iterator is gone, the list does not change.
-    unsafe fn walk<'l>(&'l self) -> impl Iterator<Item = &'l Entry> {
+    unsafe fn walk(&self) -> impl Iterator<Item = &Entry> {
         // SAFETY: ours to read, by our caller's promise.
         let mut next = self.head.with(|head| unsafe { *head });
         core::iter::from_fn(move || {

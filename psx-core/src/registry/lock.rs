@@ -66,3 +66,40 @@ impl Lock {
         self.state.store(FREE, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    #[test]
+    fn it_gives_up_at_the_limit_and_is_no_worse_for_it() {
+        let lock = Lock::new();
+        lock.acquire();
+        assert!(!lock.try_acquire(Limit::For(Duration::from_millis(1))));
+        lock.release();
+        assert!(lock.try_acquire(Limit::For(Duration::from_millis(1))));
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let (lock, count) = (Lock::new(), core::cell::Cell::new(0));
+        /// Shared among threads that take turns by the lock.
+        struct Shared<'a>(&'a Lock, &'a core::cell::Cell<u32>);
+        // SAFETY: the cell is touched only under the lock: this is the test.
+        unsafe impl Sync for Shared<'_> {}
+        let shared = &Shared(&lock, &count);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        shared.0.acquire();
+                        shared.1.set(shared.1.get() + 1);
+                        shared.0.release();
+                    }
+                });
+            }
+        });
+        assert_eq!(count.get(), 40_000);
+    }
+}

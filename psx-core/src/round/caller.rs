@@ -8,6 +8,7 @@
 use core::fmt::Write;
 use core::time::Duration;
 
+use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::roster::Array;
 use super::word::{Phase, State};
@@ -65,6 +66,13 @@ struct Committed {
     stopped: Duration,
 }
 
+/// How many threads there are: registered, and by the kernel's count (0 where it has none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) registered: usize,
+    pub(super) all: usize,
+}
+
 /// What an attempt leaves behind for the caller to free, once nobody waits for it any more.
 #[derive(Default)]
 struct Debris {
@@ -106,6 +114,7 @@ impl Registry {
                 plan,
                 call,
                 deadline,
+                seen,
             };
             let attempt = leader.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
@@ -151,23 +160,21 @@ impl Registry {
         }
     }
 
-    /// How many threads there are: registered, and in all.
-    fn census(&self) -> (usize, usize) {
-        (self.list.len(), self.kernel.thread_count().unwrap_or(0))
+    pub(super) fn census(&self) -> Census {
+        Census {
+            registered: self.list.len(),
+            all: self.kernel.thread_count().unwrap_or(0),
+        }
     }
 
-    fn lay_out(
-        &self,
-        (registered, all): (usize, usize),
-        debris: &mut Debris,
-    ) -> Result<Ledger, NoMemory> {
-        let room = registered.max(all) + STRANGERS;
+    fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
+        let room = seen.registered.max(seen.all) + STRANGERS;
         debris.array = self.round.roster.larger(room)?;
         Ledger::for_threads(room)
     }
 
     /// Waits for a thread to be born, adopted or gone, with the gate open and nobody stopped.
-    fn await_change(&self, seen: (usize, usize), deadline: Deadline) {
+    fn await_change(&self, seen: Census, deadline: Deadline) {
         let mut nap = Duration::from_micros(50);
         while self.census() == seen && !deadline.passed() {
             clock::sleep(nap);
@@ -210,6 +217,8 @@ struct Leader<'r> {
     plan: &'r Broadcast,
     call: Call<'r>,
     deadline: Deadline,
+    /// How many threads there were just before.
+    seen: Census,
 }
 
 impl Leader<'_> {
@@ -234,7 +243,7 @@ impl Leader<'_> {
             return Err(Setback::NoRoom);
         }
         if self.plan.coverage == Coverage::Require {
-            self.registry.let_leavers_vanish();
+            self.registry.let_leavers_vanish(self.seen);
         }
 
         self.me.engage();
@@ -415,8 +424,8 @@ impl<'a> Gathering<'a> {
                 .wait(Limit::At(self.deadline.sooner(look)), self.spins)
         {
             refused = false;
-            self.summon_refused(&mut quota)?;
-            gone += self.count_dead(Standing::Summoned, Standing::Gone, &round.arrivals);
+            gone += self.summon_refused(&mut quota)?;
+            gone += self.count_gone(|tid| kernel.is_dead(tid));
             if self.deadline.passed() {
                 if self.give_up(ledger) {
                     return Err(Setback::Late);
@@ -431,8 +440,10 @@ impl<'a> Gathering<'a> {
     }
 
     /// Sends again what the kernel did not take, having made room for it where that is allowed.
-    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<(), Setback> {
+    /// Returns how many of the threads turned out to have ended.
+    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, Setback> {
         let Registry { kernel, round, .. } = self.registry;
+        let mut gone = 0;
         for claim in round.roster.refused(self.epoch) {
             let mut sent = kernel.summon(claim.tid);
             if sent == Err(Refusal::Full) && quota.is_none() {
@@ -440,23 +451,35 @@ impl<'a> Gathering<'a> {
                 sent = kernel.summon(claim.tid);
             }
             match sent {
-                // Counted by `count_dead`.
-                Ok(()) | Err(Refusal::Gone) => {}
+                Ok(()) => {}
                 Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
+                Err(Refusal::Gone) => gone += self.count_gone(|tid| tid == claim.tid),
                 Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
             }
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    /// Counts those who have ended without answering.
+    fn count_gone(&self, is_dead: impl Fn(u32) -> bool) -> usize {
+        let arrivals = &self.registry.round.arrivals;
+        self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
     }
 
     /// Counts down for threads that have ended where they stood; returns how many there were.
-    fn count_dead(&self, from: Standing, to: Standing, latch: &super::Latch) -> usize {
+    fn count_dead(
+        &self,
+        from: Standing,
+        to: Standing,
+        latch: &Latch,
+        is_dead: impl Fn(u32) -> bool,
+    ) -> usize {
         let mut dead = 0;
         for entry in self
             .targets()
             .filter(|entry| entry.stands(self.epoch, from))
         {
-            if self.registry.kernel.is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
+            if is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
                 latch.count_down(self.epoch);
                 dead += 1;
             }
@@ -487,7 +510,7 @@ impl<'a> Gathering<'a> {
         if stopped == 0 {
             return;
         }
-        let round = &self.registry.round;
+        let Registry { kernel, round, .. } = self.registry;
         round.completions.arm(self.epoch, stopped);
         round.word.publish(State {
             epoch: self.epoch,
@@ -496,7 +519,13 @@ impl<'a> Gathering<'a> {
         round.word.wake_all();
         let mut look = FIRST_LOOK;
         while !round.completions.wait(Limit::For(look), self.spins) {
-            let fallen = self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions);
+            let is_dead = |tid| kernel.is_dead(tid);
+            let fallen = self.count_dead(
+                Standing::Arrived,
+                Standing::Fallen,
+                &round.completions,
+                is_dead,
+            );
             *casualties |= fallen > 0;
             look = (look * 2).min(LAST_LOOK);
         }

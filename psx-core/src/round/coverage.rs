@@ -10,7 +10,7 @@
 //! there before and after the count is read again, a count of stopped + caller + `n` leaves room
 //! for nobody else.
 
-use super::caller::Setback;
+use super::caller::{Census, Setback};
 use super::ledger::{Finding, Ledger};
 use crate::registry::{Closed, Entry, Registry};
 use crate::report::{Comm, Outcome};
@@ -81,15 +81,15 @@ impl Registry {
 
     /// Gives threads that have left the list a moment to leave the process too, before anybody is
     /// stopped for a proof that could only fail. Called with the gate closed.
-    pub(super) fn let_leavers_vanish(&self) {
+    pub(super) fn let_leavers_vanish(&self, mut seen: Census) {
         const LOOKS: usize = 32;
         let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
-        let expected = self.list.len() + bystanders;
         for _ in 0..LOOKS {
-            match self.kernel.thread_count() {
-                Ok(count) if count > expected => crate::sys::sync::yield_now(),
-                _ => return,
+            if seen.all <= self.list.len() + bystanders {
+                return;
             }
+            crate::sys::sync::yield_now();
+            seen = self.census();
         }
     }
 }

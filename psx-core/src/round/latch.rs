@@ -81,3 +81,29 @@ impl Latch {
         }
     }
 }
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    const SOON: Limit = Limit::For(Duration::from_millis(1));
+
+    #[test]
+    fn it_opens_when_all_have_counted_down() {
+        let (latch, epoch) = (Latch::new(), Epoch::default().next());
+        latch.arm(epoch, 2);
+        latch.count_down(epoch);
+        assert!(!latch.wait(SOON, 0));
+        latch.count_down(epoch);
+        assert!(latch.wait(SOON, 0));
+    }
+
+    #[test]
+    fn a_late_thread_counts_down_nothing() {
+        let (latch, early) = (Latch::new(), Epoch::default().next());
+        latch.arm(early.next(), 1);
+        latch.count_down(early);
+        assert!(!latch.wait(SOON, 0));
+    }
+}

@@ -188,3 +188,69 @@ impl Drop for Roster {
         }
     }
 }
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+
+    fn laid_out(tids: &[u32]) -> (Roster, Epoch) {
+        let (roster, epoch) = (Roster::new(), Epoch::default().next());
+        let array = roster.larger(tids.len()).unwrap();
+        assert!(roster.install(array).is_none());
+        let count = roster.lay_out(epoch, tids.iter().copied());
+        roster.open(epoch, count);
+        (roster, epoch)
+    }
+
+    fn claimed(roster: &Roster, epoch: Epoch) -> Vec<u32> {
+        let mut tids: Vec<_> = core::iter::from_fn(|| roster.claim(epoch))
+            .map(|claim| claim.tid)
+            .collect();
+        tids.sort_unstable();
+        tids
+    }
+
+    #[test]
+    fn each_target_is_claimed_once() {
+        let tids: Vec<u32> = (1..=100).collect();
+        let (roster, epoch) = laid_out(&tids);
+        assert_eq!(claimed(&roster, epoch), tids);
+        assert_eq!(roster.claim(epoch), None);
+    }
+
+    #[test]
+    fn nothing_is_claimed_in_another_round_or_after_the_end() {
+        let (roster, epoch) = laid_out(&[1, 2]);
+        assert_eq!(roster.claim(epoch.next()), None);
+        roster.close(epoch);
+        assert_eq!(roster.claim(epoch), None);
+    }
+
+    #[test]
+    fn a_refused_target_is_handed_out_once_more() {
+        let (roster, epoch) = laid_out(&[7, 8]);
+        let claim = roster.claim(epoch).unwrap();
+        roster.refuse(epoch, claim);
+        assert_eq!(roster.refused(epoch).collect::<Vec<_>>(), [claim]);
+        assert_eq!(roster.refused(epoch).count(), 0);
+    }
+
+    #[test]
+    fn a_late_refusal_does_not_mark_the_next_round() {
+        let (roster, epoch) = laid_out(&[7]);
+        let claim = roster.claim(epoch).unwrap();
+        let next = epoch.next();
+        roster.lay_out(next, [7].into_iter());
+        roster.refuse(epoch, claim);
+        assert_eq!(roster.refused(next).count(), 0);
+    }
+
+    #[test]
+    fn a_smaller_array_does_not_replace_a_larger_one() {
+        let (roster, _) = laid_out(&[1]);
+        let (small, large) = (roster.larger(100).unwrap(), roster.larger(1_000).unwrap());
+        assert!(roster.install(large).is_none());
+        assert!(roster.install(small).is_some());
+        assert_eq!(roster.capacity(), 1_024);
+    }
+}

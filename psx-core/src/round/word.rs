@@ -8,7 +8,7 @@ use crate::sys::sync::{AtomicU32, Ordering, spin_hint};
 /// The number of a round's attempt. Whatever a thread does in a round, it does under the epoch
 /// that it saw at the start, so that a late thread can do no harm to the next one. It wraps after
 /// half a billion attempts: a thread would have to be late by that many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(u32);
 
 impl Epoch {
@@ -124,5 +124,25 @@ impl Word {
             }
             futex::wait(&self.state, seen.pack(), Limit::Never);
         }
+    }
+}
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_the_word() {
+        let epoch = Epoch((1 << Epoch::BITS) - 1);
+        for phase in [Phase::Released, Phase::Gathering, Phase::Committed] {
+            let state = State { epoch, phase };
+            assert_eq!(State::unpack(state.pack()), state);
+        }
+    }
+
+    #[test]
+    fn epochs_wrap_past_never() {
+        assert_eq!(Epoch((1 << Epoch::BITS) - 1).next(), Epoch(1));
+        assert_ne!(Epoch::default().next(), Epoch::default());
     }
 }

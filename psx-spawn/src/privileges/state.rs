@@ -80,6 +80,18 @@ pub fn threads() -> io::Result<Vec<ThreadPrivileges>> {
 }
 
 impl ThreadPrivileges {
+    /// The thread's kernel id.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.thread.tid()
+    }
+
+    /// The thread's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.thread.name()
+    }
+
     fn read(thread: NamedThread) -> io::Result<Option<Self>> {
         let path = format!("/proc/self/task/{}/status", thread.tid());
         match fs::read_to_string(path) {

@@ -1,6 +1,7 @@
 //! Threads started through `psx::thread`: that they are std's, and registered for their whole life.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Barrier, mpsc};
 use std::{process, thread as std_thread};
 
 use psx::thread::{self, Builder};
@@ -85,7 +86,7 @@ fn every_way_to_spawn_registers(line: &Line) {
     Builder::new().spawn(idle).unwrap();
     // SAFETY: the thread borrows nothing.
     unsafe { Builder::new().spawn_unchecked(idle).unwrap() };
-    let end = std::sync::Barrier::new(3);
+    let end = Barrier::new(3);
     thread::scope(|scope| {
         scope.spawn(|| end.wait());
         Builder::new().spawn_scoped(scope, || end.wait()).unwrap();
@@ -99,7 +100,7 @@ fn every_way_to_spawn_registers(line: &Line) {
 fn first_line_sees_the_last_round(_: &Line) {
     for round in 1..200 {
         broadcast_slack(STRICT, round).unwrap();
-        let (born, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        let (born, go) = (Barrier::new(2), Barrier::new(2));
         thread::scope(|scope| {
             let newborn = scope.spawn(|| {
                 let first = slack();
@@ -172,12 +173,27 @@ fn expect_panic(f: impl FnOnce()) -> String {
 }
 
 fn spawning_thread_is_adopted(_: &Line) {
-    std_thread::spawn(|| {
-        let parent = tid();
-        assert!(psx::threads().iter().all(|thread| thread.tid() != parent));
-        thread::spawn(|| ()).join().unwrap();
-        assert!(psx::threads().iter().any(|thread| thread.tid() == parent));
-    })
-    .join()
-    .unwrap();
+    let is_registered = |tid| {
+        psx::threads()
+            .unwrap()
+            .iter()
+            .any(|thread| thread.tid() == tid)
+    };
+    let step = &Barrier::new(2);
+    std_thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        scope.spawn(move || {
+            tell.send(tid()).unwrap();
+            step.wait();
+            thread::spawn(|| ()).join().unwrap();
+            step.wait();
+            step.wait();
+        });
+        let parent = told.recv().unwrap();
+        assert!(!is_registered(parent));
+        step.wait();
+        step.wait();
+        assert!(is_registered(parent));
+        step.wait();
+    });
 }

@@ -284,25 +284,28 @@ const ROUNDS_IN_PHASE: usize = 50;
 
 /// Each caller broadcasts a name of its own; whenever they pause, all threads bear one of them.
 fn four_callers(line: &Line) {
-    let pause = Barrier::new(CALLERS + 1);
+    // Reached when all are there, and twice for each pause.
+    let meet = Barrier::new(CALLERS + 1);
     thread::scope(|scope| {
         for caller in 0..CALLERS {
-            let pause = &pause;
+            let meet = &meet;
             scope.spawn(move || {
                 let name = CString::new(format!("caller-{caller}")).unwrap();
+                meet.wait();
                 for _ in 0..PHASES {
                     for _ in 0..ROUNDS_IN_PHASE {
                         assert_eq!(broadcast_name(STRICT, &name), Ok(CALLERS + 1));
                     }
-                    pause.wait();
-                    pause.wait();
+                    meet.wait();
+                    meet.wait();
                 }
             });
         }
+        meet.wait();
         for _ in 0..PHASES {
-            pause.wait();
+            meet.wait();
             line.show("paused");
-            pause.wait();
+            meet.wait();
         }
     });
 }

@@ -1,6 +1,7 @@
 //! Processes that are made while rounds run.
 
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread as std_thread;
 use std::time::Duration;
@@ -64,7 +65,7 @@ fn fork_many() {
 fn in_the_child(i: usize) -> Result<(), i32> {
     let alone = broadcast_slack(STRICT, 1000 + i).map_err(|_| 1)?;
     (alone == 1 && slack() == 1000 + i).then_some(()).ok_or(2)?;
-    let hold = std::sync::Barrier::new(2);
+    let hold = Barrier::new(2);
     thread::scope(|scope| {
         let grown = thread::Builder::new()
             .spawn_scoped(scope, || {
@@ -84,14 +85,15 @@ fn in_the_child(i: usize) -> Result<(), i32> {
 
 /// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec.
 fn commands_in_a_loop(_: &Line) {
-    let done = AtomicBool::new(false);
+    let (done, end) = (AtomicBool::new(false), Barrier::new(2));
     thread::scope(|scope| {
-        let starter = scope.spawn(|| {
+        scope.spawn(|| {
             for _ in 0..200 {
                 let status = Command::new("true").stdin(Stdio::null()).status().unwrap();
                 assert!(status.success(), "{status}");
             }
             done.store(true, Ordering::Relaxed);
+            end.wait();
         });
         let mut rounds = 0;
         while !done.load(Ordering::Relaxed) {
@@ -99,6 +101,6 @@ fn commands_in_a_loop(_: &Line) {
             assert_eq!(broadcast_slack(STRICT, rounds), Ok(2));
         }
         assert!(rounds > 1, "no round while a command was started");
-        starter.join().unwrap();
+        end.wait();
     });
 }

@@ -242,3 +242,60 @@ impl Write for Path {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKER: &str = "(iou-wrk-4711) S 1 1 1 0 -1 4210768 0 0";
+
+    fn kind_of(rest: &str) -> Kind {
+        classify(format!("4712 {rest}").as_bytes())
+    }
+
+    #[test]
+    fn threads_are_told_apart_by_state_flags_and_name() {
+        assert_eq!(kind_of("(main) Z 1 1 1 0 -1 4210764 0"), Kind::Dead);
+        assert_eq!(kind_of("(main) S 1 1 1 0 -1 4194304 0"), Kind::Missed);
+        assert_eq!(kind_of(WORKER), Kind::UringWorker);
+        assert_eq!(kind_of(&WORKER.replace("wrk", "sqp")), Kind::Missed);
+        assert_eq!(kind_of(&WORKER.replace("4210768", "4210752")), Kind::Missed);
+    }
+
+    #[test]
+    fn a_name_cannot_pose_as_another_field() {
+        assert_eq!(kind_of("(a) Z 1 1 1 0) S 1 1 1 0 -1 0 0"), Kind::Missed);
+        assert_eq!(kind_of("(iou-wrk-1) Z) R 1 1 1 0 -1 0 0"), Kind::Missed);
+        assert_eq!(classify(b"nonsense"), Kind::Missed);
+        assert_eq!(classify(b""), Kind::Missed);
+    }
+
+    #[test]
+    fn a_path_that_does_not_fit_is_refused() {
+        let mut path = Path {
+            bytes: [0; 32],
+            length: 0,
+        };
+        assert!(write!(path, "{}/stat", u32::MAX).is_ok());
+        assert!(write!(path, "{}", "x".repeat(32)).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_that_became_something_else_is_noticed() {
+        let tasks = Tasks::new();
+        tasks.open();
+        assert!(tasks.count().is_ok_and(|count| count >= 1));
+        let fd = tasks
+            .directory()
+            .map(|directory| directory.fd)
+            .unwrap_or_default();
+        let other = open_at(libc::AT_FDCWD as usize, c"/", libc::O_DIRECTORY).unwrap_or_default();
+        // SAFETY: puts the root directory in place of our own descriptor.
+        unsafe { raw::syscall(libc::SYS_dup3, [other, fd, 0, 0, 0, 0]) }.unwrap();
+        assert_eq!(tasks.count().map_err(Errno::raw), Err(libc::EBADF));
+        tasks.open();
+        assert!(tasks.count().is_ok(), "opened anew");
+        close(fd);
+        close(other);
+    }
+}

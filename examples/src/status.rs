@@ -1,0 +1,169 @@
+//! What the kernel says about each thread's privileges, in `/proc/PID/task/TID/status`.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::str::FromStr;
+use std::{fs, io, process};
+
+/// One thread, as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadStatus {
+    /// The kernel's id of the thread.
+    pub tid: u32,
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// What it may do.
+    pub credentials: Credentials,
+}
+
+/// What the kernel lets a thread do, as far as the examples look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Real, effective, saved and filesystem user id.
+    pub uids: [u32; 4],
+    /// Real, effective, saved and filesystem group id.
+    pub gids: [u32; 4],
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+    /// The effective capabilities, one bit each.
+    pub effective: u64,
+    /// Whether an exec can no longer raise any of these.
+    pub no_new_privs: bool,
+}
+
+/// Every thread of this process, in the order of `/proc`, which is the order of their birth as
+/// long as thread ids have not wrapped.
+///
+/// # Errors
+///
+/// Where `/proc` cannot be read or does not look as documented in [`proc_pid_status(5)`].
+///
+/// [`proc_pid_status(5)`]: https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
+pub fn of_this_process() -> io::Result<Vec<ThreadStatus>> {
+    of_process(process::id())
+}
+
+/// Every thread of the process `pid`; one that ends while the list is read is left out.
+///
+/// # Errors
+///
+/// As [`of_this_process`]; also where there is no such process.
+pub fn of_process(pid: u32) -> io::Result<Vec<ThreadStatus>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        match read(&entry?.path().join("status")) {
+            Err(e) if is_gone(&e) => {}
+            status => threads.push(status?),
+        }
+    }
+    Ok(threads)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn read(path: &Path) -> io::Result<ThreadStatus> {
+    let text = fs::read(path)?;
+    parse(&String::from_utf8_lossy(&text)).map_err(|field| {
+        let message = format!("{} has no readable field {field}", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+/// Reads the text of one status file, or names the field that is missing or unreadable.
+fn parse(text: &str) -> Result<ThreadStatus, &'static str> {
+    let value = |field: &'static str| {
+        let rest = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        rest.map(str::trim).ok_or(field)
+    };
+    let numbers = |field| {
+        let words = value(field)?.split_whitespace();
+        words
+            .map(u32::from_str)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| field)
+    };
+    let four = |field| <[u32; 4]>::try_from(numbers(field)?).map_err(|_| field);
+    Ok(ThreadStatus {
+        tid: value("Pid")?.parse().map_err(|_| "Pid")?,
+        name: value("Name")?.to_owned(),
+        credentials: Credentials {
+            uids: four("Uid")?,
+            gids: four("Gid")?,
+            groups: numbers("Groups")?,
+            effective: u64::from_str_radix(value("CapEff")?, 16).map_err(|_| "CapEff")?,
+            no_new_privs: value("NoNewPrivs")? != "0",
+        },
+    })
+}
+
+impl Credentials {
+    /// The column headings that [`cells`](Self::cells) go under.
+    pub const HEADINGS: [&str; 5] = ["uids", "gids", "groups", "CapEff", "NoNewPrivs"];
+
+    /// The values as `/proc` shows them, but four equal ids as one.
+    #[must_use]
+    pub fn cells(&self) -> [String; 5] {
+        [
+            ids(&self.uids),
+            ids(&self.gids),
+            if self.groups.is_empty() {
+                "none".to_owned()
+            } else {
+                spaced(&self.groups)
+            },
+            format!("{:016x}", self.effective),
+            u8::from(self.no_new_privs).to_string(),
+        ]
+    }
+}
+
+fn ids(four: &[u32; 4]) -> String {
+    if four.iter().all(|id| *id == four[0]) {
+        four[0].to_string()
+    } else {
+        spaced(four)
+    }
+}
+
+fn spaced<T: Display>(values: &[T]) -> String {
+    values
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Name:\tread 1\nUmask:\t0022\nTgid:\t7\nPid:\t9\nUid:\t0\t1\t2\t3\n\
+        Gid:\t65534\t65534\t65534\t65534\nGroups:\t4 20 \nCapInh:\t0\nCapEff:\t000001fffeffffff\n\
+        NoNewPrivs:\t1\n";
+
+    #[test]
+    fn a_status_file_is_read_whole() {
+        let status = parse(STATUS).expect("every field is there");
+        assert_eq!((status.tid, status.name.as_str()), (9, "read 1"));
+        let cells = status.credentials.cells();
+        assert_eq!(cells, ["0 1 2 3", "65534", "4 20", "000001fffeffffff", "1"]);
+    }
+
+    #[test]
+    fn a_missing_or_odd_field_is_named() {
+        assert_eq!(parse(&STATUS.replace("CapEff", "CapFoo")), Err("CapEff"));
+        assert_eq!(parse(&STATUS.replace("0\t1\t2\t3", "0\t1\t2")), Err("Uid"));
+    }
+
+    #[test]
+    fn this_process_is_listed_with_the_calling_thread() {
+        // SAFETY: gettid takes nothing and only returns a number.
+        let me = unsafe { libc::gettid() }.cast_unsigned();
+        let threads = of_this_process().expect("/proc can be read");
+        assert!(threads.iter().any(|thread| thread.tid == me));
+    }
+}
