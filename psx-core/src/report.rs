@@ -21,7 +21,6 @@ use crate::Errno;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "under Divergence::Report the report alone says which threads got another result"]
 pub struct Report {
     pub(crate) value: usize,
     pub(crate) threads: usize,

@@ -215,6 +215,45 @@ impl Privileges {
         self
     }
 
+    /// Sets the real group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().real_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn real_gid(mut self, gid: u32) -> Self {
+        self.gid.0[0] = Some(gid);
+        self
+    }
+
+    /// Sets the effective group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().effective_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn effective_gid(mut self, gid: u32) -> Self {
+        self.gid.0[1] = Some(gid);
+        self
+    }
+
+    /// Sets the saved group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().saved_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn saved_gid(mut self, gid: u32) -> Self {
+        self.gid.0[2] = Some(gid);
+        self
+    }
+
     /// Sets the user id: real, effective and saved. Needs `CAP_SETUID`, unless it is one of the
     /// three already.
     ///
@@ -228,6 +267,45 @@ impl Privileges {
     #[doc(alias = "setuid")]
     pub fn uid(mut self, uid: u32) -> Self {
         self.uid = ThreeIds([Some(uid); 3]);
+        self
+    }
+
+    /// Sets the real user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().real_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn real_uid(mut self, uid: u32) -> Self {
+        self.uid.0[0] = Some(uid);
+        self
+    }
+
+    /// Sets the effective user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().effective_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn effective_uid(mut self, uid: u32) -> Self {
+        self.uid.0[1] = Some(uid);
+        self
+    }
+
+    /// Sets the saved user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().saved_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn saved_uid(mut self, uid: u32) -> Self {
+        self.uid.0[2] = Some(uid);
         self
     }
 
