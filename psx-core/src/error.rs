@@ -79,10 +79,7 @@ impl fmt::Display for Error {
             ),
             Self::Step(error) => error.fmt(f),
             Self::Unregistrable(errno) => {
-                write!(
-                    f,
-                    "nothing changed: this thread could not be registered with psx: {errno}"
-                )
+                write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
             }
         }
     }
@@ -171,23 +168,12 @@ mod tests {
         let text = foreign.to_string();
         assert!(text.starts_with("nothing changed: 1 thread"), "{text}");
         assert!(text.contains("4711 (jemalloc_bg_thd)"), "{text}");
-        assert!(
-            text.contains("adopt()") && !text.contains("io_uring"),
-            "{text}"
-        );
+        assert!(text.contains("adopt()") && !text.contains("io_uring"), "{text}");
 
-        let both = [thread(1, "iou-sqp-9"), thread(2, "x")]
-            .into_iter()
-            .collect();
+        let both = [thread(1, "iou-sqp-9"), thread(2, "x")].into_iter().collect();
         let text = Error::Uncovered(both).to_string();
-        assert!(
-            text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"),
-            "{text}"
-        );
-        assert!(
-            text.contains("close the ring") && text.contains("adopt()"),
-            "{text}"
-        );
+        assert!(text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"), "{text}");
+        assert!(text.contains("close the ring") && text.contains("adopt()"), "{text}");
     }
 
     #[test]

@@ -60,12 +60,8 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::Unregistrable)?;
     }
-    EXIT_HOOK
-        .install(on_thread_exit)
-        .map_err(Error::Unregistrable)?;
-    EXIT_HOOK
-        .arm((&raw const *entry).cast())
-        .map_err(Error::Unregistrable)?;
+    EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
+    EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
     entry.belongs_to(tid, REGISTRY.kernel.name(tid));
     mask::unblock_summons();
@@ -131,10 +127,7 @@ pub fn threads() -> Result<Vec<NamedThread>, Error> {
             if entry.tid() != Entry::NOBODY {
                 complete &= threads.len() < room;
                 if complete {
-                    threads.push(NamedThread {
-                        tid: entry.tid(),
-                        name: entry.name(),
-                    });
+                    threads.push(NamedThread { tid: entry.tid(), name: entry.name() });
                 }
             }
         });
@@ -201,11 +194,7 @@ impl Passage {
             unsafe { REGISTRY.gate.enter_beside() }
         };
         me.begin_passage();
-        Ok(Self {
-            me,
-            pass,
-            not_send: PhantomData,
-        })
+        Ok(Self { me, pass, not_send: PhantomData })
     }
 
     /// The ticket for one thread about to be started.
@@ -215,10 +204,7 @@ impl Passage {
     /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
     /// lack it.
     pub fn ticket(&self) -> Result<Ticket, Error> {
-        Ok(Ticket {
-            entry: allocate()?,
-            pass: self.pass.another(),
-        })
+        Ok(Ticket { entry: allocate()?, pass: self.pass.another() })
     }
 }
 

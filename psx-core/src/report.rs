@@ -209,11 +209,7 @@ pub(crate) struct Comm(pub(crate) [u8; 16]);
 
 impl Comm {
     pub(crate) fn as_str(&self) -> &str {
-        let end = self
-            .0
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(self.0.len());
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         let text = match std::str::from_utf8(&self.0[..end]) {
             Ok(text) => text,
             Err(e) => std::str::from_utf8(&self.0[..e.valid_up_to()]).unwrap_or_default(),

@@ -38,7 +38,7 @@
 //! and a program that makes them has to repeat them: `nanosleep`, `clock_nanosleep`, `poll`,
 //! `ppoll`, `select`, `pselect6`, `epoll_wait` and `epoll_pwait`, a futex with a timeout, socket
 //! calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, `semop`, `semtimedop`, `msgsnd`, `msgrcv`,
-//! `pause`, `sigsuspend`, `rt_sigtimedwait`, `io_getevents`. std repeats its own, so that
+//! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own, so that
 //! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
 //! [`park_timeout`](std::thread::park_timeout) take no notice; a socket with a timeout gives
 //! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted).

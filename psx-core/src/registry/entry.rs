@@ -114,8 +114,7 @@ impl Entry {
     /// Says how the thread stands in the round of `epoch`. For the caller, before it announces the
     /// round: the Release of the announcement makes it seen.
     pub(crate) fn summon(&self, epoch: Epoch) {
-        self.standing
-            .store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
+        self.standing.store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
     }
 
     /// Goes from one standing to another in the round of `epoch`, or returns `false` where the
@@ -156,8 +155,7 @@ impl Entry {
             // round has been committed, which is ours to begin (invariant I6).
             Some(self.outcome.with(|cell| unsafe { *cell }))
         } else {
-            self.stands(epoch, Standing::Fallen)
-                .then_some(Outcome::Died)
+            self.stands(epoch, Standing::Fallen).then_some(Outcome::Died)
         }
     }
 
@@ -178,14 +176,12 @@ impl Entry {
 
     /// The thread begins to start another.
     pub(crate) fn begin_passage(&self) {
-        self.passages
-            .store(self.passages.load(Relaxed) + 1, Relaxed);
+        self.passages.store(self.passages.load(Relaxed) + 1, Relaxed);
     }
 
     /// It has started it.
     pub(crate) fn end_passage(&self) {
-        self.passages
-            .store(self.passages.load(Relaxed) - 1, Relaxed);
+        self.passages.store(self.passages.load(Relaxed) - 1, Relaxed);
     }
 
     /// How many threads it is in the middle of starting: so many passes of its own are out.

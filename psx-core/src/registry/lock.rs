@@ -30,11 +30,7 @@ impl Lock {
     /// meantime.
     #[must_use = "without the lock nothing that it protects may be touched"]
     pub(crate) fn try_acquire(&self, limit: Limit) -> bool {
-        if self
-            .state
-            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-        {
+        if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return true;
         }
         let mut over = false;

@@ -22,10 +22,6 @@ use crate::sys::sync::Ordering;
 use crate::sys::{Quota, Refusal, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
-/// How often a waiting thread looks before it sleeps, where there is a core for each: the order of
-/// a wake-up's cost.
-const SPINS: u32 = 2_000;
-
 /// After how long a waiting caller looks for refused summonses and dead threads, at first; then
 /// twice as long each time, up to the second.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -104,35 +100,16 @@ impl Registry {
             self.kernel.make_ready();
             let seen = self.census();
             let mut debris = Debris::default();
-            let mut ledger = self
-                .lay_out(seen, &mut debris)
-                .map_err(|_| Error::OutOfMemory)?;
+            let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
-            let leader = Leader {
-                registry: self,
-                me,
-                plan,
-                call,
-                deadline,
-                seen,
-            };
+            let leader = Leader { registry: self, me, plan, call, deadline, seen };
             let attempt = leader.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
 
             let setback = match attempt {
-                Ok(Committed {
-                    value,
-                    threads,
-                    stopped,
-                }) => {
+                Ok(Committed { value, threads, stopped }) => {
                     let divergent = ledger.divergent();
-                    return Ok(Report {
-                        value,
-                        threads,
-                        divergent,
-                        attempts,
-                        stopped,
-                    });
+                    return Ok(Report { value, threads, divergent, attempts, stopped });
                 }
                 Err(setback) => setback,
             };
@@ -161,10 +138,7 @@ impl Registry {
     }
 
     pub(super) fn census(&self) -> Census {
-        Census {
-            registered: self.list.len(),
-            all: self.kernel.thread_count().unwrap_or(0),
-        }
+        Census { registered: self.list.len(), all: self.kernel.thread_count().unwrap_or(0) }
     }
 
     fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
@@ -198,10 +172,7 @@ impl<'r> Turn<'r> {
             return Err(Setback::Busy);
         }
         masked.block_summons();
-        Ok(Self {
-            round,
-            _masked: masked,
-        })
+        Ok(Self { round, _masked: masked })
     }
 }
 
@@ -228,13 +199,7 @@ impl Leader<'_> {
         ledger: &mut Ledger,
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
-        let Registry {
-            kernel,
-            gate,
-            list,
-            round,
-            ..
-        } = self.registry;
+        let Registry { kernel, gate, list, round, .. } = self.registry;
         let _turn = Turn::take(round, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Unregistrable)?;
@@ -271,11 +236,7 @@ impl Leader<'_> {
                 finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
             }
         }
-        committed.map(|(value, threads)| Committed {
-            value,
-            threads,
-            stopped,
-        })
+        committed.map(|(value, threads)| Committed { value, threads, stopped })
     }
 
     /// From the announcement to the last thread's call. Nobody but us runs in here.
@@ -287,8 +248,7 @@ impl Leader<'_> {
     ) -> Result<(usize, usize), Setback> {
         let stopped = gathering.await_arrivals(casualties, ledger)?;
         if self.plan.coverage == Coverage::Require {
-            self.registry
-                .prove_coverage(gathering.frozen, stopped, ledger)?;
+            self.registry.prove_coverage(gathering.frozen, stopped, ledger)?;
         }
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(Setback::Os)?;
@@ -299,11 +259,7 @@ impl Leader<'_> {
                 continue;
             };
             if outcome != Outcome::Returned(value) {
-                ledger.note(Finding {
-                    tid: entry.tid(),
-                    name: entry.name(),
-                    outcome,
-                });
+                ledger.note(Finding { tid: entry.tid(), name: entry.name(), outcome });
             }
         }
         if self.plan.divergence == Divergence::Abort && !ledger.findings().is_empty() {
@@ -348,19 +304,13 @@ struct Gathering<'a> {
     /// Entries that a fork left behind were seen.
     orphans: bool,
     deadline: Deadline,
-    spins: u32,
+    crowded: bool,
 }
 
 impl<'a> Gathering<'a> {
     /// Lays out the round and announces it.
     fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
-        let Leader {
-            registry,
-            me,
-            call,
-            deadline,
-            ..
-        } = *leader;
+        let Leader { registry, me, call, deadline, .. } = *leader;
         let round = &registry.round;
         let epoch = round.word.read().epoch.next();
         let mut orphans = false;
@@ -370,40 +320,19 @@ impl<'a> Gathering<'a> {
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        let spins = if targets < registry.kernel.cores() {
-            SPINS
-        } else {
-            0
-        };
+        let crowded = targets >= registry.kernel.cores();
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
-        round
-            .call
-            .with_mut(|cell| unsafe { *cell = Some(call.raw) });
-        round.spins.store(spins, Ordering::Relaxed);
+        round.call.with_mut(|cell| unsafe { *cell = Some(call.raw) });
+        round.crowded.store(u32::from(crowded), Ordering::Relaxed);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
-        round.word.publish(State {
-            epoch,
-            phase: Phase::Gathering,
-        });
-        Self {
-            registry,
-            frozen,
-            me,
-            epoch,
-            targets,
-            orphans,
-            deadline,
-            spins,
-        }
+        round.word.publish(State { epoch, phase: Phase::Gathering });
+        Self { registry, frozen, me, epoch, targets, orphans, deadline, crowded }
     }
 
     /// The entries of the targets.
     fn targets(&self) -> impl Iterator<Item = &Entry> {
-        self.registry
-            .list
-            .iter(self.frozen)
-            .filter(|entry| !core::ptr::eq(*entry, self.me))
+        self.registry.list.iter(self.frozen).filter(|entry| !core::ptr::eq(*entry, self.me))
     }
 
     /// Summons everybody, and waits until everybody has stopped; returns how many there are.
@@ -418,11 +347,7 @@ impl<'a> Gathering<'a> {
         let mut gone = 0;
         let mut look = FIRST_LOOK;
         // Where the caller itself was refused there is no need to wait before looking into it.
-        while refused
-            || !round
-                .arrivals
-                .wait(Limit::At(self.deadline.sooner(look)), self.spins)
-        {
+        while refused || !round.arrivals.wait(Limit::At(self.deadline.sooner(look)), self.crowded) {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
             gone += self.count_gone(|tid| kernel.is_dead(tid));
@@ -475,10 +400,7 @@ impl<'a> Gathering<'a> {
         is_dead: impl Fn(u32) -> bool,
     ) -> usize {
         let mut dead = 0;
-        for entry in self
-            .targets()
-            .filter(|entry| entry.stands(self.epoch, from))
-        {
+        for entry in self.targets().filter(|entry| entry.stands(self.epoch, from)) {
             if is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
                 latch.count_down(self.epoch);
                 dead += 1;
@@ -512,20 +434,13 @@ impl<'a> Gathering<'a> {
         }
         let Registry { kernel, round, .. } = self.registry;
         round.completions.arm(self.epoch, stopped);
-        round.word.publish(State {
-            epoch: self.epoch,
-            phase: Phase::Committed,
-        });
+        round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), self.spins) {
+        while !round.completions.wait(Limit::For(look), self.crowded) {
             let is_dead = |tid| kernel.is_dead(tid);
-            let fallen = self.count_dead(
-                Standing::Arrived,
-                Standing::Fallen,
-                &round.completions,
-                is_dead,
-            );
+            let fallen =
+                self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);
             *casualties |= fallen > 0;
             look = (look * 2).min(LAST_LOOK);
         }
@@ -536,10 +451,7 @@ impl Drop for Gathering<'_> {
     fn drop(&mut self) {
         let round = &self.registry.round;
         round.roster.close(self.epoch);
-        round.word.publish(State {
-            epoch: self.epoch,
-            phase: Phase::Released,
-        });
+        round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
         round.word.wake_all();
     }
 }

@@ -7,7 +7,7 @@
 use crate::round::Epoch;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU64, Ordering, spin_hint};
+use crate::sys::sync::{AtomicU64, Ordering, Patience};
 
 /// The one who waits is asleep, or about to be.
 const AWAITED: u64 = 1 << 31;
@@ -30,8 +30,7 @@ impl Latch {
     /// Sets up for `count` threads of the round of `epoch`. Relaxed: the round word's Release makes
     /// it seen.
     pub(crate) fn arm(&self, epoch: Epoch, count: usize) {
-        self.word
-            .store(epoch.tag_wide(count as u32), Ordering::Relaxed);
+        self.word.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
     /// Counts one. Does nothing in another epoch.
@@ -58,18 +57,22 @@ impl Latch {
         }
     }
 
-    /// Waits until nobody is missing, or returns `false` when the limit is reached. Looks `spins`
-    /// times before it sleeps. Only the holder of the round's lock calls this.
-    pub(crate) fn wait(&self, limit: Limit, spins: u32) -> bool {
-        for _ in 0..spins {
-            if self.word.load(Ordering::Acquire) & REMAINING == 0 {
-                return true;
+    /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
+    /// of the round's lock calls this.
+    pub(crate) fn wait(&self, limit: Limit, crowded: bool) -> bool {
+        let mut patience = Patience::new(crowded);
+        // Acquire, here and below, pairs with the Release in `count_down`.
+        while self.word.load(Ordering::Acquire) & REMAINING != 0 {
+            if !patience.wait_a_little() {
+                return self.sleep(limit);
             }
-            spin_hint();
         }
+        true
+    }
+
+    fn sleep(&self, limit: Limit) -> bool {
         let mut over = false;
         loop {
-            // Acquire pairs with the Release in `count_down`.
             let word = self.word.fetch_or(AWAITED, Ordering::Acquire);
             if word & REMAINING == 0 {
                 return true;
@@ -94,9 +97,9 @@ mod tests {
         let (latch, epoch) = (Latch::new(), Epoch::default().next());
         latch.arm(epoch, 2);
         latch.count_down(epoch);
-        assert!(!latch.wait(SOON, 0));
+        assert!(!latch.wait(SOON, true));
         latch.count_down(epoch);
-        assert!(latch.wait(SOON, 0));
+        assert!(latch.wait(SOON, true));
     }
 
     #[test]
@@ -104,6 +107,6 @@ mod tests {
         let (latch, early) = (Latch::new(), Epoch::default().next());
         latch.arm(early.next(), 1);
         latch.count_down(early);
-        assert!(!latch.wait(SOON, 0));
+        assert!(!latch.wait(SOON, true));
     }
 }

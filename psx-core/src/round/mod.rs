@@ -54,9 +54,9 @@ pub(crate) struct Round {
     /// Written by the caller before it announces the round; read by targets that have arrived and
     /// see it committed.
     call: UnsafeCell<Option<RawCall>>,
-    /// How often a thread looks at a word before it sleeps on it, in the round at hand. Relaxed: a
-    /// hint, published with the round word.
-    spins: AtomicU32,
+    /// Whether the round at hand has more threads than there are cores. Relaxed: a hint, published
+    /// with the round word.
+    crowded: AtomicU32,
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
     bystanders: AtomicU32,
@@ -77,20 +77,21 @@ impl Round {
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
                 call: UnsafeCell::new(None),
-                spins: AtomicU32::new(0),
+                crowded: AtomicU32::new(0),
                 bystanders: AtomicU32::new(0),
             }
         }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) != 0
     }
 
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
     /// fits the child's.
     pub(crate) fn begin_anew(&self) {
         let epoch = self.word.read().epoch;
-        self.word.publish(word::State {
-            epoch,
-            phase: word::Phase::Released,
-        });
+        self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
         self.bystanders.store(0, Ordering::Relaxed);
         self.lock.begin_anew();
@@ -125,15 +126,8 @@ impl<'c> Call<'c> {
             core::mem::forget(unwinding);
             result
         }
-        let raw = RawCall {
-            data: ptr::from_ref(op).cast(),
-            make: make::<F>,
-        };
-        Self {
-            raw,
-            name,
-            closure: PhantomData,
-        }
+        let raw = RawCall { data: ptr::from_ref(op).cast(), make: make::<F> };
+        Self { raw, name, closure: PhantomData }
     }
 
     pub(crate) fn name(&self) -> CallName {

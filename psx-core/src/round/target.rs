@@ -7,7 +7,6 @@ use super::{Epoch, Round};
 use crate::registry::{Entry, Registry, Standing};
 use crate::report::Outcome;
 use crate::sys::Kernel;
-use crate::sys::sync::Ordering;
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
 const HELP: usize = 2;
@@ -28,12 +27,9 @@ impl Registry {
         round.help(&self.kernel, epoch);
         round.arrivals.count_down(epoch);
 
-        let spins = round.spins.load(Ordering::Relaxed);
-        let committed = State {
-            epoch,
-            phase: Phase::Committed,
-        };
-        if round.word.wait_past(gathering, spins) != committed {
+        let crowded = round.is_crowded();
+        let committed = State { epoch, phase: Phase::Committed };
+        if round.word.wait_past(gathering, crowded) != committed {
             return;
         }
         me.engage();
@@ -47,7 +43,7 @@ impl Registry {
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         round.completions.count_down(epoch);
-        round.word.wait_past(committed, spins);
+        round.word.wait_past(committed, crowded);
     }
 }
 

@@ -34,10 +34,7 @@
 //! - `cargo test -p psx-spawn --test BINARY -- FILTER`, `--exact`, `--list` and the other options
 //!   of Rust's own harness work.
 
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this module"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 #![allow(unreachable_pub, reason = "an interface, wherever it is included")]
 
 pub mod procfs;
@@ -104,10 +101,7 @@ impl Case {
 
     /// No other case of this binary runs meanwhile.
     pub fn alone(self) -> Self {
-        Self {
-            alone: true,
-            ..self
-        }
+        Self { alone: true, ..self }
     }
 
     fn run(&self, stage: &RwLock<()>) -> Result<Completion, Failed> {
@@ -145,10 +139,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     let mut args = env::args().skip(1);
     if args.next().as_deref() == Some("--child") {
         let name = args.next().expect("--child is followed by a case's name");
-        let case = cases
-            .iter()
-            .find(|case| case.name == name)
-            .expect("a listed case");
+        let case = cases.iter().find(|case| case.name == name).expect("a listed case");
         run_child(case);
     }
     panic::set_hook(Box::new(|info| LAST_PANIC.set(info.to_string())));

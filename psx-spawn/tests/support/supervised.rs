@@ -104,13 +104,7 @@ impl Supervised {
     #[track_caller]
     pub fn assert_all(&self, field: &str, value: &str) {
         for task in self.tasks() {
-            assert_eq!(
-                task.field(field),
-                value,
-                "{field} of {} ({})",
-                task.tid,
-                task.name()
-            );
+            assert_eq!(task.field(field), value, "{field} of {} ({})", task.tid, task.name());
         }
     }
 
@@ -136,9 +130,7 @@ impl Supervised {
         let len = self.output.metadata().expect("the memfd's length").len();
         let shown = len.min(SHOWN_OUTPUT);
         let mut bytes = vec![0; shown as usize];
-        self.output
-            .read_exact_at(&mut bytes, len - shown)
-            .expect("the memfd's bytes");
+        self.output.read_exact_at(&mut bytes, len - shown).expect("the memfd's bytes");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -210,14 +202,8 @@ unsafe fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
 
 fn is_readable_by(fd: &OwnedFd, deadline: Instant) -> bool {
     loop {
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis();
-        let mut poll = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which outlives the call.
         match unsafe { libc::poll(&mut poll, 1, left.try_into().unwrap_or(i32::MAX)) } {
             0 => return false,

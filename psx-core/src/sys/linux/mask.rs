@@ -20,9 +20,7 @@ pub(crate) struct Masked {
 /// Blocks every signal but the summons: what a caller waiting its turn needs, since it must still
 /// answer another caller's summons, but must not run a handler of the program's.
 pub(crate) fn block_all_but_summons() -> Masked {
-    Masked {
-        before: change(libc::SIG_BLOCK, !only(SUMMONS)),
-    }
+    Masked { before: change(libc::SIG_BLOCK, !only(SUMMONS)) }
 }
 
 /// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.
@@ -45,14 +43,8 @@ impl Drop for Masked {
 
 fn change(how: i32, set: Set) -> Set {
     let mut before: Set = 0;
-    let args = [
-        how as usize,
-        &raw const set as usize,
-        &raw mut before as usize,
-        size_of::<Set>(),
-        0,
-        0,
-    ];
+    let args =
+        [how as usize, &raw const set as usize, &raw mut before as usize, size_of::<Set>(), 0, 0];
     // SAFETY: the kernel reads one set and writes one, both ours; blocking a signal delays it and
     // breaks nobody's memory.
     let _ = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) };

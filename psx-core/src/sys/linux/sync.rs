@@ -24,10 +24,43 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// One turn of a wait that is expected to be short.
-#[inline]
-pub(crate) fn spin_hint() {
-    core::hint::spin_loop();
+/// The part of a wait before the sleep. A thread that goes to sleep and is woken costs several
+/// times what one costs that lends its core to the others and finds, when its turn comes again,
+/// that all have done their part. docs/benchmarks.md has the numbers.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    spins: u32,
+    yields: u32,
+}
+
+impl Patience {
+    /// Spins in all, in steps that double: the order of a wake-up's cost.
+    const SPINS: u32 = 64;
+    const YIELDS: u32 = 12;
+
+    /// Spinning pays only where nobody needs the core that it takes: not in a `crowded` wait, of
+    /// more threads than there are cores.
+    pub(crate) fn new(crowded: bool) -> Self {
+        Self { spins: if crowded { Self::SPINS } else { 1 }, yields: 0 }
+    }
+
+    /// Waits a little and returns true, or returns false when it is time to sleep.
+    #[inline]
+    pub(crate) fn wait_a_little(&mut self) -> bool {
+        if self.spins < Self::SPINS {
+            for _ in 0..self.spins {
+                core::hint::spin_loop();
+            }
+            self.spins *= 2;
+            return true;
+        }
+        self.yields += 1;
+        if self.yields <= Self::YIELDS {
+            yield_now();
+            return true;
+        }
+        false
+    }
 }
 
 /// Lets other threads have the core.
