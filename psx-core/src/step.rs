@@ -88,12 +88,7 @@ impl StepError {
     #[doc(hidden)]
     #[must_use]
     pub fn new(failed: Step, cause: Cause, made: Vec<Step>, divergent: Vec<Divergent>) -> Self {
-        Self {
-            failed,
-            cause,
-            made,
-            divergent,
-        }
+        Self { failed, cause, made, divergent }
     }
 
     /// The step that failed.

@@ -23,10 +23,8 @@ impl Filter {
 
     /// Has the kernel install the filter on all threads, or on none.
     pub(super) fn install_on_all_threads(&self) -> Result<(), Cause> {
-        let program = libc::sock_fprog {
-            len: self.0.len() as u16,
-            filter: self.0.as_ptr().cast_mut(),
-        };
+        let program =
+            libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
         // SAFETY: the kernel reads `len` instructions, and writes none.
         let result = unsafe {
             libc::syscall(

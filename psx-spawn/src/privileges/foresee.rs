@@ -117,10 +117,7 @@ pub(super) fn check(wanted: &Privileges, caller: &Caller) -> Result<(), Refusal>
             return Err((Step::Seccomp, NEEDS_NO_NEW_PRIVS));
         }
         if !filter.has_valid_length() {
-            return Err((
-                Step::Seccomp,
-                "a filter has at least one and at most 4096 instructions",
-            ));
+            return Err((Step::Seccomp, "a filter has at least one and at most 4096 instructions"));
         }
     }
     Ok(())
@@ -207,9 +204,7 @@ fn check_sets(wanted: &Privileges, caller: &Caller) -> Result<CapabilitySets, Re
         if !permitted.contains(effective) {
             return refuse("an effective capability must be permitted as well");
         }
-        let bounding = wanted
-            .bounding
-            .map_or(caller.bounding, |rest| rest & caller.bounding);
+        let bounding = wanted.bounding.map_or(caller.bounding, |rest| rest & caller.bounding);
         let uncapped = sets.effective.contains(CapabilitySet::SETPCAP);
         if !(uncapped || (sets.inheritable | sets.permitted).contains(inheritable))
             || !(sets.inheritable | bounding).contains(inheritable)
@@ -219,11 +214,7 @@ fn check_sets(wanted: &Privileges, caller: &Caller) -> Result<CapabilitySets, Re
                  the bounding set",
             );
         }
-        sets = CapabilitySets {
-            effective,
-            permitted,
-            inheritable,
-        };
+        sets = CapabilitySets { effective, permitted, inheritable };
     }
     if let Some(ambient) = wanted.ambient {
         let refuse = |why| Err((Step::Ambient, why));

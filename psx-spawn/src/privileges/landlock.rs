@@ -74,12 +74,7 @@ impl Abi {
 pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, &'static str> {
     // SAFETY: asked for its version, the call reads and makes nothing.
     let abi = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            ptr::null::<u8>(),
-            0_usize,
-            VERSION,
-        )
+        libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION)
     };
     if abi < 1 {
         return Err("this kernel has no Landlock, or has it switched off");
@@ -91,13 +86,7 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, &'st
     // look at the descriptor first.
     // SAFETY: the call reads no memory for a rule of an unknown type.
     let added = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_add_rule,
-            ruleset.as_raw_fd(),
-            0,
-            ptr::null::<u8>(),
-            0,
-        )
+        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 0, ptr::null::<u8>(), 0)
     };
     match io::Error::last_os_error().raw_os_error() {
         Some(libc::EBADFD) if added != 0 => Err("the descriptor is not one of a Landlock ruleset"),

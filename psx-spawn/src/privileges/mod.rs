@@ -487,10 +487,5 @@ impl Privileges {
 }
 
 fn step_error(failed: Step, cause: Cause, made: &[Step]) -> Error {
-    Error::Step(Box::new(StepError::new(
-        failed,
-        cause,
-        made.to_vec(),
-        Vec::new(),
-    )))
+    Error::Step(Box::new(StepError::new(failed, cause, made.to_vec(), Vec::new())))
 }

@@ -117,11 +117,7 @@ impl Plan {
             let (ruleset, flags) = (ruleset.as_raw_fd(), flags.bits());
             add(Step::Landlock, Call::Landlock { ruleset, flags });
         }
-        Self {
-            calls,
-            prefix: AtomicUsize::new(UNDECIDED),
-            errno: AtomicI32::new(0),
-        }
+        Self { calls, prefix: AtomicUsize::new(UNDECIDED), errno: AtomicI32::new(0) }
     }
 
     /// Makes the calls on every thread. Fails with [`Error::Step`] if one of them failed on the

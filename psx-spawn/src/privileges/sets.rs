@@ -34,31 +34,19 @@ impl CapabilitySets {
     /// These capabilities, permitted and effective, and none inheritable.
     #[must_use]
     pub const fn usable(set: CapabilitySet) -> Self {
-        Self {
-            effective: set,
-            permitted: set,
-            inheritable: CapabilitySet::empty(),
-        }
+        Self { effective: set, permitted: set, inheritable: CapabilitySet::empty() }
     }
 }
 
 impl From<rustix::thread::CapabilitySets> for CapabilitySets {
     fn from(sets: rustix::thread::CapabilitySets) -> Self {
-        Self {
-            effective: sets.effective,
-            permitted: sets.permitted,
-            inheritable: sets.inheritable,
-        }
+        Self { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
     }
 }
 
 impl From<CapabilitySets> for rustix::thread::CapabilitySets {
     fn from(sets: CapabilitySets) -> Self {
-        Self {
-            effective: sets.effective,
-            permitted: sets.permitted,
-            inheritable: sets.inheritable,
-        }
+        Self { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
     }
 }
 

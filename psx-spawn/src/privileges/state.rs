@@ -113,10 +113,7 @@ impl Status<'_> {
             thread,
             uid: self.ids("Uid")?,
             gid: self.ids("Gid")?,
-            groups: self
-                .words("Groups")?
-                .map(number)
-                .collect::<Result<_, _>>()?,
+            groups: self.words("Groups")?.map(number).collect::<Result<_, _>>()?,
             capabilities: CapabilitySets {
                 effective: self.set("CapEff")?,
                 permitted: self.set("CapPrm")?,
@@ -155,12 +152,7 @@ impl Status<'_> {
         let [real, effective, saved, filesystem] = ids[..] else {
             return Err(malformed(field));
         };
-        Ok(Ids {
-            real,
-            effective,
-            saved,
-            filesystem,
-        })
+        Ok(Ids { real, effective, saved, filesystem })
     }
 }
 

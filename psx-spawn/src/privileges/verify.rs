@@ -56,16 +56,10 @@ impl Privileges {
                     differences.push(Difference { thread, step });
                 }
             };
-            expect(
-                Step::Bounding,
-                self.bounding
-                    .is_none_or(|rest| rest.contains(state.bounding)),
-            );
+            expect(Step::Bounding, self.bounding.is_none_or(|rest| rest.contains(state.bounding)));
             expect(
                 Step::Groups,
-                self.groups
-                    .as_ref()
-                    .is_none_or(|groups| sorted(groups) == sorted(&state.groups)),
+                self.groups.as_ref().is_none_or(|groups| sorted(groups) == sorted(&state.groups)),
             );
             expect(Step::Gid, self.gid.are(state.gid));
             expect(Step::Uid, self.uid.are(state.uid));
@@ -76,21 +70,11 @@ impl Privileges {
                     && has.inheritable == sets.inheritable & known
             });
             expect(Step::Capabilities, is_set);
-            expect(
-                Step::Ambient,
-                self.ambient.is_none_or(|set| state.ambient == set & known),
-            );
+            expect(Step::Ambient, self.ambient.is_none_or(|set| state.ambient == set & known));
             expect(Step::NoNewPrivs, state.no_new_privs || !self.no_new_privs);
-            expect(
-                Step::Seccomp,
-                state.seccomp_filters > 0 || self.seccomp.is_none(),
-            );
+            expect(Step::Seccomp, state.seccomp_filters > 0 || self.seccomp.is_none());
         }
-        if differences.is_empty() {
-            Ok(())
-        } else {
-            Err(VerifyError::Different(differences))
-        }
+        if differences.is_empty() { Ok(()) } else { Err(VerifyError::Different(differences)) }
     }
 }
 
@@ -111,10 +95,7 @@ impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(e) => {
-                write!(
-                    f,
-                    "the threads' state cannot be read from /proc/self/task: {e}"
-                )
+                write!(f, "the threads' state cannot be read from /proc/self/task: {e}")
             }
             Self::Different(differences) => {
                 f.write_str("not every thread is as it should be")?;

@@ -12,32 +12,28 @@ use crate::support::{Case, Ending, Line, procfs, root};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("batch::six_steps_take_one_stop", six_steps)
-            .needs(root)
-            .judge(|child| {
-                let sleeper = child.hear("sleeper").parse().unwrap();
-                for _ in 0..8 {
-                    child.inspect("settle", |child| {
-                        child.await_that(|child| sleeps(child.pid(), sleeper));
-                    });
-                }
-                assert_eq!(child.end(), Ending::Exited(0));
-            }),
-        Case::new("batch::fourth_of_six_fails", fourth_fails)
-            .needs(root)
-            .judge(|child| {
-                child.inspect("failed", |child| {
-                    assert_eq!(child.tasks().len(), 5);
-                    // Step 1 is told by the threads themselves. Steps 2 and 3:
-                    child.assert_all("CapBnd", "0000000000000400");
-                    child.assert_all("Groups", "7");
-                    // Steps 4 to 6:
-                    child.assert_all("Gid", "0 0 0 0");
-                    child.assert_all("Uid", "0 0 0 0");
-                    child.assert_all("NoNewPrivs", "0");
+        Case::new("batch::six_steps_take_one_stop", six_steps).needs(root).judge(|child| {
+            let sleeper = child.hear("sleeper").parse().unwrap();
+            for _ in 0..8 {
+                child.inspect("settle", |child| {
+                    child.await_that(|child| sleeps(child.pid(), sleeper));
                 });
-                assert_eq!(child.end(), Ending::Exited(0));
-            }),
+            }
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("batch::fourth_of_six_fails", fourth_fails).needs(root).judge(|child| {
+            child.inspect("failed", |child| {
+                assert_eq!(child.tasks().len(), 5);
+                // Step 1 is told by the threads themselves. Steps 2 and 3:
+                child.assert_all("CapBnd", "0000000000000400");
+                child.assert_all("Groups", "7");
+                // Steps 4 to 6:
+                child.assert_all("Gid", "0 0 0 0");
+                child.assert_all("Uid", "0 0 0 0");
+                child.assert_all("NoNewPrivs", "0");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
         Case::new("batch::first_step_fails", |line| {
             start_idlers(3);
             refuse_here(libc::SYS_setgroups);
@@ -96,10 +92,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 }
             });
             let strict = Broadcast::new().timeout(std::time::Duration::from_millis(50));
-            let error = Privileges::new()
-                .no_new_privs()
-                .apply_with(strict)
-                .unwrap_err();
+            let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
             assert!(matches!(error, Error::Uncovered(_)), "{error:?}");
             assert!(error.to_string().contains("interpose"), "{error}");
             line.show("refused");
@@ -170,15 +163,9 @@ fn fourth_fails(line: &Line) {
     };
     assert_eq!(error.failed(), Step::Gid);
     assert_eq!(*error.cause(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
-    assert_eq!(
-        error.made(),
-        [Step::SecureBits, Step::Bounding, Step::Groups]
-    );
+    assert_eq!(error.made(), [Step::SecureBits, Step::Bounding, Step::Groups]);
     let no_root = SecureBits::NO_ROOT.bits() as i32;
-    assert_eq!(
-        (prctl(libc::PR_GET_SECUREBITS), bits.tell()),
-        (no_root, no_root)
-    );
+    assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));
     line.show("failed");
 }
 

@@ -14,19 +14,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("foreseen::as_root", |_| {
             start_idlers(1);
             let bind = CapabilitySet::NET_BIND_SERVICE;
-            let neither = CapabilitySets {
-                effective: bind,
-                ..CapabilitySets::empty()
-            };
-            let unbound = CapabilitySets {
-                inheritable: bind,
-                ..CapabilitySets::empty()
-            };
+            let neither = CapabilitySets { effective: bind, ..CapabilitySets::empty() };
+            let unbound = CapabilitySets { inheritable: bind, ..CapabilitySets::empty() };
             let no_raise = SecureBits::NO_CAP_AMBIENT_RAISE;
-            let inherit = CapabilitySets {
-                inheritable: bind,
-                ..CapabilitySets::usable(bind)
-            };
+            let inherit = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
             let new = Privileges::new;
             for (step, wanted) in [
                 (Step::Uid, new().uid(u32::MAX)),
@@ -37,25 +28,13 @@ pub(crate) fn cases() -> Vec<Case> {
                 (Step::Capabilities, new().capabilities(neither)),
                 (
                     Step::Capabilities,
-                    new()
-                        .uid(1)
-                        .capabilities(unbound)
-                        .bounding(CapabilitySet::empty()),
+                    new().uid(1).capabilities(unbound).bounding(CapabilitySet::empty()),
                 ),
                 (Step::Ambient, new().ambient(bind)),
-                (
-                    Step::Ambient,
-                    new()
-                        .capabilities(inherit)
-                        .ambient(bind)
-                        .secure_bits(no_raise),
-                ),
+                (Step::Ambient, new().capabilities(inherit).ambient(bind).secure_bits(no_raise)),
                 (
                     Step::KeepCapabilities,
-                    new()
-                        .uid(1)
-                        .capabilities(inherit)
-                        .secure_bits(SecureBits::KEEP_CAPS_LOCKED),
+                    new().uid(1).capabilities(inherit).secure_bits(SecureBits::KEEP_CAPS_LOCKED),
                 ),
                 (Step::Seccomp, new().no_new_privs().seccomp(&[])),
                 (Step::Seccomp, new().uid(1).seccomp(&refusing(0, 0))),
@@ -77,20 +56,14 @@ pub(crate) fn cases() -> Vec<Case> {
                 (Step::Groups, new().groups(&[])),
                 (Step::Bounding, new().bounding(bind)),
                 (Step::SecureBits, new().secure_bits(SecureBits::NO_ROOT)),
-                (
-                    Step::Capabilities,
-                    new().capabilities(CapabilitySets::usable(bind)),
-                ),
+                (Step::Capabilities, new().capabilities(CapabilitySets::usable(bind))),
                 (Step::Seccomp, new().seccomp(&refusing(0, 0))),
             ] {
                 expect_foreseen(step, &wanted.no_new_privs_if(step != Step::Seccomp));
             }
             line.show("refused");
             // What anyone may.
-            let drop = new()
-                .uid(1000)
-                .gid(1000)
-                .capabilities(CapabilitySets::empty());
+            let drop = new().uid(1000).gid(1000).capabilities(CapabilitySets::empty());
             drop.no_new_privs().apply().unwrap();
             line.show("allowed");
         })

@@ -9,12 +9,7 @@ use psx::thread;
 
 /// A filter that answers the call `nr` with the error `errno`, and allows all others.
 pub(crate) fn refusing(nr: c_long, errno: i32) -> [libc::sock_filter; 4] {
-    let statement = |code: u32, k, jt, jf| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let answer = libc::SECCOMP_RET_ERRNO | errno as u32;
     [
         // The call's number is the first word of seccomp_data.
@@ -29,18 +24,10 @@ pub(crate) fn refusing(nr: c_long, errno: i32) -> [libc::sock_filter; 4] {
 /// `no_new_privs` alone, so that it takes root.
 pub(crate) fn refuse_here(nr: c_long) {
     let mut filter = refusing(nr, libc::EPERM);
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: a program that outlives the call.
     let installed = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     };
     assert_eq!(installed, 0);
 }
@@ -63,19 +50,10 @@ pub(crate) fn ruleset(except_usr: bool) -> OwnedFd {
     };
     if except_usr {
         let usr = std::fs::File::open("/usr").unwrap();
-        let rule = PathBeneath {
-            allowed: READ,
-            parent: usr.as_raw_fd(),
-        };
+        let rule = PathBeneath { allowed: READ, parent: usr.as_raw_fd() };
         // SAFETY: the kernel reads the rule.
         let added = unsafe {
-            libc::syscall(
-                libc::SYS_landlock_add_rule,
-                ruleset.as_raw_fd(),
-                1,
-                &raw const rule,
-                0,
-            )
+            libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 1, &raw const rule, 0)
         };
         assert_eq!(added, 0);
     }

@@ -13,12 +13,7 @@ mod tell;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let concerns = [
-        steps::cases(),
-        batch::cases(),
-        foreseen::cases(),
-        sandbox::cases(),
-        tell::cases(),
-    ];
+    let concerns =
+        [steps::cases(), batch::cases(), foreseen::cases(), sandbox::cases(), tell::cases()];
     support::main(concerns.into_iter().flatten().collect())
 }

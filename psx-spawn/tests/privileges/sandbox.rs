@@ -20,10 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let denied = Some(libc::EACCES);
             assert!(see().all(|seen| seen == [denied, denied, None]));
             // /proc is denied, and the next round goes through all the same.
-            Privileges::new()
-                .capabilities(CapabilitySets::empty())
-                .apply()
-                .unwrap();
+            Privileges::new().capabilities(CapabilitySets::empty()).apply().unwrap();
         })
         .needs(landlock),
         Case::new("sandbox::seccomp_on_every_thread", |line| {
@@ -50,11 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(1);
             start_named("differs", || refuse_here(libc::SYS_getpgid));
             let filter = refusing(libc::SYS_getpgid, libc::EPERM);
-            let error = Privileges::new()
-                .no_new_privs()
-                .seccomp(&filter)
-                .apply()
-                .unwrap_err();
+            let error = Privileges::new().no_new_privs().seccomp(&filter).apply().unwrap_err();
             println!("{error}");
             let Error::Step(error) = error else {
                 panic!("{error:?}");

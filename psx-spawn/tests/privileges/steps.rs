@@ -62,18 +62,14 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("dropped", |child| child.assert_all("CapPrm", NONE));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("steps::ambient_reaches_a_program", ambient)
-            .needs(root)
-            .judge(|child| {
-                child.inspect("raised", |child| child.assert_all("CapAmb", BIND));
-                assert_eq!(child.end(), Ending::Exited(0));
-            }),
+        Case::new("steps::ambient_reaches_a_program", ambient).needs(root).judge(|child| {
+            child.inspect("raised", |child| child.assert_all("CapAmb", BIND));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
         Case::new("steps::secure_bits_and_kept_capabilities", secure_bits).needs(root),
         Case::new("steps::no_setuid_fixup_keeps_all", |line| {
             start_idlers(2);
-            let step = Privileges::new()
-                .uid(65534)
-                .secure_bits(SecureBits::NO_SETUID_FIXUP);
+            let step = Privileges::new().uid(65534).secure_bits(SecureBits::NO_SETUID_FIXUP);
             step.apply().unwrap();
             line.show("unprivileged in name only");
         })
@@ -151,30 +147,19 @@ fn drop_and_show(drop: Privileges, line: &Line) {
 fn ambient(line: &Line) {
     start_idlers(2);
     let bind = CapabilitySet::NET_BIND_SERVICE;
-    let sets = CapabilitySets {
-        inheritable: bind,
-        ..CapabilitySets::usable(bind)
-    };
-    let step = Privileges::new()
-        .ambient(bind)
-        .capabilities(sets)
-        .uid(65534);
+    let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+    let step = Privileges::new().ambient(bind).capabilities(sets).uid(65534);
     step.apply().unwrap();
     step.verify().unwrap();
     line.show("raised");
-    let status = Command::new("cat")
-        .arg("/proc/self/status")
-        .output()
-        .unwrap();
+    let status = Command::new("cat").arg("/proc/self/status").output().unwrap();
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains(&format!("CapEff:\t{BIND}")), "{status}");
 }
 
 fn secure_bits(_: &Line) {
     let bits = Teller::start(|| prctl(libc::PR_GET_SECUREBITS));
-    let step = Privileges::new()
-        .secure_bits(SecureBits::NO_ROOT)
-        .keep_capabilities();
+    let step = Privileges::new().secure_bits(SecureBits::NO_ROOT).keep_capabilities();
     step.apply().unwrap();
     let wanted = SecureBits::NO_ROOT | SecureBits::KEEP_CAPS;
     assert_eq!(bits.tell(), wanted.bits() as i32);
