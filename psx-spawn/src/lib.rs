@@ -50,6 +50,8 @@ pub mod privileges;
 pub mod process;
 pub mod thread;
 
+#[cfg(feature = "interpose")]
+mod interpose;
 mod syscall;
 
 pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
