@@ -125,7 +125,7 @@ impl Plan {
     pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, Error> {
         // SAFETY: system calls that may be made on any thread, two atomics, and memory that is laid
         // out and outlives the round.
-        let result = unsafe { broadcast.run(|| self.make()) };
+        let result = unsafe { broadcast.run_unfiltered(|| self.make()) };
         let errno = match (&result, self.errno.load(Ordering::Relaxed)) {
             (Err(Error::Os(errno)), _) => *errno,
             (Ok(_), raw @ 1..) => Errno::from_raw(raw),
