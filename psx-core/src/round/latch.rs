@@ -33,12 +33,12 @@ impl Latch {
         self.word.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
-    /// Counts one. Does nothing in another epoch.
-    pub(crate) fn count_down(&self, epoch: Epoch) {
+    /// Counts one, and returns how many are missing still. Does nothing in another epoch.
+    pub(crate) fn count_down(&self, epoch: Epoch) -> usize {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             if !epoch.tags(word) || word & REMAINING == 0 {
-                return;
+                return 0;
             }
             // Release pairs with the Acquire in `wait`: what a thread did before it counted down is
             // seen by the one who waits. (AcqRel, so that the last one passes on the others'.)
@@ -52,9 +52,11 @@ impl Latch {
                 Err(now) => word = now,
             }
         }
-        if word & REMAINING == 1 && word & AWAITED != 0 {
+        let missing = (word & REMAINING) as usize - 1;
+        if missing == 0 && word & AWAITED != 0 {
             futex::wake(&self.word, 1);
         }
+        missing
     }
 
     /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder

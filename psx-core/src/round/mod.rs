@@ -43,6 +43,8 @@ use crate::broadcast::CallName;
 
 /// More threads wait for each other than there are cores.
 const CROWDED: u32 = 1;
+/// With how many missing it still pays to wait for them awake.
+const FEW: usize = 1_024;
 /// The call may install a filter on system calls.
 const FUTEX_ONLY: u32 = 2;
 
@@ -93,9 +95,9 @@ impl Round {
 
     /// How a target waits: before the commit, or from it on, when the call that is made may forbid
     /// any system call but futex.
-    fn targets_patience(&self, committed: bool) -> Patience {
+    fn targets_patience(&self, missing: usize, committed: bool) -> Patience {
         let manners = self.manners.load(Ordering::Relaxed);
-        let may_yield = !committed || manners & FUTEX_ONLY == 0;
+        let may_yield = missing <= FEW && (!committed || manners & FUTEX_ONLY == 0);
         Patience::new(manners & CROWDED != 0, may_yield)
     }
 

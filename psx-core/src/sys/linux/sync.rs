@@ -29,41 +29,43 @@ impl<T> UnsafeCell<T> {
 /// that all have done their part. docs/benchmarks.md has the numbers.
 #[derive(Debug)]
 pub(crate) struct Patience {
-    spins: u32,
     yields: u32,
+    spins: u32,
 }
 
 impl Patience {
-    /// Spins in all, in steps that double: the order of a wake-up's cost.
-    const SPINS: u32 = 64;
-    const YIELDS: u32 = 4;
+    /// Of more threads than there are cores: each turn lets many others do their part.
+    const YIELDS_IN_A_CROWD: u32 = 4;
+    /// Of fewer: about as long as a sleep and a wake-up take. On the core that the other one needs
+    /// it hands over at once, on another it is a short look.
+    const YIELDS: u32 = 64;
+    const SPINS: u32 = 256;
 
-    /// Spinning pays only where nobody needs the core that it takes: not in a `crowded` wait, of
-    /// more threads than there are cores. To lend the core is a system call, which not every wait
-    /// `may_yield` to.
+    /// For a wait in a `crowded` round or not, which `may_yield` or not: to lend the core is a system
+    /// call. What may not yield spins, unless others need the core.
     pub(crate) fn new(crowded: bool, may_yield: bool) -> Self {
-        Self {
-            spins: if crowded { Self::SPINS } else { 1 },
-            yields: if may_yield { 0 } else { Self::YIELDS },
-        }
+        let (yields, spins) = match (crowded, may_yield) {
+            (true, true) => (Self::YIELDS_IN_A_CROWD, 0),
+            (false, true) => (Self::YIELDS, 0),
+            (true, false) => (0, 0),
+            (false, false) => (0, Self::SPINS),
+        };
+        Self { yields, spins }
     }
 
     /// Waits a little and returns true, or returns false when it is time to sleep.
     #[inline]
     pub(crate) fn wait_a_little(&mut self) -> bool {
-        if self.spins < Self::SPINS {
-            for _ in 0..self.spins {
-                core::hint::spin_loop();
-            }
-            self.spins *= 2;
-            return true;
-        }
-        if self.yields < Self::YIELDS {
-            self.yields += 1;
+        if self.yields > 0 {
+            self.yields -= 1;
             yield_now();
-            return true;
+        } else if self.spins > 0 {
+            self.spins -= 1;
+            core::hint::spin_loop();
+        } else {
+            return false;
         }
-        false
+        true
     }
 }
 
