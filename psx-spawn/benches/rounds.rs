@@ -29,10 +29,7 @@ impl Crowd {
                 arrived.wait();
                 stay(&leave);
             };
-            thread::Builder::new()
-                .stack_size(64 * 1024)
-                .spawn(run)
-                .expect("a thread starts")
+            thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("a thread starts")
         };
         let threads = (0..count).map(start).collect();
         arrived.wait();

@@ -12,19 +12,12 @@ const ROUNDS: usize = 100;
 
 pub(crate) fn run(programs: &[Program], threads: usize) -> io::Result<()> {
     println!("Context switches in a round at {threads} threads (mean of {ROUNDS}):\n");
-    let columns = [
-        "sleeps, a target",
-        "preemptions, a target",
-        "sleeps, caller",
-        "preemptions, caller",
-    ];
+    let columns =
+        ["sleeps, a target", "preemptions, a target", "sleeps, caller", "preemptions, caller"];
     header("program", columns.into_iter());
     for program in programs {
         match switches_in_a_round(program, threads) {
-            Ok(means) => row(
-                &program.name,
-                means.into_iter().map(|mean| format!("{mean:.2}")),
-            ),
+            Ok(means) => row(&program.name, means.into_iter().map(|mean| format!("{mean:.2}"))),
             Err(error) => row(&program.name, [error.to_string()].into_iter()),
         }
     }
@@ -94,24 +87,12 @@ fn system_calls(program: &Program, threads: usize) -> io::Result<BTreeMap<String
     peer.rounds("one", 1)?;
     let summary = format!("{}/strace.{}", env!("CARGO_TARGET_TMPDIR"), peer.pid());
     let mut strace = Command::new("strace")
-        .args([
-            "-f",
-            "-c",
-            "-U",
-            "name,calls",
-            "-o",
-            &summary,
-            "-p",
-            &peer.pid().to_string(),
-        ])
+        .args(["-f", "-c", "-U", "name,calls", "-o", &summary, "-p", &peer.pid().to_string()])
         .stderr(Stdio::piped())
         .spawn()?;
     let said = BufReader::new(strace.stderr.take().expect("stderr is a pipe"));
     let mut said = said.lines();
-    let attached = said
-        .by_ref()
-        .map_while(Result::ok)
-        .find(|line| line.contains("attached"));
+    let attached = said.by_ref().map_while(Result::ok).find(|line| line.contains("attached"));
     if let Some(line) = attached.filter(|line| !line.contains("ptrace")) {
         // One line tells of all threads, and comes before the first of them runs on.
         peer.rounds("one", ROUNDS)?;
@@ -128,9 +109,7 @@ fn system_calls(program: &Program, threads: usize) -> io::Result<BTreeMap<String
 }
 
 fn parsed(table: &str) -> BTreeMap<String, u64> {
-    let rows = table
-        .lines()
-        .filter_map(|line| line.trim().split_once(char::is_whitespace));
+    let rows = table.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
     let counted =
         rows.filter_map(|(name, calls)| Some((name.to_owned(), calls.trim().parse().ok()?)));
     counted.filter(|(name, _)| name != "total").collect()

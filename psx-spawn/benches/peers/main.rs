@@ -34,10 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
     let value_of = |name: &str| {
         let position = args.iter().position(|arg| arg == name)?;
-        Some(
-            args.get(position + 1)
-                .and_then(|value| value.parse::<usize>().ok()),
-        )
+        Some(args.get(position + 1).and_then(|value| value.parse::<usize>().ok()))
     };
     if let Some(threads) = value_of(PSX_CHILD) {
         return Ok(psx::serve(threads.unwrap_or(1))?);

@@ -43,11 +43,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(programs: Vec<Program>) -> Self {
-        Self {
-            programs,
-            samples: Samples::default(),
-            failed: BTreeSet::new(),
-        }
+        Self { programs, samples: Samples::default(), failed: BTreeSet::new() }
     }
 
     /// Measures `op` with every program that has it, until `budget` is used up.
@@ -97,11 +93,7 @@ impl Session {
                 let (program, peer, rounds) = &mut running[(turn + batch) % count];
                 match peer.rounds(op, *rounds) {
                     Ok(times) => {
-                        self.samples
-                            .0
-                            .entry((op, threads, *program))
-                            .or_default()
-                            .extend(times);
+                        self.samples.0.entry((op, threads, *program)).or_default().extend(times);
                     }
                     Err(error) => {
                         let program = *program;
@@ -122,17 +114,11 @@ impl Session {
 /// How many more threads the kernel will start, with a margin for everybody else.
 fn room_for_threads() -> usize {
     let number = |path: &str| -> usize {
-        fs::read_to_string(path)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(1000)
+        fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1000)
     };
     let limit = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let alive = load
-        .split(['/', ' '])
-        .nth(4)
-        .and_then(|count| count.parse().ok());
+    let alive = load.split(['/', ' ']).nth(4).and_then(|count| count.parse().ok());
     (limit - limit / 4).saturating_sub(alive.unwrap_or(1000))
 }
 

@@ -22,24 +22,12 @@ pub(crate) fn write_all(session: &Session, batch_threads: usize, folder: &Path) 
     let (latency, share) = (path("bench-latency.svg"), path("bench-per-thread.svg"));
     draw(&latency, |canvas| {
         let whole = |median, _| median;
-        by_threads(
-            session,
-            canvas,
-            "microseconds",
-            SeriesLabelPosition::UpperLeft,
-            whole,
-        )
+        by_threads(session, canvas, "microseconds", SeriesLabelPosition::UpperLeft, whole)
     })?;
     draw(&share, |canvas| {
         let divide = |median, threads| median / threads as f64;
         let unit = "microseconds a thread";
-        by_threads(
-            session,
-            canvas,
-            unit,
-            SeriesLabelPosition::LowerLeft,
-            divide,
-        )
+        by_threads(session, canvas, unit, SeriesLabelPosition::LowerLeft, divide)
     })?;
     let batch = path("bench-batch.svg");
     draw(&batch, |canvas| bars(session, batch_threads, canvas))?;
@@ -93,10 +81,7 @@ fn by_threads(
         .margin(15)
         .x_label_area_size(45)
         .y_label_area_size(75)
-        .build_cartesian_2d(
-            (0.8..7000.0).log_scale(),
-            (lowest / 3.0..highest * 1.5).log_scale(),
-        )?;
+        .build_cartesian_2d((0.8..7000.0).log_scale(), (lowest / 3.0..highest * 1.5).log_scale())?;
     chart
         .configure_mesh()
         .light_line_style(BLACK.mix(0.04))
@@ -128,26 +113,15 @@ fn bars(session: &Session, threads: usize, canvas: &Canvas) -> Drawn {
     let bars: Vec<(String, RGBColor, f64)> = [("ids", "set*id steps"), ("six", "all six steps")]
         .into_iter()
         .flat_map(|(op, what)| {
-            session
-                .programs
-                .iter()
-                .enumerate()
-                .filter_map(move |(i, program)| {
-                    let median = session.samples.median(op, threads, i)?;
-                    Some((
-                        format!("{}, {what}", program.name),
-                        colour(program.kind),
-                        median,
-                    ))
-                })
+            session.programs.iter().enumerate().filter_map(move |(i, program)| {
+                let median = session.samples.median(op, threads, i)?;
+                Some((format!("{}, {what}", program.name), colour(program.kind), median))
+            })
         })
         .collect();
     let longest = bars.iter().map(|bar| bar.2).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(canvas)
-        .caption(
-            format!("A privilege drop at {threads} threads, median"),
-            ("sans-serif", 20),
-        )
+        .caption(format!("A privilege drop at {threads} threads, median"), ("sans-serif", 20))
         .margin(15)
         .margin_right(40)
         .x_label_area_size(45)
@@ -170,10 +144,7 @@ fn bars(session: &Session, threads: usize, canvas: &Canvas) -> Drawn {
         })
         .draw()?;
     for (row, (_, colour, length)) in bars.iter().enumerate() {
-        let corners = [
-            (0.0, SegmentValue::Exact(row)),
-            (*length, SegmentValue::Exact(row + 1)),
-        ];
+        let corners = [(0.0, SegmentValue::Exact(row)), (*length, SegmentValue::Exact(row + 1))];
         let mut bar = Rectangle::new(corners, colour.filled());
         bar.set_margin(4, 4, 0, 0);
         chart.draw_series([bar])?;

@@ -74,9 +74,7 @@ fn build(kind: Kind, out: &Path) -> Result<Program, String> {
     compiler.arg("-o").arg(&command).arg(source);
     match kind {
         Kind::Go => {
-            compiler
-                .env("CGO_ENABLED", "0")
-                .env("GOCACHE", out.join("go-cache"));
+            compiler.env("CGO_ENABLED", "0").env("GOCACHE", out.join("go-cache"));
         }
         Kind::Libpsx => {
             compiler.args(libpsx_flags());
@@ -86,24 +84,13 @@ fn build(kind: Kind, out: &Path) -> Result<Program, String> {
         }
     }
     let output = compiler.output().map_err(|error| {
-        format!(
-            "{name}: {} does not start: {error}",
-            compiler.get_program().to_string_lossy()
-        )
+        format!("{name}: {} does not start: {error}", compiler.get_program().to_string_lossy())
     })?;
     if output.status.success() {
-        Ok(Program {
-            kind,
-            name,
-            ops,
-            command,
-        })
+        Ok(Program { kind, name, ops, command })
     } else {
         let errors = String::from_utf8_lossy(&output.stderr);
-        let first = errors
-            .lines()
-            .find(|line| line.contains("error"))
-            .unwrap_or(&errors);
+        let first = errors.lines().find(|line| line.contains("error")).unwrap_or(&errors);
         Err(format!("{name}: does not build here: {}", first.trim()))
     }
 }
@@ -128,48 +115,26 @@ fn glibc_name() -> String {
 
 fn musl_name() -> String {
     let loader = format!("/lib/ld-musl-{}.so.1", env::consts::ARCH);
-    let about = Command::new(loader)
-        .output()
-        .map(|output| output.stderr)
-        .unwrap_or_default();
+    let about = Command::new(loader).output().map(|output| output.stderr).unwrap_or_default();
     let about = String::from_utf8_lossy(&about);
-    named(
-        "musl",
-        about.lines().find_map(|line| line.strip_prefix("Version ")),
-    )
+    named("musl", about.lines().find_map(|line| line.strip_prefix("Version ")))
 }
 
 fn go_name() -> String {
     let version = output_of(Command::new("go").arg("version"));
-    named(
-        "Go",
-        version
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("go1.")),
-    )
-    .replace("Go ", "Go 1.")
+    named("Go", version.split_whitespace().find_map(|word| word.strip_prefix("go1.")))
+        .replace("Go ", "Go 1.")
 }
 
 fn libpsx_name() -> String {
-    named(
-        "libpsx",
-        Some(output_of(pkg_config().arg("--modversion")).trim()),
-    )
+    named("libpsx", Some(output_of(pkg_config().arg("--modversion")).trim()))
 }
 
 /// Debian's libpsx up to 2.71 needs every `pthread_create` wrapped; pkg-config knows.
 fn libpsx_flags() -> Vec<String> {
     let flags = output_of(pkg_config().args(["--cflags", "--libs"]));
-    let flags = if flags.trim().is_empty() {
-        "-lpsx"
-    } else {
-        &flags
-    };
-    flags
-        .split_whitespace()
-        .chain(["-pthread"])
-        .map(String::from)
-        .collect()
+    let flags = if flags.trim().is_empty() { "-lpsx" } else { &flags };
+    flags.split_whitespace().chain(["-pthread"]).map(String::from).collect()
 }
 
 /// Looks for libpsx in `PSX_LIBPSX_PREFIX` first, so that another version than the
@@ -184,17 +149,12 @@ fn pkg_config() -> Command {
 }
 
 fn output_of(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .map(|output| output.stdout)
-        .unwrap_or_default();
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).into_owned()
 }
 
 fn named(name: &str, version: Option<&str>) -> String {
-    format!("{name} {}", version.unwrap_or_default())
-        .trim_end()
-        .to_owned()
+    format!("{name} {}", version.unwrap_or_default()).trim_end().to_owned()
 }
 
 /// A program with its threads parked.
@@ -220,16 +180,9 @@ impl Running {
         let (sender, answers) = mpsc::channel();
         // A thread of its own, because reading a pipe has no timeout.
         thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let running = Self {
-            child,
-            requests,
-            answers,
-        };
+        let running = Self { child, requests, answers };
         running.answer()?;
         Ok(running)
     }
@@ -246,14 +199,12 @@ impl Running {
     }
 
     fn answer(&self) -> io::Result<String> {
-        self.answers
-            .recv_timeout(PATIENCE)
-            .map_err(|error| match error {
-                mpsc::RecvTimeoutError::Timeout => {
-                    io::Error::other(format!("has not answered for {PATIENCE:?}"))
-                }
-                mpsc::RecvTimeoutError::Disconnected => io::Error::other("ended"),
-            })
+        self.answers.recv_timeout(PATIENCE).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => {
+                io::Error::other(format!("has not answered for {PATIENCE:?}"))
+            }
+            mpsc::RecvTimeoutError::Disconnected => io::Error::other("ended"),
+        })
     }
 }
 

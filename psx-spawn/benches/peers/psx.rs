@@ -48,9 +48,7 @@ fn answer(op: &str, rounds: usize, now: &Credentials) -> Result<Vec<u64>, Error>
         "spawn-std" => timed(rounds, || joined(std::thread::spawn(|| ()))),
         "spawn-psx" => timed(rounds, || joined(thread::spawn(|| ()))),
         "spawn-adopt" => timed(rounds, || {
-            joined(std::thread::spawn(|| {
-                thread::adopt().expect("a thread can register")
-            }))
+            joined(std::thread::spawn(|| thread::adopt().expect("a thread can register")))
         }),
         "adopt" => timed_adoptions(rounds),
         "memory" => Ok(vec![bytes_per_adoption(rounds)]),
@@ -76,9 +74,7 @@ fn joined(thread: std::thread::JoinHandle<()>) -> Result<(), Error> {
 /// Registration alone, each time in a new thread.
 fn timed_adoptions(rounds: usize) -> Result<Vec<u64>, Error> {
     let adoption = || nanoseconds(thread::adopt);
-    (0..rounds)
-        .map(|_| std::thread::spawn(adoption).join().expect("no panic"))
-        .collect()
+    (0..rounds).map(|_| std::thread::spawn(adoption).join().expect("no panic")).collect()
 }
 
 /// What the allocator has given out more once `threads` plain threads have registered.
@@ -94,10 +90,7 @@ fn bytes_per_adoption(threads: usize) -> u64 {
                 step.wait();
                 step.wait();
             };
-            std::thread::Builder::new()
-                .stack_size(STACK)
-                .spawn(run)
-                .expect("a thread starts")
+            std::thread::Builder::new().stack_size(STACK).spawn(run).expect("a thread starts")
         })
         .collect();
     step.wait();
@@ -106,9 +99,7 @@ fn bytes_per_adoption(threads: usize) -> u64 {
     step.wait();
     let after = allocated();
     step.wait();
-    started
-        .into_iter()
-        .for_each(|thread| thread.join().expect("no panic"));
+    started.into_iter().for_each(|thread| thread.join().expect("no panic"));
     (after - before) as u64 / threads as u64
 }
 
@@ -168,11 +159,7 @@ impl Credentials {
     }
 
     fn six(&self) -> Result<Report, Error> {
-        let capabilities = [
-            self.header.as_ptr() as usize,
-            self.capabilities.as_ptr() as usize,
-            0,
-        ];
+        let capabilities = [self.header.as_ptr() as usize, self.capabilities.as_ptr() as usize, 0];
         let step = || {
             raw(libc::SYS_prctl, [libc::PR_SET_KEEPCAPS as usize, 1, 0])?;
             self.make_id_calls()?;
@@ -185,10 +172,7 @@ impl Credentials {
 
     fn make_id_calls(&self) -> Result<usize, Errno> {
         let (uid, gid) = (self.uid as usize, self.gid as usize);
-        raw(
-            libc::SYS_setgroups,
-            [self.groups.len(), self.groups.as_ptr() as usize, 0],
-        )?;
+        raw(libc::SYS_setgroups, [self.groups.len(), self.groups.as_ptr() as usize, 0])?;
         raw(libc::SYS_setresgid, [gid, gid, gid])?;
         raw(libc::SYS_setresuid, [uid, uid, uid])
     }

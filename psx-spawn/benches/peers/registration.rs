@@ -33,14 +33,8 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
             }
         }
     }
-    println!(
-        "\nBirth and death of a thread, {} batches of {PAIR}, in turns:\n",
-        times[0].len()
-    );
-    header(
-        "",
-        ["microseconds", "to std", "middle half of the ratios"].into_iter(),
-    );
+    println!("\nBirth and death of a thread, {} batches of {PAIR}, in turns:\n", times[0].len());
+    header("", ["microseconds", "to std", "middle half of the ratios"].into_iter());
     for (way, (_, name)) in WAYS.iter().enumerate() {
         let ratio = |at| quantile(ratios[way].iter().copied(), at);
         let cells = [
@@ -52,19 +46,12 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
     }
 
     let mut peer = Running::start(psx, 1)?;
-    let adoption = median(
-        peer.rounds("adopt", 2000)?
-            .into_iter()
-            .map(|time| time as f64),
-    );
+    let adoption = median(peer.rounds("adopt", 2000)?.into_iter().map(|time| time as f64));
     println!("\n`adopt` itself: {adoption:.0} ns in a new thread.");
     let bytes = peer.rounds("memory", 1000)?;
     match bytes[..] {
         [0] => println!("Memory of a registered thread: not measured, this libc does not tell."),
-        _ => println!(
-            "Memory of a registered thread: {} bytes of heap (target 192).",
-            bytes[0]
-        ),
+        _ => println!("Memory of a registered thread: {} bytes of heap (target 192).", bytes[0]),
     }
     Ok(())
 }

@@ -35,44 +35,29 @@ fn batch_target(peer: &Program, op: &str) -> Option<f64> {
 
 /// libpsx lists /proc/PID/task from 2.72 on, and wrapped pthread_create before.
 fn scans_proc(name: &str) -> bool {
-    let minor = name
-        .split('.')
-        .nth(1)
-        .and_then(|minor| minor.parse::<u32>().ok());
+    let minor = name.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     minor.is_some_and(|minor| minor >= 72)
 }
 
 pub(crate) fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     format!(
         "{} cores of {}, Linux {}, load {} at the start",
         thread::available_parallelism().map_or(1, usize::from),
         model.map_or(env::consts::ARCH, |(_, name)| name),
         read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg")
-            .split_whitespace()
-            .next()
-            .unwrap_or("unknown"),
+        read("/proc/loadavg").split_whitespace().next().unwrap_or("unknown"),
     )
 }
 
 pub(crate) fn rounds(session: &Session, sizes: &[usize]) {
     println!("Microseconds a round, medians:\n");
-    header(
-        "threads",
-        session.programs.iter().map(|program| &*program.name),
-    );
+    header("threads", session.programs.iter().map(|program| &*program.name));
     for &threads in sizes {
-        let cells = (0..session.programs.len()).map(|i| {
-            session
-                .samples
-                .median("one", threads, i)
-                .map_or("-".into(), readable)
-        });
+        let cells = (0..session.programs.len())
+            .map(|i| session.samples.median("one", threads, i).map_or("-".into(), readable));
         row(&threads.to_string(), cells);
     }
     println!("\nOne round of psx in rounds of its peers:\n");
@@ -80,13 +65,7 @@ pub(crate) fn rounds(session: &Session, sizes: &[usize]) {
     header("threads", peers.iter().map(|peer| &*peer.name));
     for (size, &threads) in sizes.iter().enumerate() {
         let cells = peers.iter().enumerate().map(|(i, peer)| {
-            ratio(
-                session,
-                "one",
-                threads,
-                i,
-                targets(peer).map(|targets| targets[size]),
-            )
+            ratio(session, "one", threads, i, targets(peer).map(|targets| targets[size]))
         });
         row(&threads.to_string(), cells);
     }
@@ -94,25 +73,11 @@ pub(crate) fn rounds(session: &Session, sizes: &[usize]) {
 
 pub(crate) fn batches(session: &Session, threads: usize) {
     println!("\nA privilege drop at {threads} threads, microseconds and psx's ratio:\n");
-    header(
-        "program",
-        ["three set*id steps", "ratio", "all six steps", "ratio"].into_iter(),
-    );
-    for (i, program) in session
-        .programs
-        .iter()
-        .enumerate()
-        .filter(|(_, p)| p.ops.len() > 1)
-    {
+    header("program", ["three set*id steps", "ratio", "all six steps", "ratio"].into_iter());
+    for (i, program) in session.programs.iter().enumerate().filter(|(_, p)| p.ops.len() > 1) {
         let cells = ["ids", "six"].into_iter().flat_map(|op| {
-            let time = session
-                .samples
-                .median(op, threads, i)
-                .map_or("-".into(), readable);
-            [
-                time,
-                ratio(session, op, threads, i, batch_target(program, op)),
-            ]
+            let time = session.samples.median(op, threads, i).map_or("-".into(), readable);
+            [time, ratio(session, op, threads, i, batch_target(program, op))]
         });
         row(&program.name, cells);
     }
