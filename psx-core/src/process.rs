@@ -55,7 +55,7 @@ fn allocate() -> Result<Box<Entry>, Error> {
 /// between, because of the pass.
 fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
     REGISTRY.kernel.meet_process();
-    if FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
+    if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::Unregistrable)?;
@@ -63,7 +63,7 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
     EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
     EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
-    entry.belongs_to(tid, REGISTRY.kernel.name(tid));
+    entry.belongs_to(tid, raw::thread_name());
     mask::unblock_summons();
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
@@ -269,7 +269,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     let Some(me) = current().filter(|me| core::ptr::eq(*me, entry.cast())) else {
         return;
     };
-    if me.count_destructor_round() < u32::from(DESTRUCTOR_ROUNDS) && EXIT_HOOK.arm(entry).is_ok() {
+    if me.count_destructor_round() < DESTRUCTOR_ROUNDS && EXIT_HOOK.arm(entry).is_ok() {
         return;
     }
     let me = NonNull::from(me);

@@ -12,7 +12,7 @@ use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::roster::Array;
 use super::word::{Phase, State};
-use super::{Call, Epoch, Round};
+use super::{CROWDED, Call, Epoch, FUTEX_ONLY, Round};
 use crate::memory::NoMemory;
 use crate::registry::{Buried, Closed, Entry, Registry, Standing};
 use crate::report::Outcome;
@@ -97,8 +97,14 @@ impl Registry {
         loop {
             attempts += 1;
             // Everything that allocates or frees comes before the attempt or after it.
-            self.kernel.make_ready();
-            let seen = self.census();
+            let seen = match self.census() {
+                // Somebody may have closed the descriptor; opening it again allocates.
+                Census { all: 0, .. } => {
+                    self.kernel.make_ready();
+                    self.census()
+                }
+                seen => seen,
+            };
             let mut debris = Debris::default();
             let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
@@ -165,14 +171,16 @@ struct Turn<'r> {
 }
 
 impl<'r> Turn<'r> {
-    /// In this order: while it waits for the lock, a caller must still answer another's summons.
     fn take(round: &'r Round, deadline: Deadline) -> Result<Self, Setback> {
-        let masked = mask::block_all_but_summons();
-        if !round.lock.try_acquire(Limit::At(deadline)) {
-            return Err(Setback::Busy);
+        let masked = mask::block_all();
+        let lock = &round.lock;
+        // A caller that waits must still answer another's summons.
+        if lock.try_acquire_now() || masked.except_summons(|| lock.try_acquire(Limit::At(deadline)))
+        {
+            Ok(Self { round, _masked: masked })
+        } else {
+            Err(Setback::Busy)
         }
-        masked.block_summons();
-        Ok(Self { round, _masked: masked })
     }
 }
 
@@ -304,7 +312,6 @@ struct Gathering<'a> {
     /// Entries that a fork left behind were seen.
     orphans: bool,
     deadline: Deadline,
-    crowded: bool,
 }
 
 impl<'a> Gathering<'a> {
@@ -320,14 +327,15 @@ impl<'a> Gathering<'a> {
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        let crowded = targets >= registry.kernel.cores();
+        let crowded = if targets >= registry.kernel.cores() { CROWDED } else { 0 };
+        let manners = crowded | if call.may_filter { FUTEX_ONLY } else { 0 };
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.call.with_mut(|cell| unsafe { *cell = Some(call.raw) });
-        round.crowded.store(u32::from(crowded), Ordering::Relaxed);
+        round.manners.store(manners, Ordering::Relaxed);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
         round.word.publish(State { epoch, phase: Phase::Gathering });
-        Self { registry, frozen, me, epoch, targets, orphans, deadline, crowded }
+        Self { registry, frozen, me, epoch, targets, orphans, deadline }
     }
 
     /// The entries of the targets.
@@ -347,7 +355,11 @@ impl<'a> Gathering<'a> {
         let mut gone = 0;
         let mut look = FIRST_LOOK;
         // Where the caller itself was refused there is no need to wait before looking into it.
-        while refused || !round.arrivals.wait(Limit::At(self.deadline.sooner(look)), self.crowded) {
+        while refused
+            || !round
+                .arrivals
+                .wait(Limit::At(self.deadline.sooner(look)), round.callers_patience(false))
+        {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
             gone += self.count_gone(|tid| kernel.is_dead(tid));
@@ -437,7 +449,7 @@ impl<'a> Gathering<'a> {
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), self.crowded) {
+        while !round.completions.wait(Limit::For(look), round.callers_patience(true)) {
             let is_dead = |tid| kernel.is_dead(tid);
             let fallen =
                 self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);

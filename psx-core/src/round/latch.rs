@@ -59,8 +59,7 @@ impl Latch {
 
     /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
     /// of the round's lock calls this.
-    pub(crate) fn wait(&self, limit: Limit, crowded: bool) -> bool {
-        let mut patience = Patience::new(crowded);
+    pub(crate) fn wait(&self, limit: Limit, mut patience: Patience) -> bool {
         // Acquire, here and below, pairs with the Release in `count_down`.
         while self.word.load(Ordering::Acquire) & REMAINING != 0 {
             if !patience.wait_a_little() {
@@ -97,9 +96,9 @@ mod tests {
         let (latch, epoch) = (Latch::new(), Epoch::default().next());
         latch.arm(epoch, 2);
         latch.count_down(epoch);
-        assert!(!latch.wait(SOON, true));
+        assert!(!latch.wait(SOON, Patience::new(true, false)));
         latch.count_down(epoch);
-        assert!(latch.wait(SOON, true));
+        assert!(latch.wait(SOON, Patience::new(true, false)));
     }
 
     #[test]
@@ -107,6 +106,6 @@ mod tests {
         let (latch, early) = (Latch::new(), Epoch::default().next());
         latch.arm(early.next(), 1);
         latch.count_down(early);
-        assert!(!latch.wait(SOON, true));
+        assert!(!latch.wait(SOON, Patience::new(true, false)));
     }
 }

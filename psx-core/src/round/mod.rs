@@ -33,11 +33,16 @@ use word::Word;
 
 use crate::registry::Lock;
 use crate::sys::const_on_linux;
-use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
+use crate::sys::sync::{AtomicU32, Ordering, Patience, UnsafeCell};
 use crossbeam_utils::CachePadded;
 
 use crate::Errno;
 use crate::broadcast::CallName;
+
+/// More threads wait for each other than there are cores.
+const CROWDED: u32 = 1;
+/// The call may install a filter on system calls.
+const FUTEX_ONLY: u32 = 2;
 
 /// What all threads of a round share. Each word has a cache line of its own: they are written by
 /// different threads at different times.
@@ -54,9 +59,10 @@ pub(crate) struct Round {
     /// Written by the caller before it announces the round; read by targets that have arrived and
     /// see it committed.
     call: UnsafeCell<Option<RawCall>>,
-    /// Whether the round at hand has more threads than there are cores. Relaxed: a hint, published
-    /// with the round word.
-    crowded: AtomicU32,
+    /// Whether the round at hand has more threads than there are cores ([`CROWDED`]), and whether
+    /// it may be left with no system call but futex ([`FUTEX_ONLY`]). Written before the round is
+    /// announced (Relaxed: published with the round word).
+    manners: AtomicU32,
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
     bystanders: AtomicU32,
@@ -77,14 +83,26 @@ impl Round {
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
                 call: UnsafeCell::new(None),
-                crowded: AtomicU32::new(0),
+                manners: AtomicU32::new(0),
                 bystanders: AtomicU32::new(0),
             }
         }
     }
 
-    fn is_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed) != 0
+    /// How a target waits: before the commit, or from it on, when the call that is made may forbid
+    /// any system call but futex.
+    fn targets_patience(&self, committed: bool) -> Patience {
+        let manners = self.manners.load(Ordering::Relaxed);
+        let may_yield = !committed || manners & FUTEX_ONLY == 0;
+        Patience::new(manners & CROWDED != 0, may_yield)
+    }
+
+    /// How the caller waits. In a crowd it sleeps, because the one who wakes it hands its core over
+    /// at once, while one that yields waits behind everybody else who does.
+    fn callers_patience(&self, committed: bool) -> Patience {
+        let manners = self.manners.load(Ordering::Relaxed);
+        let crowded = manners & CROWDED != 0;
+        Patience::new(crowded, !crowded && (!committed || manners & FUTEX_ONLY == 0))
     }
 
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
@@ -104,6 +122,8 @@ pub(crate) struct Call<'c> {
     raw: RawCall,
     /// For the message, should the process end over it.
     name: CallName,
+    /// Whether it may install a filter on system calls, for all that we know.
+    may_filter: bool,
     closure: PhantomData<&'c ()>,
 }
 
@@ -115,7 +135,7 @@ struct RawCall {
 }
 
 impl<'c> Call<'c> {
-    pub(crate) fn new<F>(name: CallName, op: &'c F) -> Self
+    pub(crate) fn new<F>(name: CallName, may_filter: bool, op: &'c F) -> Self
     where
         F: Fn() -> Result<usize, Errno> + Sync,
     {
@@ -127,7 +147,7 @@ impl<'c> Call<'c> {
             result
         }
         let raw = RawCall { data: ptr::from_ref(op).cast(), make: make::<F> };
-        Self { raw, name, closure: PhantomData }
+        Self { raw, name, may_filter, closure: PhantomData }
     }
 
     pub(crate) fn name(&self) -> CallName {

@@ -27,9 +27,8 @@ impl Registry {
         round.help(&self.kernel, epoch);
         round.arrivals.count_down(epoch);
 
-        let crowded = round.is_crowded();
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, crowded) != committed {
+        if round.word.wait_past(gathering, round.targets_patience(false)) != committed {
             return;
         }
         me.engage();
@@ -43,7 +42,7 @@ impl Registry {
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         round.completions.count_down(epoch);
-        round.word.wait_past(committed, crowded);
+        round.word.wait_past(committed, round.targets_patience(true));
     }
 }
 

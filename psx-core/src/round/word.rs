@@ -104,8 +104,7 @@ impl Word {
     }
 
     /// Waits until something else than `seen` is asked, and returns that.
-    pub(crate) fn wait_past(&self, seen: State, crowded: bool) -> State {
-        let mut patience = Patience::new(crowded);
+    pub(crate) fn wait_past(&self, seen: State, mut patience: Patience) -> State {
         // Every wait ends for many reasons: only the word says whether to go on.
         loop {
             let now = self.read();

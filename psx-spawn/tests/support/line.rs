@@ -15,7 +15,7 @@ pub struct Line {
 impl Line {
     /// The child's end, which is its standard input. The child needs no deadline: past its limit it
     /// is killed.
-    pub(super) fn of_child() -> Self {
+    pub fn of_child() -> Self {
         let stdin = io::stdin().as_fd().try_clone_to_owned().expect("a standard input");
         Self { stream: stdin.into(), deadline: None }
     }
@@ -48,7 +48,8 @@ impl Line {
         self.hear("go");
     }
 
-    fn read(&self) -> io::Result<String> {
+    /// Waits for one line, whatever it says.
+    pub fn read(&self) -> io::Result<String> {
         let mut line = Vec::new();
         loop {
             if let Some(deadline) = self.deadline {

@@ -112,12 +112,22 @@ impl Case {
         let _alone = self.alone.then(|| stage.write().unwrap());
         let _beside = (!self.alone).then(|| stage.read().unwrap());
 
-        let mut child = Supervised::start(self.name, self.limit, self.prepare);
+        let mut command = child_command(self.name);
+        (self.prepare)(&mut command);
+        let mut child = Supervised::start(command, self.limit);
         match panic::catch_unwind(AssertUnwindSafe(|| (self.judge)(&mut child))) {
             Ok(()) => Ok(Completion::Completed),
             Err(_) => Err(format!("{}\n{}", LAST_PANIC.take(), child.story()).into()),
         }
     }
+}
+
+/// The command that runs this binary again, as the child's side of the case `name`.
+pub fn child_command(name: &str) -> Command {
+    // Not the path: a user without rights on the build folder may run this all the same.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--child", name]);
+    command
 }
 
 /// For [`Case::needs`]: the test runner is root, and so are its children.

@@ -17,10 +17,9 @@ pub(crate) struct Masked {
     before: Set,
 }
 
-/// Blocks every signal but the summons: what a caller waiting its turn needs, since it must still
-/// answer another caller's summons, but must not run a handler of the program's.
-pub(crate) fn block_all_but_summons() -> Masked {
-    Masked { before: change(libc::SIG_BLOCK, !only(SUMMONS)) }
+/// Blocks every signal.
+pub(crate) fn block_all() -> Masked {
+    Masked { before: change(libc::SIG_BLOCK, Set::MAX) }
 }
 
 /// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.
@@ -29,9 +28,13 @@ pub(crate) fn unblock_summons() {
 }
 
 impl Masked {
-    /// Blocks the summons too.
-    pub(crate) fn block_summons(&self) {
+    /// Waits with the summons unblocked, and no other signal: a caller that waits its turn must
+    /// still answer another caller's summons, but must not run a handler of the program's.
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
+        unblock_summons();
+        let waited = wait();
         change(libc::SIG_BLOCK, only(SUMMONS));
+        waited
     }
 }
 

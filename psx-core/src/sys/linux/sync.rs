@@ -36,12 +36,16 @@ pub(crate) struct Patience {
 impl Patience {
     /// Spins in all, in steps that double: the order of a wake-up's cost.
     const SPINS: u32 = 64;
-    const YIELDS: u32 = 12;
+    const YIELDS: u32 = 4;
 
     /// Spinning pays only where nobody needs the core that it takes: not in a `crowded` wait, of
-    /// more threads than there are cores.
-    pub(crate) fn new(crowded: bool) -> Self {
-        Self { spins: if crowded { Self::SPINS } else { 1 }, yields: 0 }
+    /// more threads than there are cores. To lend the core is a system call, which not every wait
+    /// `may_yield` to.
+    pub(crate) fn new(crowded: bool, may_yield: bool) -> Self {
+        Self {
+            spins: if crowded { Self::SPINS } else { 1 },
+            yields: if may_yield { 0 } else { Self::YIELDS },
+        }
     }
 
     /// Waits a little and returns true, or returns false when it is time to sleep.
@@ -54,8 +58,8 @@ impl Patience {
             self.spins *= 2;
             return true;
         }
-        self.yields += 1;
-        if self.yields <= Self::YIELDS {
+        if self.yields < Self::YIELDS {
+            self.yields += 1;
             yield_now();
             return true;
         }
