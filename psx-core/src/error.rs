@@ -2,11 +2,11 @@
 
 use std::{error, fmt, io};
 
-use crate::{Errno, Threads};
+use crate::{Cause, Errno, StepError, Threads};
 
 /// Why a broadcast did not happen. Every one of these means that **no thread made the call**, the
-/// caller included, except for [`Error::Os`], where the caller made it, the kernel refused it, and
-/// nobody else made it.
+/// caller included, with two exceptions: after [`Error::Os`] the caller made it, the kernel refused it,
+/// and nobody else made it; [`Error::Step`] says itself how far all threads have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -30,6 +30,8 @@ pub enum Error {
     OutOfMemory,
     /// The thread cannot be registered, or the signal handler not installed.
     Unregistrable(Errno),
+    /// A step of `psx::Privileges` failed.
+    Step(Box<StepError>),
 }
 
 impl fmt::Display for Error {
@@ -75,6 +77,7 @@ impl fmt::Display for Error {
                 "nothing changed: no memory for the broadcast's records, which are laid out \
                  before any thread is stopped",
             ),
+            Self::Step(error) => error.fmt(f),
             Self::Unregistrable(errno) => {
                 write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
             }
@@ -90,8 +93,8 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     )?;
     if threads.iter().any(|thread| !thread.is_uring_poller()) {
         f.write_str(
-            "; what was not started through psx can call psx::thread::adopt() itself, or be \
-             accepted with Coverage::Registered",
+            "; what was not started through psx can call psx::thread::adopt() itself, be \
+             registered by psx's feature `interpose`, or be accepted with Coverage::Registered",
         )?;
     }
     if threads.iter().any(|thread| thread.is_uring_poller()) {
@@ -119,6 +122,7 @@ impl error::Error for Error {
             | Self::Unprovable(errno)
             | Self::Unsendable(errno)
             | Self::Unregistrable(errno) => Some(errno),
+            Self::Step(error) => error.source(),
             _ => None,
         }
     }
@@ -129,6 +133,11 @@ impl From<Error> for io::Error {
     /// there is none.
     fn from(error: Error) -> Self {
         let kind = match &error {
+            Error::Step(step) => match step.cause() {
+                Cause::Kernel(errno) => Self::from(*errno).kind(),
+                Cause::Foreseen(_) => io::ErrorKind::InvalidInput,
+                Cause::Unsynced(_) => io::ErrorKind::Other,
+            },
             Error::Os(errno) | Error::Unregistrable(errno) => return (*errno).into(),
             Error::Unreachable(_) | Error::Busy => io::ErrorKind::TimedOut,
             Error::Reentrant => io::ErrorKind::Deadlock,

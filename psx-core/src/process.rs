@@ -140,6 +140,12 @@ pub fn threads() -> Result<Vec<NamedThread>, Error> {
     }
 }
 
+/// The thread of this process with the id `tid`.
+pub(crate) fn name(tid: u32) -> NamedThread {
+    let name = REGISTRY.kernel.name(tid).unwrap_or_default();
+    NamedThread { tid, name }
+}
+
 /// The parent's side of a birth: while it is there, no round begins.
 ///
 /// A thread inherits its privileges when it is cloned; a round between that moment and its

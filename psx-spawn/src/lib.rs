@@ -46,13 +46,17 @@
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod privileges;
 pub mod process;
 pub mod thread;
 
+#[cfg(feature = "interpose")]
+mod interpose;
 mod syscall;
 
+pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
+
 pub use psx_core::{
-    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report,
-    Threads, threads,
+    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Threads,
 };
 pub use syscall::{syscall3, syscall6};

@@ -2,7 +2,8 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `caller` | the thread that leads the round: freeze, gather, prove, commit, release |
+//! | `caller` | the thread that leads the round: lay out, freeze, gather, prove, commit, release |
+//! | `gathering` | the world while it is stopped: summon, wait, lend the call, let go |
 //! | `target` | a thread that is summoned: arrive, wait, make the call, wait |
 //! | `word` | what all of them sleep on: epoch and phase |
 //! | `latch` | how many have not arrived, how many have not made the call |
@@ -16,6 +17,7 @@
 
 mod caller;
 mod coverage;
+mod gathering;
 mod latch;
 mod ledger;
 mod roster;
