@@ -26,9 +26,10 @@ impl Registry {
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
         let missing = round.arrivals.count_down(epoch);
+        let patience = round.manners.of_target(missing, false);
 
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, round.targets_patience(missing, false)) != committed {
+        if round.word.wait_past(gathering, patience) != committed {
             return;
         }
         me.engage();
@@ -42,7 +43,8 @@ impl Registry {
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         let missing = round.completions.count_down(epoch);
-        round.word.wait_past(committed, round.targets_patience(missing, true));
+        let patience = round.manners.of_target(missing, true);
+        round.word.wait_past(committed, patience);
     }
 }
 
