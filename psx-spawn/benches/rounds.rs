@@ -93,13 +93,13 @@ fn rounds(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("round");
     for count in SIZES {
         group.throughput(Throughput::Elements(count as u64));
-        // As it is so seldom that a size is left out by the command line, start it only if asked.
         group.bench_function(BenchmarkId::new("parked", count), |bencher| {
             let _crowd = Crowd::of(count, park);
             bencher.iter(round);
         });
     }
     for count in [2, 8] {
+        group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("computing", count), |bencher| {
             let _crowd = Crowd::of(count, compute);
             bencher.iter(round);
