@@ -16,6 +16,7 @@
 //! Contains `unsafe`: it stands between a C function and its callers.
 
 use std::alloc::{Layout, alloc};
+use std::arch::global_asm;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem;
@@ -31,9 +32,8 @@ compile_error!(
     "feature `interpose` needs a shared libc: there is no pthread_create behind another in a static one"
 );
 
-/// What a thread begins with. It may unwind: that is how glibc ends a thread in `pthread_exit` and
-/// on cancellation.
-type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+/// What a thread begins with.
+type Start = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 type PthreadCreate = unsafe extern "C" fn(
     *mut libc::pthread_t,
     *const libc::pthread_attr_t,
@@ -44,6 +44,12 @@ type PthreadCreate = unsafe extern "C" fn(
 /// A thread that is about to be born.
 struct Birth {
     ticket: Ticket,
+    errand: Errand,
+}
+
+/// What a thread was started for. Returned in two registers.
+#[repr(C)]
+struct Errand {
     start: Start,
     argument: *mut c_void,
 }
@@ -72,7 +78,7 @@ unsafe extern "C" fn pthread_create(
     if LAYING_OUT.replace(true) {
         return create_as_it_is();
     }
-    let laid_out = lay_out(start, argument);
+    let laid_out = lay_out(Errand { start, argument });
     LAYING_OUT.set(false);
     let (_passage, birth) = match laid_out {
         Ok(laid_out) => laid_out,
@@ -81,7 +87,7 @@ unsafe extern "C" fn pthread_create(
         Err(_) => return create_as_it_is(),
     };
     let birth = Box::into_raw(birth);
-    // SAFETY: `begin` takes the box that it is given, once.
+    // SAFETY: `begin` takes the box, once.
     let result = unsafe { create(thread, attributes, begin, birth.cast()) };
     if result != 0 {
         // SAFETY: no thread has taken the box.
@@ -90,7 +96,7 @@ unsafe extern "C" fn pthread_create(
     result
 }
 
-fn lay_out(start: Start, argument: *mut c_void) -> Result<(Passage, Box<Birth>), Error> {
+fn lay_out(errand: Errand) -> Result<(Passage, Box<Birth>), Error> {
     let passage = Passage::enter()?;
     let ticket = passage.ticket()?;
     let layout = Layout::new::<Birth>();
@@ -98,20 +104,75 @@ fn lay_out(start: Start, argument: *mut c_void) -> Result<(Passage, Box<Birth>),
     let birth = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::OutOfMemory)?.cast::<Birth>();
     // SAFETY: memory of a birth's layout, which is nobody else's; so it makes a box.
     let birth = unsafe {
-        birth.write(Birth { ticket, start, argument });
+        birth.write(Birth { ticket, errand });
         Box::from_raw(birth.as_ptr())
     };
     Ok((passage, birth))
 }
 
-/// The first function of a registered thread. Whatever it owns is gone before `start` is called, so
-/// that `start` may end the thread by unwinding past it.
-unsafe extern "C-unwind" fn begin(birth: *mut c_void) -> *mut c_void {
+/// What a new thread does beside what it was started for: registers, and says what that is.
+unsafe extern "C" fn redeem(birth: *mut c_void) -> Errand {
     // SAFETY: `pthread_create` has made it, and hands it to this thread alone.
-    let Birth { ticket, start, argument } = *unsafe { Box::from_raw(birth.cast::<Birth>()) };
+    let Birth { ticket, errand } = *unsafe { Box::from_raw(birth.cast::<Birth>()) };
     ticket.redeem();
-    // SAFETY: what the thread was started for.
-    unsafe { start(argument) }
+    errand
+}
+
+// The first function of a registered thread: `redeem`, and then a jump to what that returns, with
+// nothing left on the stack. `pthread_exit` and cancellation end a glibc thread by unwinding from
+// `start` to the thread's first frame, and a frame of Rust's on the way would end the process in
+// programs that are built with `panic = "abort"`.
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    ".pushsection .text.psx_interpose_begin,\"ax\",@progbits",
+    ".globl psx_interpose_begin",
+    ".hidden psx_interpose_begin",
+    ".type psx_interpose_begin,@function",
+    "psx_interpose_begin:",
+    ".cfi_startproc",
+    "endbr64",
+    "sub rsp, 8",
+    ".cfi_adjust_cfa_offset 8",
+    "call {redeem}",
+    "add rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
+    "mov rdi, rdx",
+    "jmp rax",
+    ".cfi_endproc",
+    ".size psx_interpose_begin, . - psx_interpose_begin",
+    ".popsection",
+    redeem = sym redeem,
+);
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    ".pushsection .text.psx_interpose_begin,\"ax\",@progbits",
+    ".globl psx_interpose_begin",
+    ".hidden psx_interpose_begin",
+    ".type psx_interpose_begin,@function",
+    "psx_interpose_begin:",
+    ".cfi_startproc",
+    "hint #34", // bti c
+    "stp x29, x30, [sp, #-16]!",
+    ".cfi_adjust_cfa_offset 16",
+    ".cfi_offset x29, -16",
+    ".cfi_offset x30, -8",
+    "bl {redeem}",
+    "ldp x29, x30, [sp], #16",
+    ".cfi_adjust_cfa_offset -16",
+    ".cfi_restore x29",
+    ".cfi_restore x30",
+    "mov x16, x0",
+    "mov x0, x1",
+    "br x16",
+    ".cfi_endproc",
+    ".size psx_interpose_begin, . - psx_interpose_begin",
+    ".popsection",
+    redeem = sym redeem,
+);
+
+unsafe extern "C" {
+    #[link_name = "psx_interpose_begin"]
+    fn begin(birth: *mut c_void) -> *mut c_void;
 }
 
 /// The libc's `pthread_create`, behind ours.
@@ -124,7 +185,6 @@ fn libcs_own() -> Option<PthreadCreate> {
         found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
         FOUND.store(found, Ordering::Relaxed);
     }
-    // SAFETY: null, or a function of that type; its `start` may unwind in every libc that has
-    // `pthread_exit` unwind.
+    // SAFETY: null, or a function of that type.
     unsafe { mem::transmute::<*mut c_void, Option<PthreadCreate>>(found) }
 }

@@ -220,6 +220,7 @@ impl Leader<'_> {
         let epoch = gathering.epoch;
         drop(gathering);
         let stopped = began.elapsed();
+        round.manners.judge(list.len(), stopped);
         self.me.disengage();
 
         if *casualties {

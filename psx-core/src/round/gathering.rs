@@ -5,16 +5,15 @@
 
 use core::time::Duration;
 
+use super::Epoch;
 use super::caller::{Leader, Setback};
 use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
-use super::{CROWDED, Epoch, FUTEX_ONLY};
 use crate::registry::{Closed, Entry, Registry, Standing};
 use crate::report::Outcome;
 use crate::sys::clock::Deadline;
 use crate::sys::futex::Limit;
-use crate::sys::sync::Ordering;
 use crate::sys::{Quota, Refusal};
 
 /// After how long a waiting caller looks for refused summonses and dead threads, at first; then
@@ -47,11 +46,9 @@ impl<'a> Gathering<'a> {
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        let crowded = if targets >= registry.kernel.cores() { CROWDED } else { 0 };
-        let manners = crowded | if call.may_filter { FUTEX_ONLY } else { 0 };
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.call.with_mut(|cell| unsafe { *cell = Some(call.raw) });
-        round.manners.store(manners, Ordering::Relaxed);
+        round.manners.set(targets >= registry.kernel.cores(), call.may_filter);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
         round.word.publish(State { epoch, phase: Phase::Gathering });
@@ -82,7 +79,7 @@ impl<'a> Gathering<'a> {
         while refused
             || !round
                 .arrivals
-                .wait(Limit::At(self.deadline.sooner(look)), round.callers_patience(false))
+                .wait(Limit::At(self.deadline.sooner(look)), round.manners.of_caller(false))
         {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
@@ -173,7 +170,7 @@ impl<'a> Gathering<'a> {
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), round.callers_patience(true)) {
+        while !round.completions.wait(Limit::For(look), round.manners.of_caller(true)) {
             let is_dead = |tid| kernel.is_dead(tid);
             let fallen =
                 self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);

@@ -6,6 +6,7 @@
 //! | `gathering` | the world while it is stopped: summon, wait, lend the call, let go |
 //! | `target` | a thread that is summoned: arrive, wait, make the call, wait |
 //! | `word` | what all of them sleep on: epoch and phase |
+//! | `patience` | how they wait before they sleep |
 //! | `latch` | how many have not arrived, how many have not made the call |
 //! | `roster` | who is to be summoned, and by whom: helped signalling |
 //! | `coverage` | the proof that no thread was missed |
@@ -20,6 +21,7 @@ mod coverage;
 mod gathering;
 mod latch;
 mod ledger;
+mod patience;
 mod roster;
 mod target;
 mod word;
@@ -30,21 +32,17 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use latch::Latch;
+use patience::Manners;
 use roster::Roster;
 use word::Word;
 
 use crate::registry::Lock;
 use crate::sys::const_on_linux;
-use crate::sys::sync::{AtomicU32, Ordering, Patience, UnsafeCell};
+use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 use crossbeam_utils::CachePadded;
 
 use crate::Errno;
 use crate::broadcast::CallName;
-
-/// More threads wait for each other than there are cores.
-const CROWDED: u32 = 1;
-/// The call may install a filter on system calls.
-const FUTEX_ONLY: u32 = 2;
 
 /// What all threads of a round share. Each word has a cache line of its own: they are written by
 /// different threads at different times.
@@ -61,10 +59,8 @@ pub(crate) struct Round {
     /// Written by the caller before it announces the round; read by targets that have arrived and
     /// see it committed.
     call: UnsafeCell<Option<RawCall>>,
-    /// Whether the round at hand has more threads than there are cores ([`CROWDED`]), and whether
-    /// it may be left with no system call but futex ([`FUTEX_ONLY`]). Written before the round is
-    /// announced (Relaxed: published with the round word).
-    manners: AtomicU32,
+    /// How its threads wait for each other.
+    manners: Manners,
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
     bystanders: AtomicU32,
@@ -85,26 +81,10 @@ impl Round {
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
                 call: UnsafeCell::new(None),
-                manners: AtomicU32::new(0),
+                manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
             }
         }
-    }
-
-    /// How a target waits: before the commit, or from it on, when the call that is made may forbid
-    /// any system call but futex.
-    fn targets_patience(&self, committed: bool) -> Patience {
-        let manners = self.manners.load(Ordering::Relaxed);
-        let may_yield = !committed || manners & FUTEX_ONLY == 0;
-        Patience::new(manners & CROWDED != 0, may_yield)
-    }
-
-    /// How the caller waits. In a crowd it sleeps, because the one who wakes it hands its core over
-    /// at once, while one that yields waits behind everybody else who does.
-    fn callers_patience(&self, committed: bool) -> Patience {
-        let manners = self.manners.load(Ordering::Relaxed);
-        let crowded = manners & CROWDED != 0;
-        Patience::new(crowded, !crowded && (!committed || manners & FUTEX_ONLY == 0))
     }
 
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds

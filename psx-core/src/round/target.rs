@@ -25,10 +25,11 @@ impl Registry {
         }
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
-        round.arrivals.count_down(epoch);
+        let missing = round.arrivals.count_down(epoch);
+        let patience = round.manners.of_target(missing, false);
 
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, round.targets_patience(false)) != committed {
+        if round.word.wait_past(gathering, patience) != committed {
             return;
         }
         me.engage();
@@ -41,8 +42,9 @@ impl Registry {
             unsafe { me.note(Outcome::from(result)) };
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
-        round.completions.count_down(epoch);
-        round.word.wait_past(committed, round.targets_patience(true));
+        let missing = round.completions.count_down(epoch);
+        let patience = round.manners.of_target(missing, true);
+        round.word.wait_past(committed, patience);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The round word: what every thread in a handler sleeps on, and the one place where a round says
 //! what it is about to do.
 
+use super::patience::Patience;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU32, Ordering, Patience};
+use crate::sys::sync::{AtomicU32, Ordering};
 
 /// The number of a round's attempt. Whatever a thread does in a round, it does under the epoch
 /// that it saw at the start, so that a late thread can do no harm to the next one. It wraps after
@@ -104,7 +105,7 @@ impl Word {
     }
 
     /// Waits until something else than `seen` is asked, and returns that.
-    pub(crate) fn wait_past(&self, seen: State, mut patience: Patience) -> State {
+    pub(super) fn wait_past(&self, seen: State, mut patience: Patience) -> State {
         // Every wait ends for many reasons: only the word says whether to go on.
         loop {
             let now = self.read();

@@ -24,6 +24,8 @@ pub(crate) struct Case {
     pub(crate) limit: Duration,
     /// It measures time, or takes what other cases need: nothing else runs meanwhile.
     pub(crate) alone: bool,
+    /// What the machine must offer, and what it is called.
+    pub(crate) needs: (fn() -> bool, &'static str),
     /// It takes the right to raise a hard limit, which not every root has.
     raises_limit: bool,
     /// glibc's own broadcast must fail under it; where it does not, the fault is not built right.
@@ -46,7 +48,7 @@ pub(crate) enum Start {
 }
 
 impl Start {
-    pub(crate) fn needs_root(self) -> bool {
+    fn needs_root(self) -> bool {
         !matches!(self, Self::AsIs | Self::Plain)
     }
 }
@@ -106,8 +108,19 @@ impl Case {
             start: Start::AsIs,
             limit: LIMIT,
             alone: false,
+            needs: (|| true, ""),
             raises_limit: false,
             bites: false,
+        }
+    }
+
+    /// What it needs and the machine, or who runs the table, does not have.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        let (is_there, what) = self.needs;
+        if self.start.needs_root() && raw::users()[1] != 0 {
+            Some("root")
+        } else {
+            (!is_there()).then_some(what)
         }
     }
 
@@ -131,6 +144,10 @@ impl Case {
 
     pub(crate) const fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    pub(crate) const fn needs(self, is_there: fn() -> bool, what: &'static str) -> Self {
+        Self { needs: (is_there, what), ..self }
     }
 
     pub(crate) const fn raises_limit(self) -> Self {

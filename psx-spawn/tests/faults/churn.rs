@@ -88,6 +88,7 @@ pub(crate) const CASES: &[Case] = &[
             stage.conclude(counted, crew.strays());
         },
     )
+    .needs(|| Command::new("cc").arg("--version").output().is_ok(), "a C compiler")
     .seconds(60),
     Case::new("exec", "20 times psx::process::exec while rounds run", &[Ok], exec_in_round)
         .seconds(60),

@@ -4,7 +4,7 @@ use std::ptr;
 
 use libc::sock_filter;
 
-use crate::raw::must;
+use crate::raw::{self, must};
 
 /// Sets no_new_privs on the calling thread, which seccomp and Landlock ask for.
 pub(crate) fn no_new_privs() {
@@ -35,6 +35,14 @@ pub(crate) fn filter(steps: &[sock_filter]) {
     let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_ptr().cast_mut() };
     let mode = libc::SECCOMP_SET_MODE_FILTER as usize;
     must("seccomp", libc::SYS_seccomp, [mode, 0, ptr::from_ref(&program).addr(), 0, 0, 0]);
+}
+
+/// The kernel's Landlock version, 0 where it has none.
+pub(crate) fn landlock_version() -> usize {
+    const VERSION: usize = 1;
+    // SAFETY: asks for a number.
+    let version = unsafe { raw::call(libc::SYS_landlock_create_ruleset, [0, 0, VERSION, 0, 0, 0]) };
+    version.unwrap_or(0)
 }
 
 /// A Landlock ruleset without a rule: all that it handles (files, network, scopes) is denied.

@@ -18,10 +18,12 @@ pub(crate) const CASES: &[Case] = &[
         "applies a Landlock ruleset that denies READ_DIR; then a call",
         &[Ok, Ok],
         |stage| by_round(stage, [READ_DIR, 0, 0], || fs::read_dir("/").is_err()),
-    ),
+    )
+    .needs(has_landlock, LANDLOCK),
     Case::new("landlock-all", "the same for all of /proc, files too", &[Ok, Ok], |stage| {
         by_round(stage, [READ_DIR | READ_FILE, 0, 0], cannot_read_proc)
-    }),
+    })
+    .needs(has_landlock, LANDLOCK),
     Case::new(
         "landlock-before",
         "the same before the first use: Require, Registered",
@@ -33,14 +35,22 @@ pub(crate) const CASES: &[Case] = &[
             stage.change_soon();
             stage.change_registered();
         },
-    ),
+    )
+    .needs(has_landlock, LANDLOCK),
     Case::new(
         "landlock-scope",
         "applies a Landlock signal scope; then a call",
         &[Ok, Ok],
         |stage| by_round(stage, [0, 0, SCOPE_SIGNAL], cannot_signal_parent),
-    ),
+    )
+    .needs(|| confine::landlock_version() >= 6, "Landlock's scopes: Linux 6.12"),
 ];
+
+const LANDLOCK: &str = "Landlock: Linux 5.13";
+
+fn has_landlock() -> bool {
+    confine::landlock_version() >= 1
+}
 
 const READ_FILE: u64 = 1 << 2;
 const READ_DIR: u64 = 1 << 3;

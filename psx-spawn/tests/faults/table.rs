@@ -106,7 +106,7 @@ pub(crate) fn run(args: &[String]) -> c_int {
             return 2;
         }
     };
-    let wanted: Vec<_> = cases().filter(|case| options.wants(case.name)).collect();
+    let mut wanted: Vec<_> = cases().filter(|case| options.wants(case.name)).collect();
     if options.list {
         wanted.iter().for_each(|case| println!("{}: test", case.name));
         println!("\n{} tests, 0 benchmarks", wanted.len());
@@ -114,14 +114,16 @@ pub(crate) fn run(args: &[String]) -> c_int {
     }
     let shop = Workshop::open().expect("a directory for temporary files");
     let is_root = raw::users()[1] == 0;
-    let (mut passed, mut failed) = (0, Vec::new());
-    let mut left_out: Vec<_> =
-        wanted.iter().filter(|case| case.start.needs_root() && !is_root).map(|c| c.name).collect();
+    let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());
+    wanted.retain(|case| match case.missing() {
+        Some(what) => {
+            left_out.push(format!("{} ({what})", case.name));
+            false
+        }
+        None => true,
+    });
     for subject in [Subject::Psx, Subject::Glibc] {
-        let runs = |case: &&Case| match subject {
-            Subject::Psx => is_root || !case.start.needs_root(),
-            Subject::Glibc => is_root && case.bites,
-        };
+        let runs = |case: &&Case| subject == Subject::Psx || is_root && case.bites;
         let cases: Vec<_> = wanted.iter().copied().filter(runs).collect();
         if options.subject.is_some_and(|only| only != subject) || cases.is_empty() {
             continue;
@@ -135,10 +137,10 @@ pub(crate) fn run(args: &[String]) -> c_int {
         }
     }
     if !is_root && wanted.iter().any(|case| case.bites) {
-        left_out.push("the faults put to glibc");
+        left_out.push("the faults put to glibc (root)".to_owned());
     }
     if !left_out.is_empty() {
-        println!("\nleft out, since they need root: {}", left_out.join(", "));
+        println!("\nleft out, for want of something: {}", left_out.join(", "));
     }
     if !failed.is_empty() {
         println!("\nfailures: {}", failed.join(", "));

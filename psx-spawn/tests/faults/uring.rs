@@ -2,6 +2,7 @@
 //! an SQPOLL ring, which goes on acting as whoever made the ring.
 
 use std::ffi::CString;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -23,7 +24,8 @@ pub(crate) const CASES: &[Case] = &[
         ring.submit_open(&fifo, ASYNC);
         await_thread(|name, _| name.starts_with("iou-wrk-"), "");
         stage.change();
-    }),
+    })
+    .needs(Ring::can_be_had, IO_URING),
     Case::new(
         "uring-poller",
         "io_uring SQPOLL ring, made before the drop; then closed",
@@ -37,6 +39,7 @@ pub(crate) const CASES: &[Case] = &[
             stage.change();
         },
     )
+    .needs(Ring::can_be_had, IO_URING)
     .bites(),
     Case::new(
         "uring-poller-registered",
@@ -55,8 +58,11 @@ pub(crate) const CASES: &[Case] = &[
             stage.note("the ring still opens /etc/shadow: why it counts as uncovered");
         },
     )
+    .needs(Ring::can_be_had, IO_URING)
     .start(Start::Root),
 ];
+
+const IO_URING: &str = "io_uring";
 
 const SQPOLL: u32 = 1 << 1;
 /// Do not try in the submitter first.
@@ -80,13 +86,21 @@ struct Ring {
 }
 
 impl Ring {
+    /// Whether this kernel has rings, and lets us have one.
+    fn can_be_had() -> bool {
+        Self::set_up(&mut [0; 30]).map(raw::close).is_ok()
+    }
+
+    fn set_up(params: &mut Params) -> io::Result<usize> {
+        let at = params.as_mut_ptr().addr();
+        // SAFETY: the parameters outlive the call.
+        unsafe { raw::call(libc::SYS_io_uring_setup, [ENTRIES, at, 0, 0, 0, 0]) }
+    }
+
     fn new(flags: u32) -> Self {
         let mut params: Params = [0; 30];
         (params[2], params[4]) = (flags, 60_000);
-        let at = params.as_mut_ptr().addr();
-        // SAFETY: the parameters outlive the call.
-        let fd = unsafe { raw::call(libc::SYS_io_uring_setup, [ENTRIES, at, 0, 0, 0, 0]) }
-            .expect("io_uring_setup");
+        let fd = Self::set_up(&mut params).expect("io_uring_setup");
         let map = |offset| raw::map_file(fd, SIZE, offset);
         Self { fd, rings: map(0), entries: map(0x1000_0000), params }
     }

@@ -14,3 +14,6 @@ mod tasks;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use quota::Quota;
+
+/// Threads wait a little before they sleep. Not in the model, where a wait is a wait.
+pub(crate) const PATIENT: bool = true;

@@ -24,47 +24,10 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// The part of a wait before the sleep. A thread that goes to sleep and is woken costs several
-/// times what one costs that lends its core to the others and finds, when its turn comes again,
-/// that all have done their part. docs/benchmarks.md has the numbers.
-#[derive(Debug)]
-pub(crate) struct Patience {
-    spins: u32,
-    yields: u32,
-}
-
-impl Patience {
-    /// Spins in all, in steps that double: the order of a wake-up's cost.
-    const SPINS: u32 = 64;
-    const YIELDS: u32 = 4;
-
-    /// Spinning pays only where nobody needs the core that it takes: not in a `crowded` wait, of
-    /// more threads than there are cores. To lend the core is a system call, which not every wait
-    /// `may_yield` to.
-    pub(crate) fn new(crowded: bool, may_yield: bool) -> Self {
-        Self {
-            spins: if crowded { Self::SPINS } else { 1 },
-            yields: if may_yield { 0 } else { Self::YIELDS },
-        }
-    }
-
-    /// Waits a little and returns true, or returns false when it is time to sleep.
-    #[inline]
-    pub(crate) fn wait_a_little(&mut self) -> bool {
-        if self.spins < Self::SPINS {
-            for _ in 0..self.spins {
-                core::hint::spin_loop();
-            }
-            self.spins *= 2;
-            return true;
-        }
-        if self.yields < Self::YIELDS {
-            self.yields += 1;
-            yield_now();
-            return true;
-        }
-        false
-    }
+/// One turn of a wait that is expected to be short.
+#[inline]
+pub(crate) fn spin_hint() {
+    core::hint::spin_loop();
 }
 
 /// Lets other threads have the core.
