@@ -20,6 +20,7 @@ mod report;
 use std::env;
 use std::error::Error;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use measure::Session;
@@ -30,7 +31,17 @@ const PSX_CHILD: &str = "--peer-psx";
 /// The batch of six steps is compared at this number of threads.
 const BATCH_THREADS: usize = 100;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
     let value_of = |name: &str| {
         let position = args.iter().position(|arg| arg == name)?;
