@@ -35,10 +35,10 @@ const SPINS: u32 = 256;
 
 /// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
 /// stranger. A share is several times what a thread costs.
-const LONG: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_micros(200);
 const SHARE: Duration = Duration::from_micros(50);
 /// For how many rounds nobody yields after that.
-const WARY_ROUNDS: u32 = 16;
+const WARY_ROUNDS: u32 = 64;
 
 /// More threads wait for each other than there are cores.
 const CROWDED: u32 = 1;
