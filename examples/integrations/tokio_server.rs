@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use psx_examples::attempt::{Answer, Attempt};
@@ -48,6 +49,7 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.workers)
         .enable_io()
+        .thread_keep_alive(Duration::from_secs(3600)) // so that the threads can be counted
         .on_thread_start(|| psx::thread::adopt().expect("a new thread can be registered"))
         .build()?;
     runtime.block_on(give_up_amid(show, listener, options.requests))

@@ -7,14 +7,15 @@ use std::error::Error;
 use std::ffi::c_int;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::Parser;
-use psx::Errno;
-use psx::privileges::ThreadPrivileges;
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status;
 use psx_integrations::{Show, Team, giving_up_everything, on_blocking_threads, perform};
+use psx_interposed::privileges::ThreadPrivileges;
+use psx_interposed::{self as psx, Errno};
 
 /// Gives up all privileges on threads that tokio, rayon, std and C started, none of them changed.
 #[derive(Parser)]
@@ -46,7 +47,7 @@ fn act(show: &mut Show, threads: usize) -> Result<(), Box<dyn Error>> {
         .build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).build()?;
     runtime.block_on(on_blocking_threads(threads, || ()));
-    let (c_thread_waits, c_thread_goes) = io::pipe()?;
+    let (c_thread_waits, c_thread_goes) = UnixStream::pair()?;
     if let error @ 1.. = c_thread_start(c_thread_waits.as_raw_fd()) {
         return Err(io::Error::from_raw_os_error(error).into());
     }

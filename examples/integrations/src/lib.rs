@@ -20,7 +20,6 @@ pub const NOBODY: u32 = 65_534;
 
 /// The steps by which a process in the state `now` gives up all it can, and what the kernel must say
 /// of each thread afterwards. Root becomes nobody; another user keeps his ids.
-#[must_use]
 pub fn giving_up_everything(now: &Credentials) -> (Privileges, Credentials) {
     let steps = Privileges::new().capabilities(CapabilitySets::empty()).no_new_privs();
     let wanted = Credentials { effective: 0, no_new_privs: true, ..now.clone() };
