@@ -9,14 +9,15 @@
 //!   a filter on system calls makes none but futex.
 //! - Nobody else wants the core. A yield lends it to whoever is hungry, a stranger to the round
 //!   included, who keeps it for milliseconds, where a sleeper is put in front of him when it is
-//!   woken. That cannot be known before; so after a round that took far too long, everybody sleeps
-//!   at once for some rounds.
+//!   woken. That cannot be known before; so the time is limited, and after a round that took far too
+//!   long everybody sleeps at once for some rounds.
 //!
 //! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
 //! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
 
 use core::time::Duration;
 
+use crate::sys::clock::Instant;
 use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
 use crate::sys::{PATIENT, const_on_linux};
 
@@ -25,17 +26,19 @@ const FEW: usize = 1_024;
 
 /// Of more threads than there are cores: each turn lets many others do their part.
 const YIELDS_IN_A_CROWD: u32 = 4;
+const TIME_IN_A_CROWD: Duration = Duration::from_millis(3);
 /// Of fewer: about as long as a sleep and a wake-up take. On the core that the other one needs it
 /// hands over at once, on another it is a short look.
 const YIELDS: u32 = 64;
+const TIME: Duration = Duration::from_micros(100);
 const SPINS: u32 = 256;
 
 /// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
 /// stranger. A share is several times what a thread costs.
-const LONG: Duration = Duration::from_millis(1);
-const SHARE: Duration = Duration::from_micros(20);
+const LONG: Duration = Duration::from_micros(200);
+const SHARE: Duration = Duration::from_micros(50);
 /// For how many rounds nobody yields after that.
-const WARY_ROUNDS: u32 = 32;
+const WARY_ROUNDS: u32 = 64;
 
 /// More threads wait for each other than there are cores.
 const CROWDED: u32 = 1;
@@ -83,14 +86,14 @@ impl Manners {
         let flags = self.flags.load(Ordering::Relaxed);
         let crowded = flags & CROWDED != 0;
         let may_yield = worthwhile && !(committed && flags & FUTEX_ONLY != 0);
-        let (yields, spins) = match (crowded, may_yield) {
-            _ if !PATIENT || flags & WARY != 0 => (0, 0),
-            (true, true) => (YIELDS_IN_A_CROWD, 0),
-            (false, true) => (YIELDS, 0),
-            (true, false) => (0, 0),
-            (false, false) => (0, SPINS),
+        let (yields, time, spins) = match (crowded, may_yield) {
+            _ if !PATIENT || flags & WARY != 0 => (0, TIME, 0),
+            (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
+            (false, true) => (YIELDS, TIME, 0),
+            (true, false) => (0, TIME, 0),
+            (false, false) => (0, TIME, SPINS),
         };
-        Patience { yields, spins }
+        Patience { began: Instant::now(), time, yields, spins }
     }
 
     /// Learns from a round that is over.
@@ -104,6 +107,9 @@ impl Manners {
 /// The part of one wait before the sleep.
 #[derive(Debug)]
 pub(super) struct Patience {
+    began: Instant,
+    /// For how long at most to yield.
+    time: Duration,
     yields: u32,
     spins: u32,
 }
@@ -112,7 +118,7 @@ impl Patience {
     /// Waits a little and returns true, or returns false when it is time to sleep.
     #[inline]
     pub(super) fn wait_a_little(&mut self) -> bool {
-        if self.yields > 0 {
+        if self.yields > 0 && self.began.elapsed() < self.time {
             self.yields -= 1;
             yield_now();
         } else if self.spins > 0 {
