@@ -469,6 +469,10 @@ impl Privileges {
             None => false,
         };
 
+        if let Some(thread) = self.seccomp.as_ref().and_then(|_| filter::Filter::who_differs()) {
+            return Err(step_error(Step::Seccomp, Cause::Unsynced(thread), &[]));
+        }
+
         let plan = Plan::new(self, &caller, !kernel_syncs_landlock);
         let report = plan.run(broadcast)?;
         let mut made = plan.steps();
