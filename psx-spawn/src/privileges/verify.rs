@@ -4,8 +4,9 @@ use std::{error, fmt, io};
 
 use psx_core::NamedThread;
 
+use super::builder::ThreeIds;
 use super::foresee::Caller;
-use super::{Ids, Privileges, Step, ThreeIds, threads};
+use super::{Ids, Privileges, Step, threads};
 
 /// A thread that is not as the steps want it. For an example see [`VerifyError`].
 #[derive(Clone, Debug, PartialEq, Eq)]
