@@ -26,8 +26,8 @@
 //! What the kernel would plainly refuse is told before any thread is stopped
 //! ([`Cause::Foreseen`]): a missing capability, an id that is none, a descriptor that is no ruleset.
 //! If the kernel refuses a step all the same, every thread has made exactly the steps before it, and
-//! [`Error::Step`](crate::Error::Step) names them. Steps cannot be taken back, as root that is given up does not return:
-//! such a process is best ended.
+//! [`Error::Step`](crate::Error::Step) names them. Steps cannot be taken back, since root that is
+//! given up does not return: such a process is best ended.
 //!
 //! # Types
 //!
