@@ -208,9 +208,9 @@ impl Broadcast {
 
     /// [`run`](Self::run) for a closure that installs no seccomp filter.
     ///
-    /// Since `run` cannot know what its closure does, its threads make no system call but futex
-    /// once the first has run it: a filter that it installed might end the process over any other.
-    /// Here they wait for each other by `sched_yield` too, which takes a third off the stop.
+    /// Since `run` cannot know what its closure does, its threads wait for each other by futex alone:
+    /// a filter that the closure installs might end the process over any other system call. Here
+    /// they wait by `sched_yield` too, which takes a third off the stop.
     ///
     /// # Errors
     ///

@@ -79,7 +79,7 @@ impl<'a> Gathering<'a> {
         while refused
             || !round
                 .arrivals
-                .wait(Limit::At(self.deadline.sooner(look)), round.manners.of_caller(false))
+                .wait(Limit::At(self.deadline.sooner(look)), round.manners.of_caller())
         {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
@@ -88,7 +88,12 @@ impl<'a> Gathering<'a> {
                 if self.give_up(ledger) {
                     return Err(Setback::Late);
                 }
-                // All have arrived, and are about to count down.
+                // All have arrived, and are about to count down, so this is short; nobody is late,
+                // but the deadline is a promise.
+                let patience = round.manners.of_caller();
+                if !round.arrivals.wait(Limit::For(LAST_LOOK), patience) {
+                    return Err(Setback::Busy);
+                }
                 break;
             }
             look = (look * 2).min(LAST_LOOK);
@@ -170,7 +175,7 @@ impl<'a> Gathering<'a> {
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), round.manners.of_caller(true)) {
+        while !round.completions.wait(Limit::For(look), round.manners.of_caller()) {
             let is_dead = |tid| kernel.is_dead(tid);
             let fallen =
                 self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);

@@ -96,7 +96,7 @@ mod tests {
 
     fn opens_soon(latch: &Latch) -> bool {
         let soon = Limit::For(Duration::from_millis(1));
-        latch.wait(soon, Manners::new().of_caller(false))
+        latch.wait(soon, Manners::new().of_caller())
     }
 
     #[test]

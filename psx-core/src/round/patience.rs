@@ -5,12 +5,12 @@
 //! waits a thread. Design: a few yields before the sleep, under these conditions:
 //!
 //! - No more than [`FEW`] are missing. With thousands awake, each turn finds its caches cold.
-//! - The call that is being made cannot forbid it: from the commit on, a round whose call may install
-//!   a filter on system calls makes none but futex.
+//! - The call cannot forbid it: the threads of a round whose call may install a filter on system
+//!   calls wait by futex alone.
 //! - Nobody else wants the core. A yield lends it to whoever is hungry, a stranger to the round
 //!   included, who keeps it for milliseconds, where a sleeper is put in front of him when it is
 //!   woken. That cannot be known before; so the time is limited, and after a round that took far too
-//!   long everybody sleeps at once for some rounds.
+//!   long everybody sleeps at once for some rounds, twice as many if the next try is no better.
 //!
 //! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
 //! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
@@ -37,8 +37,9 @@ const SPINS: u32 = 256;
 /// stranger. A share is several times what a thread costs.
 const LONG: Duration = Duration::from_micros(200);
 const SHARE: Duration = Duration::from_micros(50);
-/// For how many rounds nobody yields after that.
-const WARY_ROUNDS: u32 = 64;
+/// For how many rounds nobody yields after that, at first; and how often that may double.
+const WARY_ROUNDS: u32 = 4;
+const DOUBLINGS: u32 = 8;
 
 /// More threads wait for each other than there are cores.
 const CROWDED: u32 = 1;
@@ -54,12 +55,14 @@ pub(super) struct Manners {
     flags: AtomicU32,
     /// For how many rounds yet nobody is to yield.
     wary: AtomicU32,
+    /// How many tries in a row have been too long.
+    strikes: AtomicU32,
 }
 
 impl Manners {
     const_on_linux! {
         pub(super) fn new() -> Self {
-            Self { flags: AtomicU32::new(0), wary: AtomicU32::new(0) }
+            Self { flags: AtomicU32::new(0), wary: AtomicU32::new(0), strikes: AtomicU32::new(0) }
         }
     }
 
@@ -73,19 +76,19 @@ impl Manners {
     }
 
     /// How a target waits, with so many missing.
-    pub(super) fn of_target(&self, missing: usize, committed: bool) -> Patience {
-        self.patience(missing <= FEW, committed)
+    pub(super) fn of_target(&self, missing: usize) -> Patience {
+        self.patience(missing <= FEW)
     }
 
     /// How the caller waits.
-    pub(super) fn of_caller(&self, committed: bool) -> Patience {
-        self.patience(self.flags.load(Ordering::Relaxed) & CROWDED == 0, committed)
+    pub(super) fn of_caller(&self) -> Patience {
+        self.patience(self.flags.load(Ordering::Relaxed) & CROWDED == 0)
     }
 
-    fn patience(&self, worthwhile: bool, committed: bool) -> Patience {
+    fn patience(&self, worthwhile: bool) -> Patience {
         let flags = self.flags.load(Ordering::Relaxed);
         let crowded = flags & CROWDED != 0;
-        let may_yield = worthwhile && !(committed && flags & FUTEX_ONLY != 0);
+        let may_yield = worthwhile && flags & FUTEX_ONLY == 0;
         let (yields, time, spins) = match (crowded, may_yield) {
             _ if !PATIENT || flags & WARY != 0 => (0, TIME, 0),
             (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
@@ -98,9 +101,16 @@ impl Manners {
 
     /// Learns from a round that is over.
     pub(super) fn judge(&self, targets: usize, stopped: Duration) {
-        if stopped > LONG + SHARE * targets as u32 {
-            self.wary.store(WARY_ROUNDS, Ordering::Relaxed);
+        if self.flags.load(Ordering::Relaxed) & WARY != 0 {
+            return;
         }
+        let mut strikes = 0;
+        if stopped > LONG + SHARE * targets as u32 {
+            strikes = self.strikes.load(Ordering::Relaxed);
+            self.wary.store(WARY_ROUNDS << strikes, Ordering::Relaxed);
+            strikes = (strikes + 1).min(DOUBLINGS);
+        }
+        self.strikes.store(strikes, Ordering::Relaxed);
     }
 }
 

@@ -26,7 +26,7 @@ impl Registry {
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
         let missing = round.arrivals.count_down(epoch);
-        let patience = round.manners.of_target(missing, false);
+        let patience = round.manners.of_target(missing);
 
         let committed = State { epoch, phase: Phase::Committed };
         if round.word.wait_past(gathering, patience) != committed {
@@ -43,7 +43,7 @@ impl Registry {
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         let missing = round.completions.count_down(epoch);
-        let patience = round.manners.of_target(missing, true);
+        let patience = round.manners.of_target(missing);
         round.word.wait_past(committed, patience);
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allocator;
 mod batch;
 mod foreseen;
 mod kernel;
@@ -13,7 +14,13 @@ mod tell;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let concerns =
-        [steps::cases(), batch::cases(), foreseen::cases(), sandbox::cases(), tell::cases()];
+    let concerns = [
+        allocator::cases(),
+        steps::cases(),
+        batch::cases(),
+        foreseen::cases(),
+        sandbox::cases(),
+        tell::cases(),
+    ];
     support::main(concerns.into_iter().flatten().collect())
 }
