@@ -40,9 +40,15 @@ fault, or the process hung or died; 2 if the arguments were wrong.";
 /// What the command line asks for.
 enum Order {
     Help,
-    Soak { seed: u64, time: Duration },
+    Soak {
+        seed: u64,
+        time: Duration,
+    },
     /// To be the process that is soaked.
-    Subject { seed: u64, time: Duration },
+    Subject {
+        seed: u64,
+        time: Duration,
+    },
 }
 
 fn read_order() -> Result<Order, lexopt::Error> {
