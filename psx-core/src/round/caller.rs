@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Room in the ledger for threads that nobody knows of.
 const STRANGERS: usize = 64;
 
+/// How many threads the last message names, so that it fits into a pipe that nobody reads.
+const NAMED: usize = 16;
+
 /// Why an attempt came to nothing. No thread has made the call, except for [`Setback::Os`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setback {
@@ -113,7 +116,7 @@ impl Registry {
                 Err(setback) => setback,
             };
             if setback == Setback::Missed && !ledger.findings().is_empty() {
-                missed = Some(ledger.threads());
+                missed = Some(ledger.threads().map_err(|NoMemory| Error::OutOfMemory)?);
             }
             match setback {
                 Setback::NoRoom => {}
@@ -125,8 +128,11 @@ impl Registry {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
                 }
                 Setback::Late => {
-                    let late = || Error::Unreachable(ledger.threads());
-                    return Err(missed.map_or_else(late, Error::Uncovered));
+                    return Err(match (missed, ledger.threads()) {
+                        (Some(missed), _) => Error::Uncovered(missed),
+                        (None, Ok(late)) => Error::Unreachable(late),
+                        (None, Err(NoMemory)) => Error::OutOfMemory,
+                    });
                 }
                 Setback::Os(errno) => return Err(Error::Os(errno)),
                 Setback::Unprovable(errno) => return Err(Error::Unprovable(errno)),
@@ -284,8 +290,11 @@ impl Leader<'_> {
             findings.len(),
             if findings.len() == 1 { "" } else { "s" },
         );
-        for Finding { tid, name, outcome } in findings {
+        for Finding { tid, name, outcome } in findings.iter().take(NAMED) {
             let _ = writeln!(stderr, "psx:   thread {tid} ({}) {outcome}", name.as_str());
+        }
+        if findings.len() > NAMED {
+            let _ = writeln!(stderr, "psx:   and {} more", findings.len() - NAMED);
         }
         let _ = writeln!(
             stderr,
