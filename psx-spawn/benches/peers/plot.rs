@@ -27,7 +27,7 @@ pub(crate) fn write_all(session: &Session, batch_threads: usize, folder: &Path) 
     draw(&share, |canvas| {
         let divide = |median, threads| median / threads as f64;
         let unit = "microseconds a thread";
-        by_threads(session, canvas, unit, SeriesLabelPosition::LowerLeft, divide)
+        by_threads(session, canvas, unit, SeriesLabelPosition::LowerRight, divide)
     })?;
     let batch = path("bench-batch.svg");
     draw(&batch, |canvas| bars(session, batch_threads, canvas))?;
