@@ -122,13 +122,13 @@ impl Entry {
     /// thread does not stand there.
     pub(crate) fn advance(&self, epoch: Epoch, from: Standing, to: Standing) -> bool {
         // AcqRel: what the thread that leaves a standing has done (its outcome above all) is seen
-        // by whoever reads the next one with `stands`.
+        // by whoever reads the next one with `stands`, or finds here that it has been left.
         self.standing
             .compare_exchange(
                 epoch.tag(from as u32),
                 epoch.tag(to as u32),
                 Ordering::AcqRel,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             )
             .is_ok()
     }

@@ -19,7 +19,7 @@ use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
 use crate::sys::sync::Ordering;
-use crate::sys::{Quota, Refusal, fatal, mask};
+use crate::sys::{AMPLE, Quota, Refusal, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
 /// How often a waiting thread looks before it sleeps, where there is a core for each: the order of
@@ -37,9 +37,6 @@ const FIRST_CLOSE: Duration = Duration::from_millis(10);
 
 /// How long to wait between two proofs that failed, at the longest, if nothing changes.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// Room in the ledger for threads that nobody knows of.
-const STRANGERS: usize = 64;
 
 /// Why an attempt came to nothing. No thread has made the call, except for [`Setback::Os`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +165,7 @@ impl Registry {
     }
 
     fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
-        let room = seen.registered.max(seen.all) + STRANGERS;
+        let room = seen.registered.max(seen.all) + AMPLE;
         debris.array = self.round.roster.larger(room)?;
         Ledger::for_threads(room)
     }

@@ -158,6 +158,6 @@ struct EndOnUnwind;
 
 impl Drop for EndOnUnwind {
     fn drop(&mut self) {
-        crate::sys::fatal::abort();
+        crate::sys::fatal::unwound();
     }
 }

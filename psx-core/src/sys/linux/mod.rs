@@ -14,3 +14,9 @@ mod tasks;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use quota::Quota;
+
+/// How much room a round lays out beyond what it counts.
+pub(crate) const AMPLE: usize = 64;
+
+/// How often a round looks whether those who have left the list have left the process.
+pub(crate) const LEAVER_LOOKS: usize = 32;
