@@ -27,18 +27,22 @@ macro_rules! pieces {
 
 /// All of them.
 pub(crate) const PIECES: &[Piece] = pieces![
-    lists::registering_and_walking,
-    rounds::one_round,
-    rounds::one_round_interrupted_everywhere,
+    rounds::one_target,
+    rounds::one_target_interrupted_everywhere,
+    rounds::two_targets,
+    rounds::two_targets_with_old_values,
     rounds::call_fails_on_the_caller,
     rounds::two_callers,
     rounds::two_callers_and_a_target,
     rounds::helped_signalling,
+    lists::registering_and_walking,
     lists::birth,
-    lists::birth_while_rounds_retry,
+    lists::birth_and_exit,
     lists::exit,
+    lists::exit_with_old_values,
     lists::adoption,
     troubles::late_arrival,
+    troubles::late_arrivals,
     troubles::uncovered_and_retried,
     troubles::death_in_the_call,
 ];

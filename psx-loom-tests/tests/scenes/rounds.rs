@@ -12,8 +12,19 @@ fn target(scene: &Scene) {
     });
 }
 
-/// P2, P3: each thread makes the call once, after the caller, and runs nothing in between.
-pub(crate) mod one_round {
+fn round(threads: usize) -> impl FnOnce(&Thread) {
+    move |caller| {
+        let report = caller
+            .broadcast(&registered_only(), 1, Conduct::default())
+            .unwrap();
+        assert_eq!((report.threads(), report.attempts()), (threads, 1));
+        assert!(report.is_unanimous());
+        caller.step();
+    }
+}
+
+/// P2, P3 with one target, all orders, all that the orderings let a load see.
+pub(crate) mod one_target {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -24,41 +35,63 @@ pub(crate) mod one_round {
     }
 
     pub(crate) fn scene(scene: &Scene) {
-        scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
-            assert_eq!((report.threads(), report.attempts()), (3, 1));
-            assert!(report.is_unanimous());
-            caller.step();
-        });
-        target(scene);
+        scene.registered(round(2));
         target(scene);
     }
 }
 
-/// The same with one target, that the signal may reach before each of its atomic operations.
-pub(crate) mod one_round_interrupted_everywhere {
+/// The same, and the signal may arrive before each of the target's atomic operations.
+pub(crate) mod one_target_interrupted_everywhere {
     use super::*;
 
     pub(crate) fn model() -> Model {
         Model::new()
             .no_timer_needed()
-            .spurious_wakes(1)
             .interrupted_everywhere()
+            .preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
-        scene.registered(|caller| {
-            let report = caller
-                .broadcast(&registered_only(), 1, Conduct::default())
-                .unwrap();
-            assert_eq!(report.threads(), 2);
-            caller.step();
-        });
+        scene.registered(round(2));
         scene.registered(|target| {
             target.step();
-            assert!(target.walk() >= 1);
+            assert_eq!(target.walk(), 2);
             target.step();
         });
+    }
+}
+
+/// P2, P3: each thread makes the call once, after the caller, and runs nothing in between.
+pub(crate) mod two_targets {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new()
+            .no_timer_needed()
+            .spurious_wakes(2)
+            .newest_values_only()
+            .preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(round(3));
+        target(scene);
+        target(scene);
+    }
+}
+
+/// The same with all that the orderings let a load see, and fewer orders.
+pub(crate) mod two_targets_with_old_values {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().no_timer_needed().preemptions(1)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(round(3));
+        scene.registered(Thread::step);
+        scene.registered(Thread::step);
     }
 }
 
@@ -70,7 +103,8 @@ pub(crate) mod call_fails_on_the_caller {
         Model::new()
             .no_timer_needed()
             .spurious_wakes(2)
-            .preemptions(3)
+            .newest_values_only()
+            .preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -103,7 +137,7 @@ pub(crate) mod two_callers {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().preemptions(3)
+        Model::new().no_timer_needed().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -117,7 +151,10 @@ pub(crate) mod two_callers_and_a_target {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().preemptions(2)
+        Model::new()
+            .no_timer_needed()
+            .newest_values_only()
+            .preemptions(1)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -132,7 +169,7 @@ pub(crate) mod helped_signalling {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().refusals(3).preemptions(2)
+        Model::new().refusals(2).newest_values_only().preemptions(1)
     }
 
     pub(crate) fn scene(scene: &Scene) {

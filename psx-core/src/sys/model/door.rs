@@ -106,8 +106,6 @@ impl Model {
     ///
     /// In the first interleaving in which something is wrong.
     pub fn explore(self, lay_out: impl Fn(&Scene) + Send + Sync + 'static) -> u64 {
-        let mut this = self; if std::env::var("NEWEST").is_ok() { this.habits.newest_only = true; }
-        if std::env::var("NOSPUR").is_ok() { this.habits.spurious_wakes = 0; } let this = this;
         let interleavings = Arc::new(AtomicU64::new(0));
         let mut builder = loom::model::Builder::new();
         builder.expect_explicit_explore = true;
@@ -119,7 +117,7 @@ impl Model {
             builder.check(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
                 let scene = Scene {
-                    machine: Machine::start(this.habits),
+                    machine: Machine::start(self.habits),
                     cast: RefCell::default(),
                 };
                 lay_out(&scene);
@@ -219,7 +217,10 @@ impl Thread {
     fn spawn(self, part: impl FnOnce(&Thread) + 'static) {
         let task = Rc::clone(&self.task);
         let handle = loom::thread::spawn(move || {
-            let played = panic::catch_unwind(AssertUnwindSafe(|| part(&self)));
+            let played = panic::catch_unwind(AssertUnwindSafe(|| {
+                part(&self);
+                self.machine.linger(&self.task);
+            }));
             match played {
                 Err(cause) if !cause.is::<Death>() => panic::resume_unwind(cause),
                 _ => self.machine.finish(&self.task),

@@ -353,16 +353,17 @@ impl Machine {
 
     /// The thread exists no more.
     pub(crate) fn die(&self, task: &Task) {
-        self.population.fetch_sub(1, Ordering::Relaxed);
+        // Release pairs with the Acquire in `kind`: the kernel finds a thread dead, or not, under
+        // locks that its end takes too.
+        self.population.fetch_sub(1, Ordering::Release);
         tell(task, "dies", 0);
         self.summonses
             .set(self.summonses.get() - task.pending.take());
         task.alive.set(false);
     }
 
-    /// The thread has played its part. It is dead, or answers for as long as others play.
-    pub(crate) fn finish(&self, me: &Rc<Task>) {
-        self.linger(me);
+    /// The thread runs no more of the model, dead or not.
+    pub(crate) fn finish(&self, me: &Task) {
         me.finished.set(true);
         tell(me, "ends", 0);
         self.main.unpark();
@@ -371,7 +372,7 @@ impl Machine {
         }
     }
 
-    /// Answers until all have played their parts.
+    /// Has played its part, and answers for as long as it is registered and others play.
     pub(crate) fn linger(&self, me: &Rc<Task>) {
         while me.is_alive() && me.entry.get().is_some() {
             self.interrupt(me);
@@ -415,13 +416,10 @@ impl Machine {
     }
 
     pub(crate) fn alive(&self) -> Vec<u32> {
-        self.count();
+        self.population.fetch_add(0, Ordering::Acquire);
         let tasks = self.tasks.borrow();
-        tasks
-            .iter()
-            .filter(|task| task.alive.get())
-            .map(|task| task.tid)
-            .collect()
+        let alive = tasks.iter().filter(|task| task.alive.get());
+        alive.map(|task| task.tid).collect()
     }
 
     pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
