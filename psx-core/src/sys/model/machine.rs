@@ -360,6 +360,7 @@ impl Machine {
         self.summonses
             .set(self.summonses.get() - task.pending.take());
         task.alive.set(false);
+        task.entry.set(None);
     }
 
     /// The thread runs no more of the model, dead or not.
