@@ -39,26 +39,11 @@ struct Step {
 /// The steps, in the order that works: groups and gid while the uid still allows it, and
 /// capabilities last of all. The first three take what only root has.
 const STEPS: [Step; 5] = [
-    Step {
-        name: "setgroups",
-        make: set_groups,
-    },
-    Step {
-        name: "setresgid",
-        make: || set_ids(libc::SYS_setresgid),
-    },
-    Step {
-        name: "setresuid",
-        make: || set_ids(libc::SYS_setresuid),
-    },
-    Step {
-        name: "capset",
-        make: clear_capabilities,
-    },
-    Step {
-        name: "prctl(PR_SET_NO_NEW_PRIVS)",
-        make: set_no_new_privs,
-    },
+    Step { name: "setgroups", make: set_groups },
+    Step { name: "setresgid", make: || set_ids(libc::SYS_setresgid) },
+    Step { name: "setresuid", make: || set_ids(libc::SYS_setresuid) },
+    Step { name: "capset", make: clear_capabilities },
+    Step { name: "prctl(PR_SET_NO_NEW_PRIVS)", make: set_no_new_privs },
 ];
 const ROOT_ONLY: usize = 3;
 
@@ -71,37 +56,21 @@ fn set_groups() -> Result<usize, Errno> {
 
 fn set_ids(nr: libc::c_long) -> Result<usize, Errno> {
     // SAFETY: setresuid and setresgid take three numbers and touch no memory.
-    unsafe {
-        raw::syscall(
-            nr,
-            [NOBODY as usize, NOBODY as usize, NOBODY as usize, 0, 0],
-        )
-    }
+    unsafe { raw::syscall(nr, [NOBODY as usize, NOBODY as usize, NOBODY as usize, 0, 0]) }
 }
 
 fn clear_capabilities() -> Result<usize, Errno> {
     // Version 3 of the interface and the calling thread; then two times three empty sets.
     let header = [0x2008_0522_u32, 0];
     let sets = [0_u32; 6];
-    let args = [
-        &raw const header as usize,
-        &raw const sets as usize,
-        0,
-        0,
-        0,
-    ];
+    let args = [&raw const header as usize, &raw const sets as usize, 0, 0, 0];
     // SAFETY: both point to what capset(2) reads under that version, and outlive the call.
     unsafe { raw::syscall(libc::SYS_capset, args) }
 }
 
 fn set_no_new_privs() -> Result<usize, Errno> {
     // SAFETY: numbers only.
-    unsafe {
-        raw::syscall(
-            libc::SYS_prctl,
-            [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0],
-        )
-    }
+    unsafe { raw::syscall(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0]) }
 }
 
 /// What is to be dropped, and by which steps.
@@ -115,11 +84,7 @@ struct Plan {
 impl Plan {
     /// Root gives up everything; another user what he has.
     fn from(now: &Credentials) -> Self {
-        let powerless = Credentials {
-            effective: 0,
-            no_new_privs: true,
-            ..now.clone()
-        };
+        let powerless = Credentials { effective: 0, no_new_privs: true, ..now.clone() };
         let nobody = Credentials {
             uids: [NOBODY; 4],
             gids: [NOBODY; 4],
@@ -127,16 +92,9 @@ impl Plan {
             ..powerless.clone()
         };
         let is_root = now.uids[1] == 0;
-        let (steps, wanted) = if is_root {
-            (&STEPS[..], nobody)
-        } else {
-            (&STEPS[ROOT_ONLY..], powerless)
-        };
-        Self {
-            steps,
-            wanted,
-            failed: AtomicUsize::new(0),
-        }
+        let (steps, wanted) =
+            if is_root { (&STEPS[..], nobody) } else { (&STEPS[ROOT_ONLY..], powerless) };
+        Self { steps, wanted, failed: AtomicUsize::new(0) }
     }
 
     /// Makes every step on the calling thread. Async-signal-safe: raw system calls, one store.
@@ -174,10 +132,7 @@ struct Options {
 fn parse_arguments() -> Result<Option<Options>, lexopt::Error> {
     use lexopt::prelude::*;
 
-    let mut options = Options {
-        threads: 8,
-        per_thread: false,
-    };
+    let mut options = Options { threads: 8, per_thread: false };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -224,19 +179,11 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
         }
     }
     let tries = attempts.clone();
-    let try_all = move || {
-        tries
-            .iter()
-            .map(|attempt| attempt.make())
-            .collect::<Vec<Answer>>()
-    };
+    let try_all = move || tries.iter().map(|attempt| attempt.make()).collect::<Vec<Answer>>();
     let crew = Crew::start(options.threads, try_all.clone())?;
 
     let before = status::of_this_process()?;
-    writeln!(
-        out,
-        "Real, effective, saved and filesystem id are shown as one where they agree.\n"
-    )?;
+    writeln!(out, "Real, effective, saved and filesystem id are shown as one where they agree.\n")?;
     writeln!(out, "Before: {}", counted(before.len(), "thread"))?;
     writeln!(out, "{}", table::of_threads(&before, |_| ""))?;
 
@@ -245,10 +192,7 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     writeln!(out, "Dropping privileges: {}", steps.join(", "))?;
     if steps.len() < STEPS.len() {
         let uid = before[0].credentials.uids[1];
-        writeln!(
-            out,
-            "  This is not root: uid {uid} stays, and gives up what it can."
-        )?;
+        writeln!(out, "  This is not root: uid {uid} stays, and gives up what it can.")?;
     }
     if options.per_thread {
         plan.carry_out().map_err(|errno| plan.explain(errno))?;
@@ -266,28 +210,17 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     let after = status::of_this_process()?;
     writeln!(out, "After: {}", counted(after.len(), "thread"))?;
     let remark = |now: &Credentials| {
-        if *now == plan.wanted {
-            ""
-        } else {
-            "<- not dropped"
-        }
+        if *now == plan.wanted { "" } else { "<- not dropped" }
     };
     writeln!(out, "{}", table::of_threads(&after, remark))?;
 
-    let mut answers: Vec<Vec<Answer>> = crew
-        .dismiss()?
-        .into_iter()
-        .map(|(_, answers)| answers)
-        .collect();
+    let mut answers: Vec<Vec<Answer>> =
+        crew.dismiss()?.into_iter().map(|(_, answers)| answers).collect();
     answers.push(try_all());
     let refused = write_answers(out, &attempts, &answers)?;
     let tried = attempts.len() * answers.len();
     let clean = write_verdict(out, &after, &plan.wanted)?;
-    writeln!(
-        out,
-        "{refused} of {} were refused.",
-        counted(tried, "attempt")
-    )?;
+    writeln!(out, "{refused} of {} were refused.", counted(tried, "attempt"))?;
     if options.per_thread && !clean {
         writeln!(
             out,
@@ -334,18 +267,12 @@ fn write_verdict(
     threads: &[ThreadStatus],
     wanted: &Credentials,
 ) -> io::Result<bool> {
-    let strays = threads
-        .iter()
-        .filter(|thread| thread.credentials != *wanted);
+    let strays = threads.iter().filter(|thread| thread.credentials != *wanted);
     let strays: Vec<_> = strays.map(|thread| thread.name.as_str()).collect();
     if !strays.is_empty() {
         writeln!(out, "Not dropped by {}.", some_of(&strays))?;
     }
     let dropped = threads.len() - strays.len();
-    writeln!(
-        out,
-        "{dropped} of {} dropped their privileges.",
-        counted(threads.len(), "thread")
-    )?;
+    writeln!(out, "{dropped} of {} dropped their privileges.", counted(threads.len(), "thread"))?;
     Ok(strays.is_empty())
 }

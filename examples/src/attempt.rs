@@ -103,9 +103,7 @@ fn bind(address: SocketAddrV4) -> Answer {
     let name = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(*address.ip()).to_be(),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
         sin_zero: [0; 8],
     };
     let length = mem::size_of_val(&name) as libc::socklen_t;

@@ -21,14 +21,7 @@ impl Progress {
     #[must_use]
     pub fn new(what: &'static str, total: usize) -> Self {
         let on_terminal = io::stderr().is_terminal();
-        Self {
-            what,
-            total,
-            done: 0,
-            next: Instant::now() + PATIENCE,
-            drawn: false,
-            on_terminal,
-        }
+        Self { what, total, done: 0, next: Instant::now() + PATIENCE, drawn: false, on_terminal }
     }
 
     /// One more done.
@@ -38,13 +31,7 @@ impl Progress {
             self.next = Instant::now() + PATIENCE;
             self.drawn = true;
             // A terminal that takes no more text is no reason to stop the work.
-            let _ = write!(
-                io::stderr(),
-                "\r{}: {} of {}",
-                self.what,
-                self.done,
-                self.total
-            );
+            let _ = write!(io::stderr(), "\r{}: {} of {}", self.what, self.done, self.total);
         }
     }
 }

@@ -74,17 +74,12 @@ fn read(path: &Path) -> io::Result<ThreadStatus> {
 /// Reads the text of one status file, or names the field that is missing or unreadable.
 fn parse(text: &str) -> Result<ThreadStatus, &'static str> {
     let value = |field: &'static str| {
-        let rest = text
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let rest = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         rest.map(str::trim).ok_or(field)
     };
     let numbers = |field| {
         let words = value(field)?.split_whitespace();
-        words
-            .map(u32::from_str)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| field)
+        words.map(u32::from_str).collect::<Result<Vec<_>, _>>().map_err(|_| field)
     };
     let four = |field| <[u32; 4]>::try_from(numbers(field)?).map_err(|_| field);
     Ok(ThreadStatus {
@@ -110,11 +105,7 @@ impl Credentials {
         [
             ids(&self.uids),
             ids(&self.gids),
-            if self.groups.is_empty() {
-                "none".to_owned()
-            } else {
-                spaced(&self.groups)
-            },
+            if self.groups.is_empty() { "none".to_owned() } else { spaced(&self.groups) },
             format!("{:016x}", self.effective),
             u8::from(self.no_new_privs).to_string(),
         ]
@@ -122,19 +113,11 @@ impl Credentials {
 }
 
 fn ids(four: &[u32; 4]) -> String {
-    if four.iter().all(|id| *id == four[0]) {
-        four[0].to_string()
-    } else {
-        spaced(four)
-    }
+    if four.iter().all(|id| *id == four[0]) { four[0].to_string() } else { spaced(four) }
 }
 
 fn spaced<T: Display>(values: &[T]) -> String {
-    values
-        .iter()
-        .map(T::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
+    values.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -38,9 +38,7 @@ impl fmt::Display for Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
             let cells = row.iter().zip(&widths);
-            let line: String = cells
-                .map(|(cell, width)| format!("  {cell:width$}"))
-                .collect();
+            let line: String = cells.map(|(cell, width)| format!("  {cell:width$}")).collect();
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
@@ -56,24 +54,13 @@ pub fn of_threads(
 ) -> Table {
     let mut table = Table::new(["tid", "name"].into_iter().chain(Credentials::HEADINGS));
     let mut push = |tid: String, name: String, credentials: &Credentials| {
-        let state = credentials
-            .cells()
-            .into_iter()
-            .chain([remark(credentials).to_owned()]);
+        let state = credentials.cells().into_iter().chain([remark(credentials).to_owned()]);
         table.push([tid, name].into_iter().chain(state));
     };
     for alike in by_credentials(threads) {
-        let shown = if threads.len() <= EVERY_ROW {
-            alike.len()
-        } else {
-            SHOWN
-        };
+        let shown = if threads.len() <= EVERY_ROW { alike.len() } else { SHOWN };
         for thread in alike.iter().take(shown) {
-            push(
-                thread.tid.to_string(),
-                thread.name.clone(),
-                &thread.credentials,
-            );
+            push(thread.tid.to_string(), thread.name.clone(), &thread.credentials);
         }
         if alike.len() > shown {
             push(
@@ -90,10 +77,7 @@ pub fn of_threads(
 fn by_credentials(threads: &[ThreadStatus]) -> Vec<Vec<&ThreadStatus>> {
     let mut groups: Vec<Vec<&ThreadStatus>> = Vec::new();
     for thread in threads {
-        match groups
-            .iter_mut()
-            .find(|group| group[0].credentials == thread.credentials)
-        {
+        match groups.iter_mut().find(|group| group[0].credentials == thread.credentials) {
             Some(group) => group.push(thread),
             None => groups.push(vec![thread]),
         }
@@ -129,11 +113,7 @@ mod tests {
             effective: 0,
             no_new_privs: false,
         };
-        ThreadStatus {
-            tid,
-            name: format!("t{tid}"),
-            credentials,
-        }
+        ThreadStatus { tid, name: format!("t{tid}"), credentials }
     }
 
     fn lines(threads: &[ThreadStatus]) -> Vec<String> {
@@ -149,9 +129,7 @@ mod tests {
 
     #[test]
     fn of_many_threads_the_odd_one_has_its_row() {
-        let threads: Vec<_> = (1..=1000)
-            .map(|tid| thread(tid, u32::from(tid == 500)))
-            .collect();
+        let threads: Vec<_> = (1..=1000).map(|tid| thread(tid, u32::from(tid == 500))).collect();
         let lines = lines(&threads);
         assert_eq!(lines.len(), 1 + 3 + 1 + 1, "{lines:#?}");
         assert!(lines[4].contains("and 996 more"), "{lines:#?}");

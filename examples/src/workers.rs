@@ -93,10 +93,7 @@ impl Workplace {
         self.is_closed.store(true, Ordering::Release);
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.closing.notify_all();
-        self.writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // SAFETY: the listener is open for as long as `self` is.
         unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
     }
@@ -132,19 +129,12 @@ impl Workplace {
     fn compute(&self) {
         let mut state = 1_u64;
         while !self.is_closed() {
-            state = hint::black_box(
-                state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1),
-            );
+            state = hint::black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
         }
     }
 
     fn doze(&self) {
-        let nap = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 50_000_000,
-        };
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         while !self.is_closed() {
             // A nap that a round cuts short (the kernel never restarts this call) is a nap.
             // SAFETY: `nap` outlives the call; no remainder is asked for.
@@ -198,10 +188,7 @@ fn epoll_of(file: &File) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor was made above, and nobody else knows it.
     let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-    let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
-        u64: 0,
-    };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
     let (set, watched) = (epoll.as_raw_fd(), file.as_raw_fd());
     // SAFETY: both descriptors are open, and `event` outlives the call.
     if unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, watched, &mut event) } < 0 {
@@ -228,10 +215,7 @@ impl<T: Send + 'static> Crew<T> {
     where
         F: FnOnce() -> T + Clone + Send + 'static,
     {
-        let mut crew = Self {
-            workplace: Arc::new(Workplace::open()?),
-            workers: Vec::new(),
-        };
+        let mut crew = Self { workplace: Arc::new(Workplace::open()?), workers: Vec::new() };
         let mut progress = Progress::new("starting threads", size);
         let (at_work, started) = mpsc::channel();
         let mut cores = 0..thread::available_parallelism().map_or(1, NonZero::get);
@@ -247,15 +231,9 @@ impl<T: Send + 'static> Crew<T> {
                 workplace.perform(work)?;
                 Ok(last())
             };
-            let worker = thread::Builder::new()
-                .name(name.clone())
-                .spawn(body)
-                .map_err(|e| {
-                    io::Error::new(
-                        e.kind(),
-                        format!("cannot start thread {number} of {size}: {e}"),
-                    )
-                })?;
+            let worker = thread::Builder::new().name(name.clone()).spawn(body).map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot start thread {number} of {size}: {e}"))
+            })?;
             crew.workers.push((name, worker));
         }
         for () in started.iter().take(size) {
@@ -273,16 +251,13 @@ impl<T: Send + 'static> Crew<T> {
         self.workplace.close();
         let mut progress = Progress::new("waiting for threads", self.workers.len());
         let ends = self.workers.into_iter().map(|(name, worker)| {
-            let end = worker
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            let end = worker.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
             progress.step();
             match end {
                 Ok(last) => Ok((name, last)),
-                Err(e) => Err(io::Error::new(
-                    e.kind(),
-                    format!("worker {name} stopped early: {e}"),
-                )),
+                Err(e) => {
+                    Err(io::Error::new(e.kind(), format!("worker {name} stopped early: {e}")))
+                }
             }
         });
         ends.collect()

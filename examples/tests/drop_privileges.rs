@@ -18,11 +18,7 @@ fn text(bytes: &[u8]) -> &str {
 #[track_caller]
 fn assert_status(output: &Output, status: i32) {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "stdout:\n{out}\nstderr:\n{err}"
-    );
+    assert_eq!(output.status.code(), Some(status), "stdout:\n{out}\nstderr:\n{err}");
 }
 
 #[test]
@@ -49,20 +45,12 @@ fn a_thousand_threads_fit_on_a_screen() {
 
 #[test]
 fn a_wrong_argument_gets_the_usage_and_status_2() {
-    let wrong: [&[&str]; 5] = [
-        &["--threads"],
-        &["--threads", "many"],
-        &["--threads", "0"],
-        &["--thread"],
-        &["8"],
-    ];
+    let wrong: [&[&str]; 5] =
+        [&["--threads"], &["--threads", "many"], &["--threads", "0"], &["--thread"], &["8"]];
     for arguments in wrong {
         let output = drop_privileges(arguments);
         assert_status(&output, 2);
-        assert!(
-            text(&output.stderr).contains("usage: drop_privileges"),
-            "{arguments:?}"
-        );
+        assert!(text(&output.stderr).contains("usage: drop_privileges"), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
 }

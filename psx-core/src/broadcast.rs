@@ -106,6 +106,9 @@ impl Broadcast {
 }
 
 #[cfg(not(psx_loom))]
+const SET_SECCOMP: usize = libc::PR_SET_SECCOMP as usize;
+
+#[cfg(not(psx_loom))]
 impl Broadcast {
     /// Makes the system call `nr` with `args` on every thread: on the caller first and, if it
     /// succeeds there, on all others.
@@ -138,7 +141,10 @@ impl Broadcast {
     ) -> Result<crate::Report, crate::Error> {
         // SAFETY: our caller's promise.
         let op = || unsafe { crate::sys::raw::syscall(nr, args) };
-        crate::process::broadcast(self, crate::round::Call::new(CallName::Syscall(nr), &op))
+        let may_filter =
+            nr == libc::SYS_seccomp || (nr == libc::SYS_prctl && args[0] == SET_SECCOMP);
+        let call = crate::round::Call::new(CallName::Syscall(nr), may_filter, &op);
+        crate::process::broadcast(self, call)
     }
 
     /// Runs `op` on every thread: on the caller first and, if it succeeds there, on all others.
@@ -196,7 +202,40 @@ impl Broadcast {
     where
         F: Fn() -> Result<usize, crate::Errno> + Sync,
     {
-        crate::process::broadcast(self, crate::round::Call::new(CallName::Closure, &op))
+        let call = crate::round::Call::new(CallName::Closure, true, &op);
+        crate::process::broadcast(self, call)
+    }
+
+    /// [`run`](Self::run) for a closure that installs no seccomp filter.
+    ///
+    /// Since `run` cannot know what its closure does, its threads wait for each other by futex alone:
+    /// a filter that the closure installs might end the process over any other system call. Here
+    /// they wait by `sched_yield` too, which takes a third off the stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Safety
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use psx_core::Broadcast;
+    ///
+    /// // SAFETY: the closure does nothing.
+    /// let report = unsafe { Broadcast::new().run_unfiltered(|| Ok(42))? };
+    /// assert_eq!(report.value(), 42);
+    /// # Ok::<(), psx_core::Error>(())
+    /// ```
+    pub unsafe fn run_unfiltered<F>(&self, op: F) -> Result<crate::Report, crate::Error>
+    where
+        F: Fn() -> Result<usize, crate::Errno> + Sync,
+    {
+        let call = crate::round::Call::new(CallName::Closure, false, &op);
+        crate::process::broadcast(self, call)
     }
 }
 

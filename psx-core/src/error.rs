@@ -2,11 +2,11 @@
 
 use std::{error, fmt, io};
 
-use crate::{Errno, Threads};
+use crate::{Cause, Errno, StepError, Threads};
 
 /// Why a broadcast did not happen. Every one of these means that **no thread made the call**, the
-/// caller included, except for [`Error::Os`], where the caller made it, the kernel refused it, and
-/// nobody else made it.
+/// caller included, with two exceptions: after [`Error::Os`] the caller made it, the kernel refused it,
+/// and nobody else made it; [`Error::Step`] says itself how far all threads have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -30,6 +30,8 @@ pub enum Error {
     OutOfMemory,
     /// The thread cannot be registered, or the signal handler not installed.
     Unregistrable(Errno),
+    /// A step of `psx::Privileges` failed.
+    Step(Box<StepError>),
 }
 
 impl fmt::Display for Error {
@@ -75,11 +77,9 @@ impl fmt::Display for Error {
                 "nothing changed: no memory for the broadcast's records, which are laid out \
                  before any thread is stopped",
             ),
+            Self::Step(error) => error.fmt(f),
             Self::Unregistrable(errno) => {
-                write!(
-                    f,
-                    "nothing changed: this thread could not be registered with psx: {errno}"
-                )
+                write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
             }
         }
     }
@@ -93,8 +93,8 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     )?;
     if threads.iter().any(|thread| !thread.is_uring_poller()) {
         f.write_str(
-            "; what was not started through psx can call psx::thread::adopt() itself, or be \
-             accepted with Coverage::Registered",
+            "; what was not started through psx can call psx::thread::adopt() itself, be \
+             registered by psx's feature `interpose`, or be accepted with Coverage::Registered",
         )?;
     }
     if threads.iter().any(|thread| thread.is_uring_poller()) {
@@ -122,6 +122,7 @@ impl error::Error for Error {
             | Self::Unprovable(errno)
             | Self::Unsendable(errno)
             | Self::Unregistrable(errno) => Some(errno),
+            Self::Step(error) => error.source(),
             _ => None,
         }
     }
@@ -132,6 +133,11 @@ impl From<Error> for io::Error {
     /// there is none.
     fn from(error: Error) -> Self {
         let kind = match &error {
+            Error::Step(step) => match step.cause() {
+                Cause::Kernel(errno) => Self::from(*errno).kind(),
+                Cause::Foreseen(_) => io::ErrorKind::InvalidInput,
+                Cause::Unsynced(_) => io::ErrorKind::Other,
+            },
             Error::Os(errno) | Error::Unregistrable(errno) => return (*errno).into(),
             Error::Unreachable(_) | Error::Busy => io::ErrorKind::TimedOut,
             Error::Reentrant => io::ErrorKind::Deadlock,
@@ -162,23 +168,12 @@ mod tests {
         let text = foreign.to_string();
         assert!(text.starts_with("nothing changed: 1 thread"), "{text}");
         assert!(text.contains("4711 (jemalloc_bg_thd)"), "{text}");
-        assert!(
-            text.contains("adopt()") && !text.contains("io_uring"),
-            "{text}"
-        );
+        assert!(text.contains("adopt()") && !text.contains("io_uring"), "{text}");
 
-        let both = [thread(1, "iou-sqp-9"), thread(2, "x")]
-            .into_iter()
-            .collect();
+        let both = [thread(1, "iou-sqp-9"), thread(2, "x")].into_iter().collect();
         let text = Error::Uncovered(both).to_string();
-        assert!(
-            text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"),
-            "{text}"
-        );
-        assert!(
-            text.contains("close the ring") && text.contains("adopt()"),
-            "{text}"
-        );
+        assert!(text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"), "{text}");
+        assert!(text.contains("close the ring") && text.contains("adopt()"), "{text}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod process;
 mod registry;
 mod report;
 mod round;
+mod step;
 mod sys;
 #[cfg(not(psx_loom))]
 mod trace;
@@ -42,3 +43,4 @@ pub use error::Error;
 #[cfg(not(psx_loom))]
 pub use process::{Passage, Ticket, adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
+pub use step::{Cause, Step, StepError};

@@ -55,19 +55,15 @@ fn allocate() -> Result<Box<Entry>, Error> {
 /// between, because of the pass.
 fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
     REGISTRY.kernel.meet_process();
-    if FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
+    if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::Unregistrable)?;
     }
-    EXIT_HOOK
-        .install(on_thread_exit)
-        .map_err(Error::Unregistrable)?;
-    EXIT_HOOK
-        .arm((&raw const *entry).cast())
-        .map_err(Error::Unregistrable)?;
+    EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
+    EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
-    entry.belongs_to(tid, REGISTRY.kernel.name(tid));
+    entry.belongs_to(tid, raw::thread_name());
     mask::unblock_summons();
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
@@ -131,10 +127,7 @@ pub fn threads() -> Result<Vec<NamedThread>, Error> {
             if entry.tid() != Entry::NOBODY {
                 complete &= threads.len() < room;
                 if complete {
-                    threads.push(NamedThread {
-                        tid: entry.tid(),
-                        name: entry.name(),
-                    });
+                    threads.push(NamedThread { tid: entry.tid(), name: entry.name() });
                 }
             }
         });
@@ -145,6 +138,12 @@ pub fn threads() -> Result<Vec<NamedThread>, Error> {
             return Ok(threads);
         }
     }
+}
+
+/// The thread of this process with the id `tid`.
+pub(crate) fn name(tid: u32) -> NamedThread {
+    let name = REGISTRY.kernel.name(tid).unwrap_or_default();
+    NamedThread { tid, name }
 }
 
 /// The parent's side of a birth: while it is there, no round begins.
@@ -195,11 +194,7 @@ impl Passage {
             unsafe { REGISTRY.gate.enter_beside() }
         };
         me.begin_passage();
-        Ok(Self {
-            me,
-            pass,
-            not_send: PhantomData,
-        })
+        Ok(Self { me, pass, not_send: PhantomData })
     }
 
     /// The ticket for one thread about to be started.
@@ -209,10 +204,7 @@ impl Passage {
     /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
     /// lack it.
     pub fn ticket(&self) -> Result<Ticket, Error> {
-        Ok(Ticket {
-            entry: allocate()?,
-            pass: self.pass.another(),
-        })
+        Ok(Ticket { entry: allocate()?, pass: self.pass.another() })
     }
 }
 
@@ -283,7 +275,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     let Some(me) = current().filter(|me| core::ptr::eq(*me, entry.cast())) else {
         return;
     };
-    if me.count_destructor_round() < u32::from(DESTRUCTOR_ROUNDS) && EXIT_HOOK.arm(entry).is_ok() {
+    if me.count_destructor_round() < DESTRUCTOR_ROUNDS && EXIT_HOOK.arm(entry).is_ok() {
         return;
     }
     let me = NonNull::from(me);

@@ -21,7 +21,6 @@ use crate::Errno;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "under Divergence::Report the report alone says which threads got another result"]
 pub struct Report {
     pub(crate) value: usize,
     pub(crate) threads: usize,
@@ -136,6 +135,14 @@ pub struct NamedThread {
 }
 
 impl NamedThread {
+    /// The thread of this process with the id `tid`, by the name that it has now. For psx itself.
+    #[cfg(not(psx_loom))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of(tid: u32) -> Self {
+        crate::process::name(tid)
+    }
+
     /// The kernel's id of the thread, as in [`gettid(2)`] and the names in `/proc/self/task`.
     ///
     /// [`gettid(2)`]: https://man7.org/linux/man-pages/man2/gettid.2.html
@@ -202,11 +209,7 @@ pub(crate) struct Comm(pub(crate) [u8; 16]);
 
 impl Comm {
     pub(crate) fn as_str(&self) -> &str {
-        let end = self
-            .0
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(self.0.len());
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         let text = match std::str::from_utf8(&self.0[..end]) {
             Ok(text) => text,
             Err(e) => std::str::from_utf8(&self.0[..e.valid_up_to()]).unwrap_or_default(),

@@ -61,14 +61,8 @@ const FAULT: &str = "PSX_MODEL_FAULT";
 
 fn main() {
     if let Ok(name) = std::env::var(FAULT) {
-        let broken = BROKEN
-            .iter()
-            .find(|broken| format!("{:?}", broken.fault) == name)
-            .unwrap();
-        let piece = PIECES
-            .iter()
-            .find(|piece| piece.name == broken.scene)
-            .unwrap();
+        let broken = BROKEN.iter().find(|broken| format!("{:?}", broken.fault) == name).unwrap();
+        let piece = PIECES.iter().find(|piece| piece.name == broken.scene).unwrap();
         let interleavings = (piece.model)().without(broken.fault).explore(piece.scene);
         println!("{name}: nothing noticed in {interleavings} interleavings");
         return;

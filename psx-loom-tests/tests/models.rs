@@ -16,11 +16,7 @@ fn main() {
         Trial::test(piece.name, || {
             let began = Instant::now();
             let interleavings = (piece.model)().explore(piece.scene);
-            println!(
-                "{}: {interleavings} interleavings, {:.1?}",
-                piece.name,
-                began.elapsed()
-            );
+            println!("{}: {interleavings} interleavings, {:.1?}", piece.name, began.elapsed());
             HELD.fetch_add(1, Ordering::Relaxed);
             INTERLEAVINGS.fetch_add(interleavings, Ordering::Relaxed);
             Ok(())

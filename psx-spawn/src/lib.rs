@@ -38,7 +38,7 @@
 //! and a program that makes them has to repeat them: `nanosleep`, `clock_nanosleep`, `poll`,
 //! `ppoll`, `select`, `pselect6`, `epoll_wait` and `epoll_pwait`, a futex with a timeout, socket
 //! calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, `semop`, `semtimedop`, `msgsnd`, `msgrcv`,
-//! `pause`, `sigsuspend`, `rt_sigtimedwait`, `io_getevents`. std repeats its own, so that
+//! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own, so that
 //! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
 //! [`park_timeout`](std::thread::park_timeout) take no notice; a socket with a timeout gives
 //! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted).
@@ -46,13 +46,17 @@
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod privileges;
 pub mod process;
 pub mod thread;
 
+#[cfg(feature = "interpose")]
+mod interpose;
 mod syscall;
 
+pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
+
 pub use psx_core::{
-    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report,
-    Threads, threads,
+    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Threads,
 };
 pub use syscall::{syscall3, syscall6};

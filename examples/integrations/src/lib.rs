@@ -1,1 +1,41 @@
-//! What the integration examples share.
+//! What the integration examples share: how they show what they claim, threads that can be asked,
+//! and the drop itself.
+
+mod blocking;
+mod show;
+mod team;
+
+use std::io;
+
+use psx::{CapabilitySets, Errno, Privileges};
+use psx_examples::attempt::Answer;
+use psx_examples::status::Credentials;
+
+pub use blocking::on_blocking_threads;
+pub use show::{Lacking, Show, perform};
+pub use team::Team;
+
+/// The uid and gid that root becomes: the kernel's own "nobody".
+pub const NOBODY: u32 = 65_534;
+
+/// The steps by which a process in the state `now` gives up all it can, and what the kernel must say
+/// of each thread afterwards. Root becomes nobody; another user keeps his ids.
+pub fn giving_up_everything(now: &Credentials) -> (Privileges, Credentials) {
+    let steps = Privileges::new().capabilities(CapabilitySets::empty()).no_new_privs();
+    let wanted = Credentials { effective: 0, no_new_privs: true, ..now.clone() };
+    if !now.uids.contains(&0) {
+        return (steps, wanted);
+    }
+    let ids = [NOBODY; 4];
+    let wanted = Credentials { uids: ids, gids: ids, groups: Vec::new(), ..wanted };
+    (steps.groups(&[]).gid(NOBODY).uid(NOBODY), wanted)
+}
+
+/// What came of an attempt that std makes.
+///
+/// # Errors
+///
+/// The number by which the kernel refused.
+pub fn answer_of<T>(result: io::Result<T>) -> Answer {
+    result.map(drop).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+}

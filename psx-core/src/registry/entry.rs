@@ -2,7 +2,7 @@
 //! read by another.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32 as OwnedU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8 as OwnedU8, AtomicU32 as OwnedU32, Ordering::Relaxed};
 
 use crate::memory::{NoMemory, try_box};
 use crate::report::{Comm, Outcome};
@@ -29,9 +29,8 @@ pub(crate) enum Standing {
     Fallen,
 }
 
-/// A thread's place in the registry, on a cache line of its own: who summons it and who answers
-/// touch nobody else's.
-#[repr(align(64))]
+/// A thread's place in the registry. As large as a cache line, but not aligned to one: an allocator
+/// would pay for that with the room of two.
 pub(crate) struct Entry {
     /// Neighbours in the list. Touched under the list's lock, or by the caller of a round while
     /// the gate is closed.
@@ -49,11 +48,11 @@ pub(crate) struct Entry {
     name: Comm,
     /// Whether the thread is inside a round, leading it or making its call. Touched by the thread
     /// alone, in its handler too.
-    engaged: OwnedU32,
+    engaged: OwnedU8,
     /// How many spawns the thread is inside of. Touched by the thread alone.
-    passages: OwnedU32,
+    passages: OwnedU8,
     /// How many of the libc's destructor rounds have gone by. Touched by the thread alone.
-    destructor_rounds: OwnedU32,
+    destructor_rounds: OwnedU8,
 }
 
 // SAFETY: each field says who may touch it and when that passes on: `links` by invariant I2,
@@ -69,8 +68,9 @@ pub(super) struct Links {
     pub(super) next: Option<NonNull<Entry>>,
 }
 
-/// An entry costs a program at most this much a thread, the allocator's header aside.
-const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 128);
+/// What a registered thread costs, the allocator's header and eight to sixteen bytes of the round's
+/// roster aside.
+const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 64);
 
 impl Entry {
     /// The id of an entry without a thread: what a fork leaves of the other threads' entries.
@@ -88,16 +88,16 @@ impl Entry {
             tid: OwnedU32::new(0),
             outcome: UnsafeCell::new(Outcome::Died),
             name: Comm::default(),
-            engaged: OwnedU32::new(0),
-            passages: OwnedU32::new(0),
-            destructor_rounds: OwnedU32::new(0),
+            engaged: OwnedU8::new(0),
+            passages: OwnedU8::new(0),
+            destructor_rounds: OwnedU8::new(0),
         }
     }
 
     /// Whose place it is. Said by the thread itself, before the entry is in the list.
-    pub(crate) fn belongs_to(&mut self, tid: u32, name: Option<Comm>) {
+    pub(crate) fn belongs_to(&mut self, tid: u32, name: Comm) {
         self.tid.store(tid, Relaxed);
-        self.name = name.unwrap_or_default();
+        self.name = name;
     }
 
     /// The thread's id. Relaxed: written before the list's lock was released, or before the child's
@@ -114,8 +114,7 @@ impl Entry {
     /// Says how the thread stands in the round of `epoch`. For the caller, before it announces the
     /// round: the Release of the announcement makes it seen.
     pub(crate) fn summon(&self, epoch: Epoch) {
-        self.standing
-            .store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
+        self.standing.store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
     }
 
     /// Goes from one standing to another in the round of `epoch`, or returns `false` where the
@@ -156,8 +155,7 @@ impl Entry {
             // round has been committed, which is ours to begin (invariant I6).
             Some(self.outcome.with(|cell| unsafe { *cell }))
         } else {
-            self.stands(epoch, Standing::Fallen)
-                .then_some(Outcome::Died)
+            self.stands(epoch, Standing::Fallen).then_some(Outcome::Died)
         }
     }
 
@@ -178,23 +176,21 @@ impl Entry {
 
     /// The thread begins to start another.
     pub(crate) fn begin_passage(&self) {
-        self.passages
-            .store(self.passages.load(Relaxed) + 1, Relaxed);
+        self.passages.store(self.passages.load(Relaxed) + 1, Relaxed);
     }
 
     /// It has started it.
     pub(crate) fn end_passage(&self) {
-        self.passages
-            .store(self.passages.load(Relaxed) - 1, Relaxed);
+        self.passages.store(self.passages.load(Relaxed) - 1, Relaxed);
     }
 
     /// How many threads it is in the middle of starting: so many passes of its own are out.
     pub(crate) fn passages(&self) -> u32 {
-        self.passages.load(Relaxed)
+        self.passages.load(Relaxed).into()
     }
 
     /// Counts one of the libc's destructor rounds. For its owner alone.
-    pub(crate) fn count_destructor_round(&self) -> u32 {
+    pub(crate) fn count_destructor_round(&self) -> u8 {
         let rounds = self.destructor_rounds.load(Relaxed) + 1;
         self.destructor_rounds.store(rounds, Relaxed);
         rounds

@@ -39,17 +39,10 @@ impl Gate {
     pub(crate) fn enter(&self) -> Pass<'_> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            let next = if word & CLOSED == 0 {
-                word + 1
-            } else {
-                word | WANTED
-            };
+            let next = if word & CLOSED == 0 { word + 1 } else { word | WANTED };
             // Acquire pairs with the Release in `Closed::drop`: what the round did to the list is
             // seen by whoever changes it next.
-            match self
-                .word
-                .compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed)
-            {
+            match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
                 Err(now) => word = now,
                 Ok(_) if next & CLOSED == 0 => return Pass { gate: self },
                 Ok(_) => {
@@ -132,10 +125,7 @@ pub(crate) struct Closed<'g> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         // Release pairs with the Acquire in `Gate::enter`.
-        let word = self
-            .gate
-            .word
-            .fetch_and(!(CLOSED | WANTED), Ordering::Release);
+        let word = self.gate.word.fetch_and(!(CLOSED | WANTED), Ordering::Release);
         if word & WANTED != 0 {
             futex::wake(&self.gate.word, i32::MAX);
         }
@@ -154,15 +144,9 @@ mod tests {
         let pass = gate.enter();
         let another = pass.another();
         drop(pass);
-        assert!(
-            gate.close(Deadline::after(Duration::from_millis(1)))
-                .is_none()
-        );
+        assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_none());
         drop(another);
-        assert!(
-            gate.close(Deadline::after(Duration::from_millis(1)))
-                .is_some()
-        );
+        assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
     }
 
     #[test]

@@ -48,13 +48,7 @@ impl List {
             // SAFETY: under the lock (invariant I2); the entry is nobody else's yet, and the head
             // is in the list, so it is alive (invariant I1).
             unsafe {
-                set_links(
-                    entry,
-                    Links {
-                        previous: None,
-                        next: *head,
-                    },
-                );
+                set_links(entry, Links { previous: None, next: *head });
                 if let Some(next) = *head {
                     change_links(next, |links| links.previous = Some(entry));
                 }
@@ -151,13 +145,7 @@ impl List {
                 next = links(entry).next;
                 if is_dead(entry.as_ref()) {
                     self.unlink(entry);
-                    set_links(
-                        entry,
-                        Links {
-                            previous: None,
-                            next: buried.top,
-                        },
-                    );
+                    set_links(entry, Links { previous: None, next: buried.top });
                     buried.top = Some(entry);
                 }
             }
@@ -187,8 +175,7 @@ impl List {
                 set_links(me, Links::default());
             }
         }
-        self.length
-            .store(u32::from(me.is_some()), Ordering::Relaxed);
+        self.length.store(u32::from(me.is_some()), Ordering::Relaxed);
     }
 }
 

@@ -26,15 +26,17 @@ impl Lock {
         }
     }
 
+    /// Takes the lock if it is free.
+    #[must_use = "without the lock nothing that it protects may be touched"]
+    pub(crate) fn try_acquire_now(&self) -> bool {
+        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes the lock, or returns `false` when the limit is reached. Signals are answered in the
     /// meantime.
     #[must_use = "without the lock nothing that it protects may be touched"]
     pub(crate) fn try_acquire(&self, limit: Limit) -> bool {
-        if self
-            .state
-            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-        {
+        if self.try_acquire_now() {
             return true;
         }
         let mut over = false;

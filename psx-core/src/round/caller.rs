@@ -1,5 +1,5 @@
-//! The thread that leads a round: freeze, gather, prove, commit, release. Contains `unsafe`: it
-//! makes the user's call.
+//! The thread that leads a round: lay out, freeze, gather, prove, commit, release. Contains
+//! `unsafe`: it makes the user's call.
 //!
 //! Each step hands the next one a value that only it can make, and that undoes the step when
 //! dropped: a [`Turn`] (the round's lock, signals blocked), the gate's `Closed`, a [`Gathering`].
@@ -8,28 +8,17 @@
 use core::fmt::Write;
 use core::time::Duration;
 
-use super::latch::Latch;
+use super::gathering::Gathering;
 use super::ledger::{Finding, Ledger};
 use super::roster::Array;
-use super::word::{Phase, State};
-use super::{Call, Epoch, Round};
+use super::{Call, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Buried, Closed, Entry, Registry, Standing};
+use crate::registry::{Buried, Entry, Registry, Standing};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
-use crate::sys::sync::Ordering;
-use crate::sys::{AMPLE, Quota, Refusal, fatal, mask};
+use crate::sys::{AMPLE, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
-
-/// How often a waiting thread looks before it sleeps, where there is a core for each: the order of
-/// a wake-up's cost.
-const SPINS: u32 = 2_000;
-
-/// After how long a waiting caller looks for refused summonses and dead threads, at first; then
-/// twice as long each time, up to the second.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the gate stays closed, at first, for births that do not end: one of them may be waiting
 /// for something that waits for us.
@@ -98,38 +87,25 @@ impl Registry {
         loop {
             attempts += 1;
             // Everything that allocates or frees comes before the attempt or after it.
-            self.kernel.make_ready();
-            let seen = self.census();
-            let mut debris = Debris::default();
-            let mut ledger = self
-                .lay_out(seen, &mut debris)
-                .map_err(|_| Error::OutOfMemory)?;
-            let close_by = deadline.sooner(patience);
-            let leader = Leader {
-                registry: self,
-                me,
-                plan,
-                call,
-                deadline,
-                seen,
+            let seen = match self.census() {
+                // Somebody may have closed the descriptor; opening it again allocates.
+                Census { all: 0, .. } => {
+                    self.kernel.make_ready();
+                    self.census()
+                }
+                seen => seen,
             };
+            let mut debris = Debris::default();
+            let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
+            let close_by = deadline.sooner(patience);
+            let leader = Leader { registry: self, me, plan, call, deadline, seen };
             let attempt = leader.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
 
             let setback = match attempt {
-                Ok(Committed {
-                    value,
-                    threads,
-                    stopped,
-                }) => {
+                Ok(Committed { value, threads, stopped }) => {
                     let divergent = ledger.divergent();
-                    return Ok(Report {
-                        value,
-                        threads,
-                        divergent,
-                        attempts,
-                        stopped,
-                    });
+                    return Ok(Report { value, threads, divergent, attempts, stopped });
                 }
                 Err(setback) => setback,
             };
@@ -158,10 +134,7 @@ impl Registry {
     }
 
     pub(super) fn census(&self) -> Census {
-        Census {
-            registered: self.list.len(),
-            all: self.kernel.thread_count().unwrap_or(0),
-        }
+        Census { registered: self.list.len(), all: self.kernel.thread_count().unwrap_or(0) }
     }
 
     fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
@@ -188,17 +161,16 @@ struct Turn<'r> {
 }
 
 impl<'r> Turn<'r> {
-    /// In this order: while it waits for the lock, a caller must still answer another's summons.
     fn take(round: &'r Round, deadline: Deadline) -> Result<Self, Setback> {
-        let masked = mask::block_all_but_summons();
-        if !round.lock.try_acquire(Limit::At(deadline)) {
-            return Err(Setback::Busy);
+        let masked = mask::block_all();
+        let lock = &round.lock;
+        // A caller that waits must still answer another's summons.
+        if lock.try_acquire_now() || masked.except_summons(|| lock.try_acquire(Limit::At(deadline)))
+        {
+            Ok(Self { round, _masked: masked })
+        } else {
+            Err(Setback::Busy)
         }
-        masked.block_summons();
-        Ok(Self {
-            round,
-            _masked: masked,
-        })
     }
 }
 
@@ -208,12 +180,12 @@ impl Drop for Turn<'_> {
     }
 }
 
-struct Leader<'r> {
-    registry: &'r Registry,
-    me: &'r Entry,
+pub(super) struct Leader<'r> {
+    pub(super) registry: &'r Registry,
+    pub(super) me: &'r Entry,
     plan: &'r Broadcast,
-    call: Call<'r>,
-    deadline: Deadline,
+    pub(super) call: Call<'r>,
+    pub(super) deadline: Deadline,
     /// How many threads there were just before.
     seen: Census,
 }
@@ -225,13 +197,7 @@ impl Leader<'_> {
         ledger: &mut Ledger,
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
-        let Registry {
-            kernel,
-            gate,
-            list,
-            round,
-            ..
-        } = self.registry;
+        let Registry { kernel, gate, list, round, .. } = self.registry;
         let _turn = Turn::take(round, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Unregistrable)?;
@@ -251,6 +217,7 @@ impl Leader<'_> {
         let epoch = gathering.epoch;
         drop(gathering);
         let stopped = began.elapsed();
+        round.manners.judge(list.len(), stopped);
         self.me.disengage();
 
         if *casualties {
@@ -268,11 +235,7 @@ impl Leader<'_> {
                 finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
             }
         }
-        committed.map(|(value, threads)| Committed {
-            value,
-            threads,
-            stopped,
-        })
+        committed.map(|(value, threads)| Committed { value, threads, stopped })
     }
 
     /// From the announcement to the last thread's call. Nobody but us runs in here.
@@ -284,8 +247,7 @@ impl Leader<'_> {
     ) -> Result<(usize, usize), Setback> {
         let stopped = gathering.await_arrivals(casualties, ledger)?;
         if self.plan.coverage == Coverage::Require {
-            self.registry
-                .prove_coverage(gathering.frozen, stopped, ledger)?;
+            self.registry.prove_coverage(gathering.frozen, stopped, ledger)?;
         }
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(Setback::Os)?;
@@ -296,11 +258,7 @@ impl Leader<'_> {
                 continue;
             };
             if outcome != Outcome::Returned(value) {
-                ledger.note(Finding {
-                    tid: entry.tid(),
-                    name: entry.name(),
-                    outcome,
-                });
+                ledger.note(Finding { tid: entry.tid(), name: entry.name(), outcome });
             }
         }
         if self.plan.divergence == Divergence::Abort && !ledger.findings().is_empty() {
@@ -332,211 +290,5 @@ impl Leader<'_> {
              Divergence::Report would return this list instead"
         );
         fatal::abort()
-    }
-}
-
-/// The world while it is stopped, or being stopped. Lets it go when dropped.
-struct Gathering<'a> {
-    registry: &'a Registry,
-    frozen: &'a Closed<'a>,
-    me: &'a Entry,
-    epoch: Epoch,
-    targets: usize,
-    /// Entries that a fork left behind were seen.
-    orphans: bool,
-    deadline: Deadline,
-    spins: u32,
-}
-
-impl<'a> Gathering<'a> {
-    /// Lays out the round and announces it.
-    fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
-        let Leader {
-            registry,
-            me,
-            call,
-            deadline,
-            ..
-        } = *leader;
-        let round = &registry.round;
-        let epoch = round.word.read().epoch.next();
-        let mut orphans = false;
-        let targets = registry.list.iter(frozen).filter(|entry| {
-            orphans |= entry.tid() == Entry::NOBODY;
-            !core::ptr::eq(*entry, me) && entry.tid() != Entry::NOBODY
-        });
-        let targets = targets.inspect(|entry| entry.summon(epoch));
-        let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        let spins = if targets < registry.kernel.cores() {
-            SPINS
-        } else {
-            0
-        };
-        // SAFETY: no round is committed, so no target reads the cell (invariant I5).
-        round
-            .call
-            .with_mut(|cell| unsafe { *cell = Some(call.raw) });
-        round.spins.store(spins, Ordering::Relaxed);
-        round.arrivals.arm(epoch, targets);
-        round.roster.open(epoch, targets);
-        round.word.publish(State {
-            epoch,
-            phase: Phase::Gathering,
-        });
-        Self {
-            registry,
-            frozen,
-            me,
-            epoch,
-            targets,
-            orphans,
-            deadline,
-            spins,
-        }
-    }
-
-    /// The entries of the targets.
-    fn targets(&self) -> impl Iterator<Item = &Entry> {
-        self.registry
-            .list
-            .iter(self.frozen)
-            .filter(|entry| !core::ptr::eq(*entry, self.me))
-    }
-
-    /// Summons everybody, and waits until everybody has stopped; returns how many there are.
-    fn await_arrivals(&self, casualties: &mut bool, ledger: &mut Ledger) -> Result<usize, Setback> {
-        let Registry { kernel, round, .. } = self.registry;
-        *casualties = self.orphans;
-        let mut refused = false;
-        while let Some(taken) = round.summon_next(kernel, self.epoch) {
-            refused |= !taken;
-        }
-        let mut quota = None;
-        let mut gone = 0;
-        let mut look = FIRST_LOOK;
-        // Where the caller itself was refused there is no need to wait before looking into it.
-        while refused
-            || !round
-                .arrivals
-                .wait(Limit::At(self.deadline.sooner(look)), self.spins)
-        {
-            refused = false;
-            gone += self.summon_refused(&mut quota)?;
-            gone += self.count_gone(|tid| kernel.is_dead(tid));
-            if self.deadline.passed() {
-                if self.give_up(ledger) {
-                    return Err(Setback::Late);
-                }
-                // All have arrived, and are about to count down.
-                break;
-            }
-            look = (look * 2).min(LAST_LOOK);
-        }
-        *casualties |= gone > 0;
-        Ok(self.targets - gone)
-    }
-
-    /// Sends again what the kernel did not take, having made room for it where that is allowed.
-    /// Returns how many of the threads turned out to have ended.
-    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, Setback> {
-        let Registry { kernel, round, .. } = self.registry;
-        let mut gone = 0;
-        for claim in round.roster.refused(self.epoch) {
-            let mut sent = kernel.summon(claim.tid);
-            if sent == Err(Refusal::Full) && quota.is_none() {
-                *quota = Quota::raise();
-                sent = kernel.summon(claim.tid);
-            }
-            match sent {
-                Ok(()) => {}
-                Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
-                Err(Refusal::Gone) => gone += self.count_gone(|tid| tid == claim.tid),
-                Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
-            }
-        }
-        Ok(gone)
-    }
-
-    /// Counts those who have ended without answering.
-    fn count_gone(&self, is_dead: impl Fn(u32) -> bool) -> usize {
-        let arrivals = &self.registry.round.arrivals;
-        self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
-    }
-
-    /// Counts down for threads that have ended where they stood; returns how many there were.
-    fn count_dead(
-        &self,
-        from: Standing,
-        to: Standing,
-        latch: &Latch,
-        is_dead: impl Fn(u32) -> bool,
-    ) -> usize {
-        let mut dead = 0;
-        for entry in self
-            .targets()
-            .filter(|entry| entry.stands(self.epoch, from))
-        {
-            if is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
-                latch.count_down(self.epoch);
-                dead += 1;
-            }
-        }
-        dead
-    }
-
-    /// Takes back the summons of those who have not arrived, and notes them. Returns whether there
-    /// were any: if not, everybody has arrived after all.
-    fn give_up(&self, ledger: &mut Ledger) -> bool {
-        let mut late = false;
-        for entry in self.targets() {
-            if entry.advance(self.epoch, Standing::Summoned, Standing::Bystander) {
-                late = true;
-                ledger.note(Finding {
-                    tid: entry.tid(),
-                    name: entry.name(),
-                    outcome: Outcome::Died,
-                });
-            }
-        }
-        late
-    }
-
-    /// Has all stopped threads make the call, and waits until they have. There is no way back, no
-    /// deadline, and no system call but futex: the call may have forbidden every other.
-    fn commit(&self, stopped: usize, casualties: &mut bool) {
-        if stopped == 0 {
-            return;
-        }
-        let Registry { kernel, round, .. } = self.registry;
-        round.completions.arm(self.epoch, stopped);
-        round.word.publish(State {
-            epoch: self.epoch,
-            phase: Phase::Committed,
-        });
-        round.word.wake_all();
-        let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), self.spins) {
-            let is_dead = |tid| kernel.is_dead(tid);
-            let fallen = self.count_dead(
-                Standing::Arrived,
-                Standing::Fallen,
-                &round.completions,
-                is_dead,
-            );
-            *casualties |= fallen > 0;
-            look = (look * 2).min(LAST_LOOK);
-        }
-    }
-}
-
-impl Drop for Gathering<'_> {
-    fn drop(&mut self) {
-        let round = &self.registry.round;
-        round.roster.close(self.epoch);
-        round.word.publish(State {
-            epoch: self.epoch,
-            phase: Phase::Released,
-        });
-        round.word.wake_all();
     }
 }

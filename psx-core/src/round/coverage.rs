@@ -34,11 +34,7 @@ impl Registry {
         if count < held {
             return Err(Setback::Unprovable(self.kernel.implausible()));
         }
-        for entry in self
-            .list
-            .iter(frozen)
-            .filter(|entry| entry.tid() != Entry::NOBODY)
-        {
+        for entry in self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY) {
             if !ledger.registered.push(entry.tid()) {
                 return Err(Setback::Missed);
             }
@@ -57,11 +53,7 @@ impl Registry {
                 }
                 Some(Kind::Missed) => {
                     all_harmless = false;
-                    ledger.note(Finding {
-                        tid,
-                        name: Comm::default(),
-                        outcome: Outcome::Died,
-                    });
+                    ledger.note(Finding { tid, name: Comm::default(), outcome: Outcome::Died });
                 }
             }
         });
@@ -73,9 +65,7 @@ impl Registry {
         if !all_harmless || count != held + harmless.len() || !harmless.iter().all(still_there) {
             return Err(Setback::Missed);
         }
-        self.round
-            .bystanders
-            .store(harmless.len() as u32, Ordering::Relaxed);
+        self.round.bystanders.store(harmless.len() as u32, Ordering::Relaxed);
         Ok(())
     }
 

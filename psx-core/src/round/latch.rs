@@ -4,10 +4,11 @@
 //! between its arrival and its countdown, and finds its round aborted and another begun, counts
 //! down nothing.
 
+use super::patience::Patience;
 use crate::round::Epoch;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU64, Ordering, spin_hint};
+use crate::sys::sync::{AtomicU64, Ordering};
 
 /// The one who waits is asleep, or about to be.
 const AWAITED: u64 = 1 << 31;
@@ -30,16 +31,15 @@ impl Latch {
     /// Sets up for `count` threads of the round of `epoch`. Relaxed: the round word's Release makes
     /// it seen.
     pub(crate) fn arm(&self, epoch: Epoch, count: usize) {
-        self.word
-            .store(epoch.tag_wide(count as u32), Ordering::Relaxed);
+        self.word.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
-    /// Counts one. Does nothing in another epoch.
-    pub(crate) fn count_down(&self, epoch: Epoch) {
+    /// Counts one, and returns how many are missing still. Does nothing in another epoch.
+    pub(crate) fn count_down(&self, epoch: Epoch) -> usize {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             if !epoch.tags(word) || word & REMAINING == 0 {
-                return;
+                return 0;
             }
             // Release pairs with the Acquire in `wait`: what a thread did before it counted down is
             // seen by the one who waits. (AcqRel, so that the last one passes on the others'.)
@@ -53,23 +53,28 @@ impl Latch {
                 Err(now) => word = now,
             }
         }
-        if word & REMAINING == 1 && word & AWAITED != 0 {
+        let missing = (word & REMAINING) as usize - 1;
+        if missing == 0 && word & AWAITED != 0 {
             futex::wake(&self.word, 1);
         }
+        missing
     }
 
-    /// Waits until nobody is missing, or returns `false` when the limit is reached. Looks `spins`
-    /// times before it sleeps. Only the holder of the round's lock calls this.
-    pub(crate) fn wait(&self, limit: Limit, spins: u32) -> bool {
-        for _ in 0..spins {
-            if self.word.load(Ordering::Acquire) & REMAINING == 0 {
-                return true;
+    /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
+    /// of the round's lock calls this.
+    pub(super) fn wait(&self, limit: Limit, mut patience: Patience) -> bool {
+        // Acquire, here and below, pairs with the Release in `count_down`.
+        while self.word.load(Ordering::Acquire) & REMAINING != 0 {
+            if !patience.wait_a_little() {
+                return self.sleep(limit);
             }
-            spin_hint();
         }
+        true
+    }
+
+    fn sleep(&self, limit: Limit) -> bool {
         let mut over = false;
         loop {
-            // Acquire pairs with the Release in `count_down`.
             let word = self.word.fetch_or(AWAITED, Ordering::Acquire);
             if word & REMAINING == 0 {
                 return true;
@@ -87,16 +92,21 @@ mod tests {
     use super::*;
     use core::time::Duration;
 
-    const SOON: Limit = Limit::For(Duration::from_millis(1));
+    use crate::round::patience::Manners;
+
+    fn opens_soon(latch: &Latch) -> bool {
+        let soon = Limit::For(Duration::from_millis(1));
+        latch.wait(soon, Manners::new().of_caller())
+    }
 
     #[test]
     fn it_opens_when_all_have_counted_down() {
         let (latch, epoch) = (Latch::new(), Epoch::default().next());
         latch.arm(epoch, 2);
         latch.count_down(epoch);
-        assert!(!latch.wait(SOON, 0));
+        assert!(!opens_soon(&latch));
         latch.count_down(epoch);
-        assert!(latch.wait(SOON, 0));
+        assert!(opens_soon(&latch));
     }
 
     #[test]
@@ -104,6 +114,6 @@ mod tests {
         let (latch, early) = (Latch::new(), Epoch::default().next());
         latch.arm(early.next(), 1);
         latch.count_down(early);
-        assert!(!latch.wait(SOON, 0));
+        assert!(!opens_soon(&latch));
     }
 }

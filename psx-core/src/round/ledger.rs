@@ -57,20 +57,14 @@ impl Ledger {
 
     /// The threads found, with what became of their calls. Allocates.
     pub(super) fn divergent(&self) -> Vec<Divergent> {
-        let divergent = |f: &Finding| Divergent {
-            thread: f.thread(),
-            outcome: f.outcome,
-        };
+        let divergent = |f: &Finding| Divergent { thread: f.thread(), outcome: f.outcome };
         self.findings.iter().map(divergent).collect()
     }
 }
 
 impl Finding {
     fn thread(&self) -> NamedThread {
-        NamedThread {
-            tid: self.tid,
-            name: self.name,
-        }
+        NamedThread { tid: self.tid, name: self.name }
     }
 }
 

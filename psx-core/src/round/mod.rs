@@ -2,9 +2,11 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `caller` | the thread that leads the round: freeze, gather, prove, commit, release |
+//! | `caller` | the thread that leads the round: lay out, freeze, gather, prove, commit, release |
+//! | `gathering` | the world while it is stopped: summon, wait, lend the call, let go |
 //! | `target` | a thread that is summoned: arrive, wait, make the call, wait |
 //! | `word` | what all of them sleep on: epoch and phase |
+//! | `patience` | how they wait before they sleep |
 //! | `latch` | how many have not arrived, how many have not made the call |
 //! | `roster` | who is to be summoned, and by whom: helped signalling |
 //! | `coverage` | the proof that no thread was missed |
@@ -16,8 +18,10 @@
 
 mod caller;
 mod coverage;
+mod gathering;
 mod latch;
 mod ledger;
+mod patience;
 mod roster;
 mod target;
 mod word;
@@ -28,6 +32,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use latch::Latch;
+use patience::Manners;
 use roster::Roster;
 use word::Word;
 
@@ -54,9 +59,8 @@ pub(crate) struct Round {
     /// Written by the caller before it announces the round; read by targets that have arrived and
     /// see it committed.
     call: UnsafeCell<Option<RawCall>>,
-    /// How often a thread looks at a word before it sleeps on it, in the round at hand. Relaxed: a
-    /// hint, published with the round word.
-    spins: AtomicU32,
+    /// How its threads wait for each other.
+    manners: Manners,
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
     bystanders: AtomicU32,
@@ -77,7 +81,7 @@ impl Round {
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
                 call: UnsafeCell::new(None),
-                spins: AtomicU32::new(0),
+                manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
             }
         }
@@ -87,10 +91,7 @@ impl Round {
     /// fits the child's.
     pub(crate) fn begin_anew(&self) {
         let epoch = self.word.read().epoch;
-        self.word.publish(word::State {
-            epoch,
-            phase: word::Phase::Released,
-        });
+        self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
         self.bystanders.store(0, Ordering::Relaxed);
         self.lock.begin_anew();
@@ -103,6 +104,8 @@ pub(crate) struct Call<'c> {
     raw: RawCall,
     /// For the message, should the process end over it.
     name: CallName,
+    /// Whether it may install a filter on system calls, for all that we know.
+    may_filter: bool,
     closure: PhantomData<&'c ()>,
 }
 
@@ -114,7 +117,7 @@ struct RawCall {
 }
 
 impl<'c> Call<'c> {
-    pub(crate) fn new<F>(name: CallName, op: &'c F) -> Self
+    pub(crate) fn new<F>(name: CallName, may_filter: bool, op: &'c F) -> Self
     where
         F: Fn() -> Result<usize, Errno> + Sync,
     {
@@ -125,15 +128,8 @@ impl<'c> Call<'c> {
             core::mem::forget(unwinding);
             result
         }
-        let raw = RawCall {
-            data: ptr::from_ref(op).cast(),
-            make: make::<F>,
-        };
-        Self {
-            raw,
-            name,
-            closure: PhantomData,
-        }
+        let raw = RawCall { data: ptr::from_ref(op).cast(), make: make::<F> };
+        Self { raw, name, may_filter, closure: PhantomData }
     }
 
     pub(crate) fn name(&self) -> CallName {

@@ -67,11 +67,7 @@ impl Roster {
         let count = count.next_power_of_two().max(AMPLE);
         let mut slots = try_vec(count)?;
         slots.resize_with(count, || AtomicU64::new(0));
-        try_box(Array {
-            slots: slots.into_boxed_slice(),
-            smaller: ptr::null_mut(),
-        })
-        .map(Some)
+        try_box(Array { slots: slots.into_boxed_slice(), smaller: ptr::null_mut() }).map(Some)
     }
 
     /// Puts a larger array in place, or gives it back where another caller was faster. The caller
@@ -102,8 +98,7 @@ impl Roster {
 
     /// Opens the first `count` slots to claimants. Relaxed: as in `lay_out`.
     pub(crate) fn open(&self, epoch: Epoch, count: usize) {
-        self.cursor
-            .store(epoch.tag_wide(count as u32), Ordering::Relaxed);
+        self.cursor.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
     /// Leaves nothing to claim.
@@ -129,10 +124,7 @@ impl Roster {
                 Ok(_) => {
                     let index = unclaimed as usize - 1;
                     let slot = self.slots()[index].load(Ordering::Relaxed);
-                    return epoch.tags(slot).then_some(Claim {
-                        index,
-                        tid: (slot & TID) as u32,
-                    });
+                    return epoch.tags(slot).then_some(Claim { index, tid: (slot & TID) as u32 });
                 }
                 Err(now) => cursor = now,
             }
@@ -154,20 +146,14 @@ impl Roster {
 
     /// The targets whose summons was refused, each handed out once. For the caller.
     pub(crate) fn refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
-        self.slots()
-            .iter()
-            .enumerate()
-            .filter_map(move |(index, slot)| {
-                let seen = slot.load(Ordering::Relaxed);
-                if !epoch.tags(seen) || seen & REFUSED == 0 {
-                    return None;
-                }
-                slot.store(seen & !REFUSED, Ordering::Relaxed);
-                Some(Claim {
-                    index,
-                    tid: (seen & TID) as u32,
-                })
-            })
+        self.slots().iter().enumerate().filter_map(move |(index, slot)| {
+            let seen = slot.load(Ordering::Relaxed);
+            if !epoch.tags(seen) || seen & REFUSED == 0 {
+                return None;
+            }
+            slot.store(seen & !REFUSED, Ordering::Relaxed);
+            Some(Claim { index, tid: (seen & TID) as u32 })
+        })
     }
 
     fn slots(&self) -> &[AtomicU64] {
@@ -203,9 +189,8 @@ mod tests {
     }
 
     fn claimed(roster: &Roster, epoch: Epoch) -> Vec<u32> {
-        let mut tids: Vec<_> = core::iter::from_fn(|| roster.claim(epoch))
-            .map(|claim| claim.tid)
-            .collect();
+        let mut tids: Vec<_> =
+            core::iter::from_fn(|| roster.claim(epoch)).map(|claim| claim.tid).collect();
         tids.sort_unstable();
         tids
     }

@@ -7,7 +7,6 @@ use super::{Epoch, Round};
 use crate::registry::{Entry, Registry, Standing};
 use crate::report::Outcome;
 use crate::sys::Kernel;
-use crate::sys::sync::Ordering;
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
 const HELP: usize = 2;
@@ -26,14 +25,11 @@ impl Registry {
         }
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
-        round.arrivals.count_down(epoch);
+        let missing = round.arrivals.count_down(epoch);
+        let patience = round.manners.of_target(missing);
 
-        let spins = round.spins.load(Ordering::Relaxed);
-        let committed = State {
-            epoch,
-            phase: Phase::Committed,
-        };
-        if round.word.wait_past(gathering, spins) != committed {
+        let committed = State { epoch, phase: Phase::Committed };
+        if round.word.wait_past(gathering, patience) != committed {
             return;
         }
         me.engage();
@@ -46,8 +42,9 @@ impl Registry {
             unsafe { me.note(Outcome::from(result)) };
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
-        round.completions.count_down(epoch);
-        round.word.wait_past(committed, spins);
+        let missing = round.completions.count_down(epoch);
+        let patience = round.manners.of_target(missing);
+        round.word.wait_past(committed, patience);
     }
 }
 

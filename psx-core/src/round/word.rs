@@ -1,9 +1,10 @@
 //! The round word: what every thread in a handler sleeps on, and the one place where a round says
 //! what it is about to do.
 
+use super::patience::Patience;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU32, Ordering, spin_hint};
+use crate::sys::sync::{AtomicU32, Ordering};
 
 /// The number of a round's attempt. Whatever a thread does in a round, it does under the epoch
 /// that it saw at the start, so that a late thread can do no harm to the next one. It wraps after
@@ -67,10 +68,7 @@ impl State {
             1 => Phase::Gathering,
             _ => Phase::Committed,
         };
-        Self {
-            epoch: Epoch(word >> 3),
-            phase,
-        }
+        Self { epoch: Epoch(word >> 3), phase }
     }
 }
 
@@ -106,23 +104,17 @@ impl Word {
         futex::wake(&self.state, i32::MAX);
     }
 
-    /// Waits until something else than `seen` is asked, and returns that. Looks `spins` times
-    /// before it sleeps.
-    pub(crate) fn wait_past(&self, seen: State, spins: u32) -> State {
-        for _ in 0..spins {
-            let now = self.read();
-            if now != seen {
-                return now;
-            }
-            spin_hint();
-        }
-        // A futex wait ends for many reasons: only the word says whether to go on.
+    /// Waits until something else than `seen` is asked, and returns that.
+    pub(super) fn wait_past(&self, seen: State, mut patience: Patience) -> State {
+        // Every wait ends for many reasons: only the word says whether to go on.
         loop {
             let now = self.read();
             if now != seen {
                 return now;
             }
-            futex::wait(&self.state, seen.pack(), Limit::Never);
+            if !patience.wait_a_little() {
+                futex::wait(&self.state, seen.pack(), Limit::Never);
+            }
         }
     }
 }

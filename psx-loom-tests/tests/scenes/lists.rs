@@ -9,10 +9,7 @@ pub(crate) mod registering_and_walking {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(1)
-            .preemptions(3)
+        Model::new().no_timer_needed().spurious_wakes(1).preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -33,18 +30,12 @@ pub(crate) mod birth {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(1)
-            .newest_values_only()
-            .preemptions(2)
+        Model::new().no_timer_needed().spurious_wakes(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller
-                .broadcast(&registered_only(), 1, Conduct::default())
-                .unwrap();
+            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
             assert!((2..=3).contains(&report.threads()));
         });
         scene.registered(|parent| {
@@ -84,11 +75,7 @@ pub(crate) mod exit {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(1)
-            .newest_values_only()
-            .preemptions(2)
+        Model::new().no_timer_needed().spurious_wakes(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -107,9 +94,7 @@ pub(crate) mod exit_with_old_values {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller
-                .broadcast(&registered_only(), 1, Conduct::default())
-                .unwrap();
+            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
             assert!((1..=3).contains(&report.threads()));
             caller.step();
         });

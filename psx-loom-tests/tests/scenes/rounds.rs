@@ -14,9 +14,7 @@ fn target(scene: &Scene) {
 
 fn round(threads: usize) -> impl FnOnce(&Thread) {
     move |caller| {
-        let report = caller
-            .broadcast(&registered_only(), 1, Conduct::default())
-            .unwrap();
+        let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
         assert_eq!((report.threads(), report.attempts()), (threads, 1));
         assert!(report.is_unanimous());
         caller.step();
@@ -28,10 +26,7 @@ pub(crate) mod one_target {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(2)
-            .preemptions(3)
+        Model::new().no_timer_needed().spurious_wakes(2).preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -45,10 +40,7 @@ pub(crate) mod one_target_interrupted_everywhere {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .interrupted_everywhere()
-            .preemptions(3)
+        Model::new().no_timer_needed().interrupted_everywhere().preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -66,11 +58,7 @@ pub(crate) mod two_targets {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(2)
-            .newest_values_only()
-            .preemptions(2)
+        Model::new().no_timer_needed().spurious_wakes(2).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -100,19 +88,12 @@ pub(crate) mod call_fails_on_the_caller {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .spurious_wakes(2)
-            .newest_values_only()
-            .preemptions(2)
+        Model::new().no_timer_needed().spurious_wakes(2).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let fails = Conduct {
-                fails: true,
-                ..Conduct::default()
-            };
+            let fails = Conduct { fails: true, ..Conduct::default() };
             let refused = caller.broadcast(&plan(), 1, fails).unwrap_err();
             assert_eq!(refused, Error::Os(Errno::from_raw(1)));
             caller.step();
@@ -124,9 +105,7 @@ pub(crate) mod call_fails_on_the_caller {
 
 fn calls(number: u32) -> impl FnOnce(&Thread) {
     move |caller| {
-        let report = caller
-            .broadcast(&registered_only(), number, Conduct::default())
-            .unwrap();
+        let report = caller.broadcast(&registered_only(), number, Conduct::default()).unwrap();
         assert!(report.is_unanimous());
         caller.step();
     }
@@ -151,10 +130,7 @@ pub(crate) mod two_callers_and_a_target {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .no_timer_needed()
-            .newest_values_only()
-            .preemptions(1)
+        Model::new().no_timer_needed().newest_values_only().preemptions(1)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -174,20 +150,13 @@ pub(crate) mod helped_signalling {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller
-                .broadcast(&registered_only(), 1, Conduct::default())
-                .unwrap();
+            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
             assert_eq!(report.threads(), 4);
         });
         for _ in 0..3 {
             scene.registered(|target| {
                 target.until_over();
-                assert_eq!(
-                    target.summonses(),
-                    1,
-                    "summonses of thread {}",
-                    target.number()
-                );
+                assert_eq!(target.summonses(), 1, "summonses of thread {}", target.number());
             });
         }
     }

@@ -39,11 +39,7 @@ pub(crate) mod late_arrivals {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .timers(1)
-            .deadlines(1)
-            .newest_values_only()
-            .preemptions(1)
+        Model::new().timers(1).deadlines(1).newest_values_only().preemptions(1)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -58,10 +54,7 @@ pub(crate) mod uncovered_and_retried {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new()
-            .deadlines(1)
-            .newest_values_only()
-            .preemptions(2)
+        Model::new().deadlines(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -94,17 +87,12 @@ pub(crate) mod death_in_the_call {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let kills = Conduct {
-                kills: Some(2),
-                ..Conduct::default()
-            };
+            let kills = Conduct { kills: Some(2), ..Conduct::default() };
             let report = caller.broadcast(&registered_only(), 1, kills).unwrap();
             assert_eq!(report.divergent().len(), 1);
             assert_eq!(report.divergent()[0].outcome(), Outcome::Died);
             assert_eq!(report.divergent()[0].thread().tid(), 2);
-            let report = caller
-                .broadcast(&registered_only(), 2, Conduct::default())
-                .unwrap();
+            let report = caller.broadcast(&registered_only(), 2, Conduct::default()).unwrap();
             assert!((1..=2).contains(&report.threads()));
         });
         scene.registered(|_| ());

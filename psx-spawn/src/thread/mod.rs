@@ -26,10 +26,7 @@ pub use std::thread::{
     AccessError, JoinHandle, LocalKey, Result, ScopedJoinHandle, Thread, ThreadId,
     available_parallelism, current, panicking, park, park_timeout, sleep, yield_now,
 };
-#[allow(
-    deprecated,
-    reason = "a program that still uses them shall not need another change"
-)]
+#[allow(deprecated, reason = "a program that still uses them shall not need another change")]
 pub use std::thread::{park_timeout_ms, sleep_ms};
 
 pub use builder::{Builder, spawn};

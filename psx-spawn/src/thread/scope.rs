@@ -74,9 +74,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        Builder::new()
-            .spawn_scoped(self, f)
-            .expect("failed to spawn thread")
+        Builder::new().spawn_scoped(self, f).expect("failed to spawn thread")
     }
 
     fn from_std<'a>(scope: &'a thread::Scope<'scope, 'env>) -> &'a Self {

@@ -52,11 +52,7 @@ impl Blocking {
                 tid => break tid,
             }
         };
-        let mut blocked = Blocked {
-            tid,
-            call: String::new(),
-            outcome,
-        };
+        let mut blocked = Blocked { tid, call: String::new(), outcome };
         blocked.call = blocked.await_call(|_| true);
         blocked
     }
@@ -102,10 +98,7 @@ fn leak<T>(value: T) -> usize {
 }
 
 /// Beyond any case's limit.
-const MINUTE: libc::timespec = libc::timespec {
-    tv_sec: 60,
-    tv_nsec: 0,
-};
+const MINUTE: libc::timespec = libc::timespec { tv_sec: 60, tv_nsec: 0 };
 const MINUTE_IN_MS: usize = 60_000;
 
 /// System V semaphores and queues outlive their process, unless it removes them.
@@ -149,13 +142,7 @@ impl Drop for SystemV {
 /// `poll`, `select`, `epoll_wait` or `pause` on aarch64.
 pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
     let minute = || leak(MINUTE);
-    let take_one = || {
-        leak(libc::sembuf {
-            sem_num: 0,
-            sem_op: -1,
-            sem_flg: 0,
-        })
-    };
+    let take_one = || leak(libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 });
     let semaphores = system_v.semaphores as usize;
     let (full_queue, empty_queue) = (system_v.full_queue as usize, system_v.empty_queue as usize);
     let message = || leak((1_i64, [0_u8; 1024]));
@@ -166,20 +153,25 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
     };
     let event = || leak(libc::epoll_event { events: 0, u64: 0 });
     let monotonic = libc::CLOCK_MONOTONIC as usize;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let limit = Some(Duration::from_secs(60));
     let (receiver, peer) = UnixStream::pair().unwrap();
     let (sender, full) = full_pair();
     receiver.set_read_timeout(limit).unwrap();
     sender.set_write_timeout(limit).unwrap();
+    // SAFETY: a socket, and a time of the size that is told.
+    let timed = unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+        let minute = libc::timeval { tv_sec: 60, tv_usec: 0 };
+        let size = size_of_val(&minute) as u32;
+        libc::setsockopt(listener.as_raw_fd(), level, option, (&raw const minute).cast(), size)
+    };
+    assert_eq!(timed, 0);
     // Closed peers would end the calls.
     mem::forget((peer, full));
     vec![
         Blocking::new("nanosleep", libc::SYS_nanosleep, [minute()]),
-        Blocking::new(
-            "clock_nanosleep",
-            libc::SYS_clock_nanosleep,
-            [monotonic, 0, minute()],
-        ),
+        Blocking::new("clock_nanosleep", libc::SYS_clock_nanosleep, [monotonic, 0, minute()]),
         #[cfg(target_arch = "x86_64")]
         Blocking::new("poll", libc::SYS_poll, [0, 0, MINUTE_IN_MS]),
         Blocking::new("ppoll", libc::SYS_ppoll, [0, 0, minute(), 0, 8]),
@@ -187,47 +179,24 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
         Blocking::new("select", libc::SYS_select, [0, 0, 0, 0, minute()]),
         Blocking::new("pselect6", libc::SYS_pselect6, [0, 0, 0, 0, minute(), 0]),
         #[cfg(target_arch = "x86_64")]
-        Blocking::new(
-            "epoll_wait",
-            libc::SYS_epoll_wait,
-            [epoll(), event(), 1, MINUTE_IN_MS],
-        ),
+        Blocking::new("epoll_wait", libc::SYS_epoll_wait, [epoll(), event(), 1, MINUTE_IN_MS]),
         Blocking::new(
             "epoll_pwait",
             libc::SYS_epoll_pwait,
             [epoll(), event(), 1, MINUTE_IN_MS, 0, 8],
         ),
-        Blocking::new(
-            "futex, timeout",
-            libc::SYS_futex,
-            [leak(0_u32), FUTEX_WAIT, 0, minute()],
-        ),
-        Blocking::new(
-            "recv, SO_RCVTIMEO",
-            libc::SYS_recvfrom,
-            [fd(receiver), leak(0_u8), 1],
-        ),
-        Blocking::new(
-            "send, SO_SNDTIMEO",
-            libc::SYS_sendto,
-            [fd(sender), leak(0_u8), 1],
-        ),
+        Blocking::new("futex, timeout", libc::SYS_futex, [leak(0_u32), FUTEX_WAIT, 0, minute()]),
+        Blocking::new("recv, SO_RCVTIMEO", libc::SYS_recvfrom, [fd(receiver), leak(0_u8), 1]),
+        Blocking::new("send, SO_SNDTIMEO", libc::SYS_sendto, [fd(sender), leak(0_u8), 1]),
+        Blocking::new("accept, SO_RCVTIMEO", libc::SYS_accept4, [fd(listener)]),
         Blocking::new("semop", libc::SYS_semop, [semaphores, take_one(), 1]),
-        Blocking::new(
-            "semtimedop",
-            libc::SYS_semtimedop,
-            [semaphores, take_one(), 1, minute()],
-        ),
+        Blocking::new("semtimedop", libc::SYS_semtimedop, [semaphores, take_one(), 1, minute()]),
         Blocking::new("msgrcv", libc::SYS_msgrcv, [empty_queue, message(), 1024]),
         Blocking::new("msgsnd", libc::SYS_msgsnd, [full_queue, message(), 1024]),
         #[cfg(target_arch = "x86_64")]
         Blocking::new("pause", libc::SYS_pause, []),
         Blocking::new("sigsuspend", libc::SYS_rt_sigsuspend, [no_signals(), 8]),
-        Blocking::new(
-            "rt_sigtimedwait",
-            libc::SYS_rt_sigtimedwait,
-            [no_signals(), 0, minute(), 8],
-        ),
+        Blocking::new("rt_sigtimedwait", libc::SYS_rt_sigtimedwait, [no_signals(), 0, minute(), 8]),
     ]
 }
 
@@ -244,11 +213,7 @@ pub(crate) struct Resumed {
 
 impl Resumed {
     fn new(call: Blocking, value: Option<usize>, fulfil: impl FnOnce() + 'static) -> Self {
-        Self {
-            call,
-            fulfil: Box::new(fulfil),
-            value,
-        }
+        Self { call, fulfil: Box::new(fulfil), value }
     }
 }
 
@@ -286,11 +251,9 @@ pub(crate) fn resumed() -> Vec<Resumed> {
                 mem::forget(drain);
             },
         ),
-        Resumed::new(
-            Blocking::new("accept", libc::SYS_accept4, [fd(listener)]),
-            None,
-            move || mem::forget(TcpStream::connect(address).unwrap()),
-        ),
+        Resumed::new(Blocking::new("accept", libc::SYS_accept4, [fd(listener)]), None, move || {
+            mem::forget(TcpStream::connect(address).unwrap())
+        }),
         Resumed::new(
             Blocking::new("futex", libc::SYS_futex, [word, FUTEX_WAIT, 0]),
             Some(0),
@@ -300,13 +263,9 @@ pub(crate) fn resumed() -> Vec<Resumed> {
                 assert_eq!(woken, Ok(1));
             },
         ),
-        Resumed::new(
-            Blocking::new("wait4", libc::SYS_wait4, [pid]),
-            Some(pid),
-            move || {
-                drop(cat.stdin.take());
-            },
-        ),
+        Resumed::new(Blocking::new("wait4", libc::SYS_wait4, [pid]), Some(pid), move || {
+            drop(cat.stdin.take());
+        }),
         Resumed::new(
             Blocking::new("fcntl, F_SETLKW", libc::SYS_fcntl, lock_args),
             Some(0),

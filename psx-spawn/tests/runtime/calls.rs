@@ -27,26 +27,16 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("calls::malformed_capget_is_made_once", malformed_capget),
-        Case::new(
-            "calls::refused_on_the_caller_alone",
-            refused_on_the_caller_alone,
-        )
-        .judge(|child| {
-            child.inspect("refused", |child| child.assert_all("Name", "before"));
-            assert_eq!(child.end(), Ending::Exited(0));
-        }),
-        Case::new(
-            "calls::refused_on_another_thread",
-            refused_on_another_thread,
-        )
-        .judge(|child| {
+        Case::new("calls::refused_on_the_caller_alone", refused_on_the_caller_alone).judge(
+            |child| {
+                child.inspect("refused", |child| child.assert_all("Name", "before"));
+                assert_eq!(child.end(), Ending::Exited(0));
+            },
+        ),
+        Case::new("calls::refused_on_another_thread", refused_on_another_thread).judge(|child| {
             child.inspect("reported", |child| {
                 for task in child.tasks() {
-                    let name = if task.tid == child.pid() {
-                        "before"
-                    } else {
-                        "after"
-                    };
+                    let name = if task.tid == child.pid() { "before" } else { "after" };
                     assert_eq!(task.name(), name);
                 }
             });
@@ -62,21 +52,13 @@ pub(crate) fn cases() -> Vec<Case> {
             let mut tids = Vec::new();
             child.inspect("before", |child| {
                 tids.extend(
-                    child
-                        .tasks()
-                        .iter()
-                        .map(|task| task.tid)
-                        .filter(|&tid| tid != child.pid()),
+                    child.tasks().iter().map(|task| task.tid).filter(|&tid| tid != child.pid()),
                 );
             });
             assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
             let message = child.output();
             assert_eq!(tids.len(), 3);
-            for name in tids
-                .iter()
-                .map(u32::to_string)
-                .chain([libc::SYS_gettid.to_string()])
-            {
+            for name in tids.iter().map(u32::to_string).chain([libc::SYS_gettid.to_string()]) {
                 assert!(message.contains(&name), "no {name} in {message:?}");
             }
         }),
@@ -91,13 +73,9 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new(
-            "calls::broadcast_inside_a_broadcast",
-            broadcast_inside_a_broadcast,
-        ),
-        Case::new("calls::four_callers", four_callers)
-            .limit(Duration::from_secs(60))
-            .judge(|child| {
+        Case::new("calls::broadcast_inside_a_broadcast", broadcast_inside_a_broadcast),
+        Case::new("calls::four_callers", four_callers).limit(Duration::from_secs(60)).judge(
+            |child| {
                 for _ in 0..PHASES {
                     child.inspect("paused", |child| {
                         let tasks = child.tasks();
@@ -106,7 +84,8 @@ pub(crate) fn cases() -> Vec<Case> {
                     });
                 }
                 assert_eq!(child.end(), Ending::Exited(0));
-            }),
+            },
+        ),
     ]
 }
 
@@ -132,10 +111,7 @@ fn six_arguments_arrive(_: &Line) {
     unsafe {
         let file = libc::memfd_create(c"pages".as_ptr(), 0);
         assert_eq!(libc::ftruncate(file, 2 * PAGE as i64), 0);
-        assert_eq!(
-            libc::pwrite(file, c"second".as_ptr().cast(), 6, PAGE as i64),
-            6
-        );
+        assert_eq!(libc::pwrite(file, c"second".as_ptr().cast(), 6, PAGE as i64), 6);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let page = libc::mmap(ptr::null_mut(), PAGE, libc::PROT_NONE, flags, -1, 0);
         let mapped = psx::syscall6(
@@ -184,10 +160,7 @@ fn malformed_capget(_: &Line) {
             raw(libc::SYS_capget, [bad_address, 0, 0, 0, 0, 0])
         });
         assert_eq!(counted.unwrap_err(), efault);
-        assert_eq!(
-            psx::syscall3(libc::SYS_capget, bad_address, 0, 0),
-            Err(efault)
-        );
+        assert_eq!(psx::syscall3(libc::SYS_capget, bad_address, 0, 0), Err(efault));
     }
     assert_eq!(calls.into_inner(), 1);
 }
@@ -214,14 +187,9 @@ fn refused_on_another_thread(line: &Line) {
     go.send(()).unwrap();
     let report = caller.join().unwrap();
     assert_eq!((report.value(), report.threads()), (0, 5));
-    let [divergent] = report.divergent() else {
-        panic!("{report:?}")
-    };
+    let [divergent] = report.divergent() else { panic!("{report:?}") };
     assert_eq!(divergent.thread().tid(), tid());
-    assert_eq!(
-        divergent.outcome(),
-        Outcome::Failed(Errno::from_raw(libc::EPERM))
-    );
+    assert_eq!(divergent.outcome(), Outcome::Failed(Errno::from_raw(libc::EPERM)));
     line.show("reported");
 }
 
@@ -231,21 +199,14 @@ fn divergence_is_reported(_: &Line) {
     // SAFETY: the call only reads.
     let report = unsafe { lenient.syscall(libc::SYS_gettid, [0; 6]).unwrap() };
     assert_eq!(report.value(), tid() as usize);
-    let mut told: Vec<_> = report
-        .divergent()
-        .iter()
-        .map(|d| d.thread().tid())
-        .collect();
+    let mut told: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
     told.sort_unstable();
     let mut others = procfs::tids(process::id());
     others.retain(|&other| other != tid());
     others.sort_unstable();
     assert_eq!(told, others);
     for divergent in report.divergent() {
-        assert_eq!(
-            divergent.outcome(),
-            Outcome::Returned(divergent.thread().tid() as usize)
-        );
+        assert_eq!(divergent.outcome(), Outcome::Returned(divergent.thread().tid() as usize));
     }
 }
 

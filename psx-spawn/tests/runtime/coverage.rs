@@ -31,17 +31,14 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("adopted", |child| child.assert_all("NoNewPrivs", "1"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new(
-            "coverage::stranger_is_not_interrupted",
-            stranger_is_not_interrupted,
-        ),
-        Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named)
-            .alone()
-            .judge(|child| {
+        Case::new("coverage::stranger_is_not_interrupted", stranger_is_not_interrupted),
+        Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named).alone().judge(
+            |child| {
                 child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
                 child.inspect("unblocked", |child| child.assert_all("NoNewPrivs", "0"));
                 assert_eq!(child.end(), Ending::Exited(0));
-            }),
+            },
+        ),
         Case::new("coverage::thousand_threads", |line| {
             start_idlers(1000);
             assert_eq!(broadcast_no_new_privs(STRICT), Ok(1001));
@@ -59,9 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 #[track_caller]
 fn assert_named(threads: &Threads, tid: u32, name: &str) {
-    let [thread] = &**threads else {
-        panic!("one thread, not {threads}")
-    };
+    let [thread] = &**threads else { panic!("one thread, not {threads}") };
     assert_eq!((thread.tid(), thread.name()), (tid, name));
 }
 
@@ -78,22 +73,12 @@ fn stranger_is_named(line: &Line) {
         answer.send(tid()).unwrap();
         idle()
     };
-    std_thread::Builder::new()
-        .name("stranger".into())
-        .spawn(stranger)
-        .unwrap();
+    std_thread::Builder::new().name("stranger".into()).spawn(stranger).unwrap();
     let stranger = answers.recv().unwrap();
 
     let refused = broadcast_no_new_privs(STRICT.timeout(SHORT)).unwrap_err();
-    assert!(
-        refused
-            .to_string()
-            .contains(&format!("{stranger} (stranger)")),
-        "{refused}"
-    );
-    let Error::Uncovered(missed) = refused else {
-        panic!("{refused:?}")
-    };
+    assert!(refused.to_string().contains(&format!("{stranger} (stranger)")), "{refused}");
+    let Error::Uncovered(missed) = refused else { panic!("{refused:?}") };
     assert_named(&missed, stranger, "stranger");
     line.show("uncovered");
 
@@ -112,10 +97,7 @@ fn stranger_is_not_interrupted(_: &Line) {
     start_idlers(1);
     let (asleep, sleeps) = mpsc::channel();
     let stranger = std_thread::spawn(move || {
-        let second = libc::timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
+        let second = libc::timespec { tv_sec: 1, tv_nsec: 0 };
         asleep.send(()).unwrap();
         // SAFETY: a time that outlives the call.
         unsafe { libc::nanosleep(&second, std::ptr::null_mut()) }
@@ -142,10 +124,7 @@ fn blocked_thread_is_named(line: &Line) {
             answer.send(slack() as u32).unwrap();
         }
     };
-    thread::Builder::new()
-        .name("deaf".into())
-        .spawn(deaf)
-        .unwrap();
+    thread::Builder::new().name("deaf".into()).spawn(deaf).unwrap();
     let deaf = answers.recv().unwrap();
     let other = Teller::start(slack);
 
@@ -153,13 +132,8 @@ fn blocked_thread_is_named(line: &Line) {
         let start = Instant::now();
         let refused = broadcast_no_new_privs(STRICT.timeout(TIMEOUT)).unwrap_err();
         let took = start.elapsed();
-        assert!(
-            took >= TIMEOUT && took <= TIMEOUT + Duration::from_millis(100),
-            "{took:?}"
-        );
-        let Error::Unreachable(missed) = refused else {
-            panic!("{refused:?}")
-        };
+        assert!(took >= TIMEOUT && took <= TIMEOUT + Duration::from_millis(100), "{took:?}");
+        let Error::Unreachable(missed) = refused else { panic!("{refused:?}") };
         assert_named(&missed, deaf, "deaf");
     }
     line.show("unreachable");

@@ -1,10 +1,10 @@
-//! Processes that are made while rounds run.
+//! Processes that are made, and programs that are replaced, while rounds run.
 
 use std::process::{Command, Stdio};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread as std_thread;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
+use std::{env, hint, thread as std_thread};
 
 use psx::{Coverage, thread};
 
@@ -15,12 +15,10 @@ const FORKS: usize = 100;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new(
-            "fork::each_child_makes_its_own_round",
-            each_child_makes_its_own_round,
-        )
-        .limit(Duration::from_secs(60)),
+        Case::new("fork::each_child_makes_its_own_round", each_child_makes_its_own_round)
+            .limit(Duration::from_secs(60)),
         Case::new("fork::commands_in_a_loop", commands_in_a_loop).limit(Duration::from_secs(60)),
+        Case::new("fork::exec_in_a_loop", exec_in_a_loop).limit(Duration::from_secs(60)),
     ]
 }
 
@@ -77,30 +75,64 @@ fn in_the_child(i: usize) -> Result<(), i32> {
         hold.wait();
         let both = both.map_err(|_| 4)?;
         (both == 2).then_some(()).ok_or(5)?;
-        (grown.join().map_err(|_| 6)? == 2000 + i)
-            .then_some(())
-            .ok_or(7)
+        (grown.join().map_err(|_| 6)? == 2000 + i).then_some(()).ok_or(7)
     })
 }
 
-/// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec.
+/// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec. Three
+/// rounds begin with each command: rounds without pause would leave it next to no time.
 fn commands_in_a_loop(_: &Line) {
-    let (done, end) = (AtomicBool::new(false), Barrier::new(2));
+    const COMMANDS: usize = 200;
+    let (started, end) = (AtomicUsize::new(0), Barrier::new(2));
     thread::scope(|scope| {
         scope.spawn(|| {
-            for _ in 0..200 {
+            for _ in 0..COMMANDS {
+                started.fetch_add(1, Ordering::Release);
                 let status = Command::new("true").stdin(Stdio::null()).status().unwrap();
                 assert!(status.success(), "{status}");
             }
-            done.store(true, Ordering::Relaxed);
             end.wait();
         });
-        let mut rounds = 0;
-        while !done.load(Ordering::Relaxed) {
-            rounds += 1;
-            assert_eq!(broadcast_slack(STRICT, rounds), Ok(2));
+        for command in 1..=COMMANDS {
+            while started.load(Ordering::Acquire) < command {
+                thread::yield_now();
+            }
+            for round in 0..3 {
+                assert_eq!(broadcast_slack(STRICT, 3 * command + round), Ok(2));
+            }
         }
-        assert!(rounds > 1, "no round while a command was started");
         end.wait();
     });
+}
+
+/// The program replaces itself, by turns from its main thread and from another, while two threads
+/// broadcast. A summons that outlived the exec would kill it.
+fn exec_in_a_loop(_: &Line) {
+    const VARIABLE: &str = "PSX_TEST_PROGRAMS_BEFORE";
+    let before: u32 = env::var(VARIABLE).map_or(0, |count| count.parse().unwrap());
+    if before == 100 {
+        return;
+    }
+    let rounds = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let rounds = Arc::clone(&rounds);
+        thread::spawn(move || {
+            loop {
+                broadcast_slack(STRICT, 1).unwrap();
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let exec = move || {
+        while rounds.load(Ordering::Relaxed) < 2 {
+            hint::spin_loop();
+        }
+        let mut same = Command::new("/proc/self/exe");
+        same.args(env::args_os().skip(1)).env(VARIABLE, (before + 1).to_string());
+        panic!("{}", psx::process::exec(&mut same));
+    };
+    match before % 2 {
+        0 => exec(),
+        _ => thread::spawn(exec).join().unwrap(),
+    }
 }

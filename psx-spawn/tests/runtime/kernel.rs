@@ -77,50 +77,24 @@ pub(crate) fn tid() -> u32 {
 
 /// Sets the calling thread's signal mask past the libc, which leaves out its own signals.
 pub(crate) fn set_signal_mask(mask: u64) {
-    let args = [
-        libc::SIG_SETMASK as usize,
-        (&raw const mask) as usize,
-        0,
-        8,
-        0,
-        0,
-    ];
+    let args = [libc::SIG_SETMASK as usize, (&raw const mask) as usize, 0, 8, 0, 0];
     // SAFETY: a mask of 8 bytes that outlives the call.
     unsafe { raw(libc::SYS_rt_sigprocmask, args) }.expect("a valid mask");
 }
 
 /// From now on the call `nr` fails with `EPERM` on the calling thread, and on no other.
 pub(crate) fn refuse_here(nr: c_long) {
-    let statement = |code: u32, k, jt, jf| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
         // The call's number is the first word of seccomp_data.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, nr as u32, 0, 1),
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-            0,
-            0,
-        ),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    let install = [
-        libc::SECCOMP_SET_MODE_FILTER as usize,
-        0,
-        (&raw const program) as usize,
-        0,
-        0,
-        0,
-    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let install =
+        [libc::SECCOMP_SET_MODE_FILTER as usize, 0, (&raw const program) as usize, 0, 0, 0];
     // SAFETY: numbers; then a program that outlives the call.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);

@@ -22,10 +22,8 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .limit(Duration::from_millis(100))
         .judge(|child| assert_eq!(child.end(), Ending::Hung)),
-        Case::new("runner::signal_is_told_from_exit", |_| {
-            std::process::abort()
-        })
-        .judge(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
+        Case::new("runner::signal_is_told_from_exit", |_| std::process::abort())
+            .judge(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
         Case::new("runner::line_and_user", |line| {
             line.say("ready 3");
             line.hear("go");

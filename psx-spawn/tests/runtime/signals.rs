@@ -17,22 +17,16 @@ use crate::support::{Case, Ending, Line, Supervised, procfs};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new(
-            "signals::a_thousand_rounds_disturb_nobody",
-            a_thousand_rounds,
-        )
-        .limit(Duration::from_secs(60))
-        .judge(|child| {
-            // Not at once: some may still be on their way out of the last round's handler.
-            let masks_are_whole = |child: &Supervised| {
-                child
-                    .tasks()
-                    .iter()
-                    .all(|task| task.field("SigBlk") == format!("{MASK:016x}"))
-            };
-            child.inspect("after", |child| child.await_that(masks_are_whole));
-            assert_eq!(child.end(), Ending::Exited(0));
-        }),
+        Case::new("signals::a_thousand_rounds_disturb_nobody", a_thousand_rounds)
+            .limit(Duration::from_secs(60))
+            .judge(|child| {
+                // Not at once: some may still be on their way out of the last round's handler.
+                let masks_are_whole = |child: &Supervised| {
+                    child.tasks().iter().all(|task| task.field("SigBlk") == format!("{MASK:016x}"))
+                };
+                child.inspect("after", |child| child.await_that(masks_are_whole));
+                assert_eq!(child.end(), Ending::Exited(0));
+            }),
         Case::new("signals::never_resumed", |_| {
             let system_v = SystemV::new();
             for call in blocking::never_resumed(&system_v) {

@@ -15,38 +15,25 @@ pub struct Line {
 impl Line {
     /// The child's end, which is its standard input. The child needs no deadline: past its limit it
     /// is killed.
-    pub(super) fn of_child() -> Self {
-        let stdin = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .expect("a standard input");
-        Self {
-            stream: stdin.into(),
-            deadline: None,
-        }
+    pub fn of_child() -> Self {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().expect("a standard input");
+        Self { stream: stdin.into(), deadline: None }
     }
 
     pub(super) fn of_judge(stream: UnixStream, deadline: Instant) -> Self {
-        Self {
-            stream,
-            deadline: Some(deadline),
-        }
+        Self { stream, deadline: Some(deadline) }
     }
 
     /// Sends one line.
     #[track_caller]
     pub fn say(&self, line: impl Display) {
         let line = format!("{line}\n");
-        (&self.stream)
-            .write_all(line.as_bytes())
-            .expect("somebody at the other end of the line");
+        (&self.stream).write_all(line.as_bytes()).expect("somebody at the other end of the line");
     }
 
     /// Waits for one line, which must begin with `word`, and returns what follows the word.
     pub fn hear(&self, word: &str) -> String {
-        let line = self
-            .read()
-            .unwrap_or_else(|e| panic!("waited for {word:?}: {e}"));
+        let line = self.read().unwrap_or_else(|e| panic!("waited for {word:?}: {e}"));
         match line.strip_prefix(word) {
             Some(rest) => rest.trim().to_owned(),
             None => panic!("waited for {word:?}, heard {line:?}"),
@@ -61,14 +48,14 @@ impl Line {
         self.hear("go");
     }
 
-    fn read(&self) -> io::Result<String> {
+    /// Waits for one line, whatever it says.
+    pub fn read(&self) -> io::Result<String> {
         let mut line = Vec::new();
         loop {
             if let Some(deadline) = self.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
                 // Zero would mean no timeout.
-                self.stream
-                    .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+                self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             }
             let mut byte = [0];
             match (&self.stream).read(&mut byte) {

@@ -34,10 +34,7 @@
 //! - `cargo test -p psx-spawn --test BINARY -- FILTER`, `--exact`, `--list` and the other options
 //!   of Rust's own harness work.
 
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this module"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 #![allow(unreachable_pub, reason = "an interface, wherever it is included")]
 
 pub mod procfs;
@@ -104,10 +101,7 @@ impl Case {
 
     /// No other case of this binary runs meanwhile.
     pub fn alone(self) -> Self {
-        Self {
-            alone: true,
-            ..self
-        }
+        Self { alone: true, ..self }
     }
 
     fn run(&self, stage: &RwLock<()>) -> Result<Completion, Failed> {
@@ -118,12 +112,22 @@ impl Case {
         let _alone = self.alone.then(|| stage.write().unwrap());
         let _beside = (!self.alone).then(|| stage.read().unwrap());
 
-        let mut child = Supervised::start(self.name, self.limit, self.prepare);
+        let mut command = child_command(self.name);
+        (self.prepare)(&mut command);
+        let mut child = Supervised::start(command, self.limit);
         match panic::catch_unwind(AssertUnwindSafe(|| (self.judge)(&mut child))) {
             Ok(()) => Ok(Completion::Completed),
             Err(_) => Err(format!("{}\n{}", LAST_PANIC.take(), child.story()).into()),
         }
     }
+}
+
+/// The command that runs this binary again, as the child's side of the case `name`.
+pub fn child_command(name: &str) -> Command {
+    // Not the path: a user without rights on the build folder may run this all the same.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--child", name]);
+    command
 }
 
 /// For [`Case::needs`]: the test runner is root, and so are its children.
@@ -145,10 +149,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     let mut args = env::args().skip(1);
     if args.next().as_deref() == Some("--child") {
         let name = args.next().expect("--child is followed by a case's name");
-        let case = cases
-            .iter()
-            .find(|case| case.name == name)
-            .expect("a listed case");
+        let case = cases.iter().find(|case| case.name == name).expect("a listed case");
         run_child(case);
     }
     panic::set_hook(Box::new(|info| LAST_PANIC.set(info.to_string())));

@@ -14,9 +14,7 @@ pub struct Task {
 impl Task {
     /// One field of `status`, its blanks made single: `field("Uid")` is `"0 0 0 0"`.
     pub fn field(&self, name: &str) -> &str {
-        self.fields
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name} in the status of {}", self.tid))
+        self.fields.get(name).unwrap_or_else(|| panic!("no {name} in the status of {}", self.tid))
     }
 
     /// The thread's name, as the kernel has it.
@@ -36,10 +34,7 @@ pub fn tasks(pid: u32) -> Vec<Task> {
                         .lines()
                         .filter_map(|line| line.split_once(':'))
                         .map(|(name, value)| {
-                            (
-                                name.into(),
-                                value.split_whitespace().collect::<Vec<_>>().join(" "),
-                            )
+                            (name.into(), value.split_whitespace().collect::<Vec<_>>().join(" "))
                         })
                         .collect();
                     Task { tid, fields }

@@ -39,18 +39,12 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    pub(super) fn start(name: &str, limit: Duration, prepare: fn(&mut Command)) -> Self {
+    /// Starts `command`, which must run a child's side: [`child_command`](super::child_command).
+    pub fn start(mut command: Command, limit: Duration) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let output = anonymous_file().expect("a memfd");
         let share = || output.try_clone().expect("a descriptor");
-        // Not the path: a user without rights on the build folder may run this all the same.
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .args(["--child", name])
-            .stdin(OwnedFd::from(theirs))
-            .stdout(share())
-            .stderr(share())
-            .process_group(0);
+        command.stdin(OwnedFd::from(theirs)).stdout(share()).stderr(share()).process_group(0);
         // SAFETY: one system call, which is async-signal-safe and allocates nothing.
         unsafe {
             command.pre_exec(|| {
@@ -58,7 +52,6 @@ impl Supervised {
                 Ok(())
             });
         }
-        prepare(&mut command);
         let child = command.spawn().expect("a child process");
         let pidfd = pidfd_open(child.id()).expect("a pidfd");
         let deadline = Instant::now() + limit;
@@ -104,13 +97,7 @@ impl Supervised {
     #[track_caller]
     pub fn assert_all(&self, field: &str, value: &str) {
         for task in self.tasks() {
-            assert_eq!(
-                task.field(field),
-                value,
-                "{field} of {} ({})",
-                task.tid,
-                task.name()
-            );
+            assert_eq!(task.field(field), value, "{field} of {} ({})", task.tid, task.name());
         }
     }
 
@@ -136,14 +123,12 @@ impl Supervised {
         let len = self.output.metadata().expect("the memfd's length").len();
         let shown = len.min(SHOWN_OUTPUT);
         let mut bytes = vec![0; shown as usize];
-        self.output
-            .read_exact_at(&mut bytes, len - shown)
-            .expect("the memfd's bytes");
+        self.output.read_exact_at(&mut bytes, len - shown).expect("the memfd's bytes");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// For the report of a failed case: how it ended, what it printed, where it stood.
-    pub(super) fn story(&mut self) -> String {
+    pub fn story(&mut self) -> String {
         // A child that is about to fail by itself gets the time to say why.
         let grace = Instant::now() + Duration::from_secs(1);
         let ending = if is_readable_by(&self.pidfd, grace.min(self.deadline)) {
@@ -210,14 +195,8 @@ unsafe fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
 
 fn is_readable_by(fd: &OwnedFd, deadline: Instant) -> bool {
     loop {
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis();
-        let mut poll = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which outlives the call.
         match unsafe { libc::poll(&mut poll, 1, left.try_into().unwrap_or(i32::MAX)) } {
             0 => return false,

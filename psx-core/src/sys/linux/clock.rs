@@ -12,10 +12,7 @@ impl Instant {
     /// POSIX lists `clock_gettime` as async-signal-safe; on Linux it reads the vDSO's page, and no
     /// filter on system calls is in its way.
     pub(crate) fn now() -> Self {
-        let mut now = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes one timespec, which is ours. It cannot fail for this clock.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
         Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
@@ -34,12 +31,7 @@ impl Deadline {
     /// A timeout too long for the clock is as good as none.
     pub(crate) fn after(timeout: Duration) -> Self {
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Self(Instant(
-            Instant::now()
-                .0
-                .saturating_add(timeout)
-                .min(i64::MAX as u64),
-        ))
+        Self(Instant(Instant::now().0.saturating_add(timeout).min(i64::MAX as u64)))
     }
 
     /// This one, or the one after `timeout` from now if that comes first.
@@ -61,12 +53,7 @@ impl Deadline {
 pub(crate) fn sleep(time: Duration) {
     let time = timespec(time);
     // SAFETY: the kernel reads one timespec, which is ours.
-    let _ = unsafe {
-        raw::syscall(
-            libc::SYS_nanosleep,
-            [&raw const time as usize, 0, 0, 0, 0, 0],
-        )
-    };
+    let _ = unsafe { raw::syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
 }
 
 pub(super) fn timespec(time: Duration) -> libc::timespec {

@@ -14,10 +14,7 @@ pub(crate) struct Stderr {
 
 impl Stderr {
     pub(crate) const fn new() -> Self {
-        Self {
-            line: [0; 256],
-            filled: 0,
-        }
+        Self { line: [0; 256], filled: 0 }
     }
 
     fn flush(&mut self) {
@@ -46,14 +43,8 @@ impl Write for Stderr {
 pub(crate) fn abort() -> ! {
     let default_action = [0_usize; 4];
     let abort_only: u64 = 1 << (libc::SIGABRT - 1);
-    let action = [
-        libc::SIGABRT as usize,
-        default_action.as_ptr() as usize,
-        0,
-        size_of::<u64>(),
-        0,
-        0,
-    ];
+    let action =
+        [libc::SIGABRT as usize, default_action.as_ptr() as usize, 0, size_of::<u64>(), 0, 0];
     let unblock = [
         libc::SIG_UNBLOCK as usize,
         ptr::from_ref(&abort_only) as usize,
@@ -68,10 +59,7 @@ pub(crate) fn abort() -> ! {
     unsafe {
         let _ = raw::syscall(libc::SYS_rt_sigaction, action);
         let _ = raw::syscall(libc::SYS_rt_sigprocmask, unblock);
-        let _ = raw::syscall(
-            libc::SYS_tgkill,
-            [pid, tid, libc::SIGABRT as usize, 0, 0, 0],
-        );
+        let _ = raw::syscall(libc::SYS_tgkill, [pid, tid, libc::SIGABRT as usize, 0, 0, 0]);
         let _ = raw::syscall(libc::SYS_exit_group, [134, 0, 0, 0, 0, 0]);
     }
     loop {

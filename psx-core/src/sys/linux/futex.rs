@@ -72,10 +72,7 @@ pub(crate) fn wake<W: Word>(word: &W, count: i32) {
     let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the kernel uses the address as a key and touches no memory.
     let _ = unsafe {
-        raw::syscall(
-            libc::SYS_futex,
-            [word.address(), op as usize, count as usize, 0, 0, 0],
-        )
+        raw::syscall(libc::SYS_futex, [word.address(), op as usize, count as usize, 0, 0, 0])
     };
 }
 

@@ -18,9 +18,7 @@ pub(crate) struct ExitHook {
 
 impl ExitHook {
     pub(crate) const fn new() -> Self {
-        Self {
-            key: AtomicU32::new(0),
-        }
+        Self { key: AtomicU32::new(0) }
     }
 
     /// Makes the key, once for the process.
@@ -35,11 +33,7 @@ impl ExitHook {
             errno => return Err(Errno::from_raw(errno)),
         }
         let made = key + 1;
-        if self
-            .key
-            .compare_exchange(0, made, Ordering::AcqRel, Ordering::Relaxed)
-            .is_err()
-        {
+        if self.key.compare_exchange(0, made, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             // SAFETY: another thread's key went in; nobody has set this one.
             unsafe { libc::pthread_key_delete(key) };
         }

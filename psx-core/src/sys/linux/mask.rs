@@ -17,12 +17,9 @@ pub(crate) struct Masked {
     before: Set,
 }
 
-/// Blocks every signal but the summons: what a caller waiting its turn needs, since it must still
-/// answer another caller's summons, but must not run a handler of the program's.
-pub(crate) fn block_all_but_summons() -> Masked {
-    Masked {
-        before: change(libc::SIG_BLOCK, !only(SUMMONS)),
-    }
+/// Blocks every signal.
+pub(crate) fn block_all() -> Masked {
+    Masked { before: change(libc::SIG_BLOCK, Set::MAX) }
 }
 
 /// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.
@@ -31,9 +28,13 @@ pub(crate) fn unblock_summons() {
 }
 
 impl Masked {
-    /// Blocks the summons too.
-    pub(crate) fn block_summons(&self) {
+    /// Waits with the summons unblocked, and no other signal: a caller that waits its turn must
+    /// still answer another caller's summons, but must not run a handler of the program's.
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
+        unblock_summons();
+        let waited = wait();
         change(libc::SIG_BLOCK, only(SUMMONS));
+        waited
     }
 }
 
@@ -45,14 +46,8 @@ impl Drop for Masked {
 
 fn change(how: i32, set: Set) -> Set {
     let mut before: Set = 0;
-    let args = [
-        how as usize,
-        &raw const set as usize,
-        &raw mut before as usize,
-        size_of::<Set>(),
-        0,
-        0,
-    ];
+    let args =
+        [how as usize, &raw const set as usize, &raw mut before as usize, size_of::<Set>(), 0, 0];
     // SAFETY: the kernel reads one set and writes one, both ours; blocking a signal delays it and
     // breaks nobody's memory.
     let _ = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) };

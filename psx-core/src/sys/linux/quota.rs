@@ -18,14 +18,9 @@ impl Quota {
     /// to it. `None` where there is nothing to be gained.
     pub(crate) fn raise() -> Option<Self> {
         let before = limit(None).ok()?;
-        let unlimited = libc::rlimit64 {
-            rlim_cur: libc::RLIM64_INFINITY,
-            rlim_max: libc::RLIM64_INFINITY,
-        };
-        let up_to_hard = libc::rlimit64 {
-            rlim_cur: before.rlim_max,
-            ..before
-        };
+        let unlimited =
+            libc::rlimit64 { rlim_cur: libc::RLIM64_INFINITY, rlim_max: libc::RLIM64_INFINITY };
+        let up_to_hard = libc::rlimit64 { rlim_cur: before.rlim_max, ..before };
         if before.rlim_cur == libc::RLIM64_INFINITY {
             return None;
         }
@@ -42,10 +37,7 @@ impl Drop for Quota {
 }
 
 fn limit(new: Option<&libc::rlimit64>) -> Result<libc::rlimit64, Errno> {
-    let mut old = libc::rlimit64 {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     let args = [
         0,
         libc::RLIMIT_SIGPENDING as usize,

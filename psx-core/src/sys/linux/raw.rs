@@ -6,6 +6,7 @@ use core::arch::asm;
 use core::ffi::c_long;
 
 use crate::Errno;
+use crate::report::Comm;
 
 /// Makes the system call `nr` with `args`; the kernel's `-1 ..= -4095` become the error.
 ///
@@ -72,4 +73,13 @@ pub(crate) fn gettid() -> u32 {
 pub(crate) fn getpid() -> u32 {
     // SAFETY: getpid takes no arguments and touches no memory.
     unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_or(0, |pid| pid as u32)
+}
+
+/// The calling thread's name.
+pub(crate) fn thread_name() -> Comm {
+    let mut name = Comm::default();
+    let args = [libc::PR_GET_NAME as usize, name.0.as_mut_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: writes the 16 bytes that a name has.
+    let _ = unsafe { syscall(libc::SYS_prctl, args) };
+    name
 }

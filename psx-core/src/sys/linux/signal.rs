@@ -48,14 +48,7 @@ pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal>
         value: registry,
         _rest: [0; 12],
     };
-    let args = [
-        pid as usize,
-        tid as usize,
-        SUMMONS as usize,
-        &raw const info as usize,
-        0,
-        0,
-    ];
+    let args = [pid as usize, tid as usize, SUMMONS as usize, &raw const info as usize, 0, 0];
     // SAFETY: the kernel reads the information, which is ours. The signal goes to a thread of this
     // process, where our handler is first in line (invariant I9).
     match unsafe { raw::syscall(libc::SYS_rt_tgsigqueueinfo, args) } {
@@ -99,12 +92,7 @@ fn ours(handler: Handler) -> Action {
     let (flags, restorer) = (flags | SA_RESTORER, restorer as *const () as usize);
     #[cfg(not(target_arch = "x86_64"))]
     let restorer = 0;
-    Action {
-        handler: handler as *const () as usize,
-        flags,
-        restorer,
-        mask: u64::MAX,
-    }
+    Action { handler: handler as *const () as usize, flags, restorer, mask: u64::MAX }
 }
 
 /// What a handler with `SA_SIGINFO` looks like.
@@ -134,12 +122,7 @@ unsafe extern "C" {
 }
 
 fn sigaction(new: Option<&Action>) -> Result<Action, Errno> {
-    let mut old = Action {
-        handler: libc::SIG_DFL,
-        flags: 0,
-        restorer: 0,
-        mask: 0,
-    };
+    let mut old = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     let args = [
         SUMMONS as usize,
         new.map_or(0, |new| ptr::from_ref(new) as usize),
@@ -176,12 +159,7 @@ unsafe impl Sync for Chain {}
 
 impl Chain {
     pub(super) const fn new() -> Self {
-        const NONE: Action = Action {
-            handler: libc::SIG_DFL,
-            flags: 0,
-            restorer: 0,
-            mask: 0,
-        };
+        const NONE: Action = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
         Self {
             actions: UnsafeCell::new([NONE; CHAIN]),
             found: AtomicU32::new(0),
@@ -210,9 +188,7 @@ impl Chain {
         let found = self.found.load(Ordering::Relaxed) as usize;
         // SAFETY: those found so far are only read from now on.
         let known = self.actions.with(|actions| unsafe {
-            (&*actions)[..found]
-                .iter()
-                .position(|known| *known == action)
+            (&*actions)[..found].iter().position(|known| *known == action)
         });
         let index = match known {
             Some(index) => index,
@@ -241,9 +217,8 @@ impl Chain {
             return;
         };
         // SAFETY: shown by `latest`, so written and not changing any more (invariant I9).
-        let Action { handler, flags, .. } = self
-            .actions
-            .with(|actions| unsafe { (&raw const (*actions)[index]).read() });
+        let Action { handler, flags, .. } =
+            self.actions.with(|actions| unsafe { (&raw const (*actions)[index]).read() });
         if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
             return;
         }

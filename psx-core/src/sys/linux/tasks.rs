@@ -32,9 +32,7 @@ pub(super) struct Tasks {
 
 impl Tasks {
     pub(super) const fn new() -> Self {
-        Self {
-            directory: AtomicPtr::new(ptr::null_mut()),
-        }
+        Self { directory: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Opens the directory where that has not been done, or where somebody has closed it. Allocates
@@ -44,21 +42,14 @@ impl Tasks {
         if self.status().is_ok() {
             return;
         }
-        let Ok(fd) = open_at(
-            libc::AT_FDCWD as usize,
-            c"/proc/self/task",
-            libc::O_DIRECTORY,
-        ) else {
+        let Ok(fd) = open_at(libc::AT_FDCWD as usize, c"/proc/self/task", libc::O_DIRECTORY) else {
             return;
         };
         let Ok(status) = fstat(fd) else {
             return close(fd);
         };
-        let opened = Box::into_raw(Box::new(Directory {
-            fd,
-            device: status.st_dev,
-            inode: status.st_ino,
-        }));
+        let opened =
+            Box::into_raw(Box::new(Directory { fd, device: status.st_dev, inode: status.st_ino }));
         if self
             .directory
             .compare_exchange(current, opened, Ordering::AcqRel, Ordering::Relaxed)
@@ -141,10 +132,7 @@ impl Tasks {
     /// Reads the start of the file `/proc/self/task/TID/FILE`.
     fn read<'b>(&self, tid: u32, file: &str, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
         self.status()?;
-        let mut path = Path {
-            bytes: [0; 32],
-            length: 0,
-        };
+        let mut path = Path { bytes: [0; 32], length: 0 };
         let written = write!(path, "{tid}/{file}");
         debug_assert!(written.is_ok(), "a number and a short name fit");
         let path =
@@ -181,15 +169,12 @@ fn classify(stat: &[u8]) -> Kind {
     /// `PF_IO_WORKER` in the kernel's include/linux/sched.h.
     const IO_WORKER: u32 = 0x10;
     // The name may hold anything, parentheses and blanks included: fields count from the last one.
-    let (Some(start), Some(end)) = (
-        stat.iter().position(|&b| b == b'('),
-        stat.iter().rposition(|&b| b == b')'),
-    ) else {
+    let (Some(start), Some(end)) =
+        (stat.iter().position(|&b| b == b'('), stat.iter().rposition(|&b| b == b')'))
+    else {
         return Kind::Missed;
     };
-    let mut fields = stat[end + 1..]
-        .split(|&b| b == b' ')
-        .filter(|field| !field.is_empty());
+    let mut fields = stat[end + 1..].split(|&b| b == b' ').filter(|field| !field.is_empty());
     let state = fields.next();
     let flags = parse(fields.nth(5)).unwrap_or(0);
     match state {
@@ -236,8 +221,7 @@ impl Write for Path {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         let end = self.length + text.len();
         let room = self.bytes.get_mut(self.length..end).filter(|_| end < 32);
-        room.ok_or(core::fmt::Error)?
-            .copy_from_slice(text.as_bytes());
+        room.ok_or(core::fmt::Error)?.copy_from_slice(text.as_bytes());
         self.length = end;
         Ok(())
     }
@@ -272,10 +256,7 @@ mod tests {
 
     #[test]
     fn a_path_that_does_not_fit_is_refused() {
-        let mut path = Path {
-            bytes: [0; 32],
-            length: 0,
-        };
+        let mut path = Path { bytes: [0; 32], length: 0 };
         assert!(write!(path, "{}/stat", u32::MAX).is_ok());
         assert!(write!(path, "{}", "x".repeat(32)).is_err());
     }
@@ -285,10 +266,7 @@ mod tests {
         let tasks = Tasks::new();
         tasks.open();
         assert!(tasks.count().is_ok_and(|count| count >= 1));
-        let fd = tasks
-            .directory()
-            .map(|directory| directory.fd)
-            .unwrap_or_default();
+        let fd = tasks.directory().map(|directory| directory.fd).unwrap_or_default();
         let other = open_at(libc::AT_FDCWD as usize, c"/", libc::O_DIRECTORY).unwrap_or_default();
         // SAFETY: puts the root directory in place of our own descriptor.
         unsafe { raw::syscall(libc::SYS_dup3, [other, fd, 0, 0, 0, 0]) }.unwrap();

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::broadcast::CallName;
 use crate::registry::{Entry, Pass};
+use crate::report::Comm;
 use crate::round::Call;
 use crate::sys::fault;
 pub use crate::sys::fault::Fault;
@@ -116,10 +117,8 @@ impl Model {
         let explored = panic::catch_unwind(AssertUnwindSafe(move || {
             builder.check(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
-                let scene = Scene {
-                    machine: Machine::start(self.habits),
-                    cast: RefCell::default(),
-                };
+                let scene =
+                    Scene { machine: Machine::start(self.habits), cast: RefCell::default() };
                 lay_out(&scene);
                 scene.begin();
                 scene.machine.run();
@@ -149,10 +148,9 @@ impl Scene {
     pub fn registered(&self, part: impl FnOnce(&Thread) + 'static) {
         let task = self.machine.clone_task(None);
         let mut entry = Entry::allocate().expect("memory");
-        entry.belongs_to(task.tid, None);
+        entry.belongs_to(task.tid, Comm::default());
         let registry = self.machine.registry;
-        task.entry
-            .set(Some(registry.register(entry, &registry.gate.enter())));
+        task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
         self.cast(task, part);
     }
 
@@ -162,10 +160,7 @@ impl Scene {
     }
 
     fn cast(&self, task: Rc<Task>, part: impl FnOnce(&Thread) + 'static) {
-        let thread = Thread {
-            machine: Rc::clone(&self.machine),
-            task,
-        };
+        let thread = Thread { machine: Rc::clone(&self.machine), task };
         self.cast.borrow_mut().push((thread, Box::new(part)));
     }
 
@@ -181,11 +176,7 @@ impl Scene {
         let history = self.machine.history.get();
         for task in self.machine.tasks().iter().filter(|task| task.is_alive()) {
             let credentials = task.credentials.get();
-            assert_eq!(
-                credentials, history,
-                "thread {} has other credentials",
-                task.tid
-            );
+            assert_eq!(credentials, history, "thread {} has other credentials", task.tid);
         }
         assert_eq!(
             self.machine.registry.list.len(),
@@ -276,7 +267,7 @@ impl Thread {
 
     /// Blocks summonses, or takes them again.
     pub fn block_summons(&self, block: bool) {
-        mask::set(Some(block));
+        mask::set(block);
     }
 
     /// Runs round number `round`, one digit that no other round of the scene has.
@@ -301,16 +292,10 @@ impl Thread {
         };
         let op = || act.make_call();
         let result =
-            self.machine
-                .registry
-                .broadcast(entry, plan, Call::new(CallName::Closure, &op));
+            self.machine.registry.broadcast(entry, plan, Call::new(CallName::Closure, false, &op));
         let digits = self.machine.history.get().to_string();
         let was_made = digits.contains(&round.to_string());
-        assert_eq!(
-            was_made,
-            result.is_ok(),
-            "round {round} is {result:?} after {digits}"
-        );
+        assert_eq!(was_made, result.is_ok(), "round {round} is {result:?} after {digits}");
         result
     }
 
@@ -338,10 +323,7 @@ impl Thread {
 
     fn clone_thread(&self) -> Thread {
         let task = self.machine.clone_task(Some(&self.task));
-        Thread {
-            machine: Rc::clone(&self.machine),
-            task,
-        }
+        Thread { machine: Rc::clone(&self.machine), task }
     }
 
     /// Registers the thread.
@@ -351,10 +333,8 @@ impl Thread {
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
-        entry.belongs_to(self.number(), None);
-        self.task
-            .entry
-            .set(Some(self.machine.registry.register(entry, pass)));
+        entry.belongs_to(self.number(), Comm::default());
+        self.task.entry.set(Some(self.machine.registry.register(entry, pass)));
     }
 
     /// Leaves the registry.
@@ -414,12 +394,7 @@ impl Act {
             self.caller.watch.with(|_| ());
         }
         let before = me.credentials.get();
-        assert_ne!(
-            before % 10,
-            self.round,
-            "thread {} makes the call twice",
-            me.tid
-        );
+        assert_ne!(before % 10, self.round, "thread {} makes the call twice", me.tid);
         me.credentials.set(next(before));
         assert_eq!(
             me.credentials.get(),

@@ -89,11 +89,7 @@ pub(crate) fn wake<W: Word>(word: &W, count: i32) {
     if W::WIDE && fault::is(Fault::LatchForgetsToWake) {
         return;
     }
-    let count = if fault::is(Fault::WakeAllWakesOne) {
-        1
-    } else {
-        count
-    };
+    let count = if fault::is(Fault::WakeAllWakesOne) { 1 } else { count };
     // Orders the wake and every comparison of the same word, as the kernel's lock does.
     word.low_half();
     machine::get().wake(word.address(), count as usize);

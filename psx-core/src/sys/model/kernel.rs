@@ -30,11 +30,7 @@ impl Kernel {
 
     pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
         let machine = machine::get();
-        Ok(if fault::is(Fault::CountOfOnesOwn) {
-            machine.registered()
-        } else {
-            machine.count()
-        })
+        Ok(if fault::is(Fault::CountOfOnesOwn) { machine.registered() } else { machine.count() })
     }
 
     pub(crate) fn implausible(&self) -> Errno {

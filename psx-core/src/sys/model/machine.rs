@@ -313,10 +313,7 @@ impl Machine {
         let id = thread::current().id();
         let tasks = self.tasks.borrow();
         let is_me = |task: &&Rc<Task>| {
-            task.thread
-                .borrow()
-                .as_ref()
-                .is_some_and(|thread| thread.id() == id)
+            task.thread.borrow().as_ref().is_some_and(|thread| thread.id() == id)
         };
         tasks.iter().find(is_me).cloned()
     }
@@ -357,8 +354,7 @@ impl Machine {
         // locks that its end takes too.
         self.population.fetch_sub(1, Ordering::Release);
         tell(task, "dies", 0);
-        self.summonses
-            .set(self.summonses.get() - task.pending.take());
+        self.summonses.set(self.summonses.get() - task.pending.take());
         task.alive.set(false);
         task.entry.set(None);
     }
@@ -409,11 +405,7 @@ impl Machine {
     }
 
     pub(crate) fn registered(&self) -> usize {
-        self.tasks
-            .borrow()
-            .iter()
-            .filter(|task| task.entry.get().is_some())
-            .count()
+        self.tasks.borrow().iter().filter(|task| task.entry.get().is_some()).count()
     }
 
     pub(crate) fn alive(&self) -> Vec<u32> {
@@ -430,12 +422,7 @@ impl Machine {
     // Summonses.
 
     pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
-        let task = self
-            .tasks
-            .borrow()
-            .iter()
-            .find(|task| task.tid == tid)
-            .cloned();
+        let task = self.tasks.borrow().iter().find(|task| task.tid == tid).cloned();
         let Some(task) = task.filter(|task| task.alive.get()) else {
             return Err(Refusal::Gone);
         };
@@ -446,11 +433,7 @@ impl Machine {
         if !task.alive.get() {
             return Err(Refusal::Gone);
         }
-        tell(
-            &task,
-            "is summoned by",
-            self.me().map_or(0, |me| me.tid.into()),
-        );
+        tell(&task, "is summoned by", self.me().map_or(0, |me| me.tid.into()));
         task.accepted.set(task.accepted.get() + 1);
         task.pending.set(task.pending.get() + 1);
         self.summonses.set(self.summonses.get() + 1);
@@ -528,9 +511,7 @@ impl Machine {
         task.asleep.set(None);
         tell(task, why.verb(), self.me().map_or(0, |me| me.tid.into()));
         task.roused.set(why);
-        self.sleepers
-            .borrow_mut()
-            .retain(|(_, sleeper)| !Rc::ptr_eq(sleeper, task));
+        self.sleepers.borrow_mut().retain(|(_, sleeper)| !Rc::ptr_eq(sleeper, task));
         if let Some(thread) = task.thread.borrow().as_ref() {
             if thread.id() != thread::current().id() {
                 thread.unpark();
@@ -551,15 +532,10 @@ impl Machine {
         let sleepers = self.sleepers.borrow().clone();
         let sleeps = |kind: Sleep| move |task: &&Rc<Task>| task.asleep.get() == Some(kind);
         let tasks = || sleepers.iter().map(|(_, task)| task);
-        if let Some(task) = tasks()
-            .find(sleeps(Sleep::Timed))
-            .or(tasks().find(sleeps(Sleep::Nap)))
+        if let Some(task) = tasks().find(sleeps(Sleep::Timed)).or(tasks().find(sleeps(Sleep::Nap)))
         {
             let napping = task.asleep.get() == Some(Sleep::Nap);
-            assert!(
-                napping || !self.no_timer_needed,
-                "a wake-up was lost: all sleep"
-            );
+            assert!(napping || !self.no_timer_needed, "a wake-up was lost: all sleep");
             let needed = self.timers_needed.get() + 1;
             assert!(needed <= STUCK, "time goes by and nothing comes of it");
             self.timers_needed.set(needed);

@@ -9,36 +9,33 @@ pub(crate) struct Masked {
     before: bool,
 }
 
-/// Blocks every signal but the summons.
-pub(crate) fn block_all_but_summons() -> Masked {
-    let before = set(None);
-    if fault::is(Fault::TurnBlocksSummons) {
-        set(Some(true));
-    }
-    Masked { before }
+/// Blocks every signal.
+pub(crate) fn block_all() -> Masked {
+    Masked { before: set(true) }
 }
 
 impl Masked {
-    /// Blocks the summons too.
-    pub(crate) fn block_summons(&self) {
-        set(Some(true));
+    /// Waits with the summons unblocked.
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
+        set(fault::is(Fault::TurnBlocksSummons));
+        let waited = wait();
+        set(true);
+        waited
     }
 }
 
 impl Drop for Masked {
     fn drop(&mut self) {
-        set(Some(self.before));
+        set(self.before);
     }
 }
 
 /// Sets the mask and takes what has been waiting for it. Returns the mask before.
-pub(crate) fn set(blocked: Option<bool>) -> bool {
+pub(crate) fn set(blocked: bool) -> bool {
     let machine = machine::get();
     let Some(me) = machine.me() else { return false };
     let before = me.blocks_summons();
-    if let Some(blocked) = blocked {
-        me.block_summons(blocked);
-        machine.interrupt(&me);
-    }
+    me.block_summons(blocked);
+    machine.interrupt(&me);
     before
 }

@@ -29,3 +29,6 @@ pub(crate) const AMPLE: usize = 1;
 
 /// How often a round looks whether those who have left the list have left the process.
 pub(crate) const LEAVER_LOOKS: usize = 1;
+
+/// A wait is a sleep: one that looks again and again costs loom more, and shows nothing else.
+pub(crate) const PATIENT: bool = false;

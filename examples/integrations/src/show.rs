@@ -1,0 +1,189 @@
+//! How an example shows what it claims, and the exit status that says whether it could.
+
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use psx::Report;
+use psx::privileges::{Cause, StepError};
+use psx_examples::attempt::{Answer, Attempt};
+use psx_examples::status::{self, Credentials};
+use psx_examples::table::{self, counted, some_of};
+
+/// The text for a person, and the number of claims in it that did not hold.
+pub struct Show {
+    out: Box<dyn Write>,
+    failed: usize,
+}
+
+/// What the machine or the user does not have, so that the example can show nothing.
+#[derive(Debug)]
+pub struct Lacking(pub String);
+
+impl Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Lacking {}
+
+/// Performs an example, whose text goes to `out`: status 0 if all that it claims holds, 1 if not,
+/// 2 if it cannot be tried here.
+pub fn perform(
+    out: impl Write + 'static,
+    act: impl FnOnce(&mut Show) -> Result<(), Box<dyn Error>>,
+) -> ExitCode {
+    let mut show = Show { out: Box::new(out), failed: 0 };
+    match act(&mut show) {
+        Ok(()) if show.failed == 0 => ExitCode::SUCCESS,
+        Ok(()) => {
+            eprintln!("{} did not hold.", counted(show.failed, "claim"));
+            ExitCode::FAILURE
+        }
+        // Whoever reads this has seen enough.
+        Err(e) if is_broken_pipe(&*e) => ExitCode::FAILURE,
+        Err(e) if is_lacking(&*e) => {
+            eprintln!("This cannot be shown here: {e}.");
+            ExitCode::from(2)
+        }
+        Err(e) => {
+            eprintln!("Failed: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Also where psx says beforehand which privilege a step would need.
+fn is_lacking(error: &(dyn Error + 'static)) -> bool {
+    match error.downcast_ref::<psx::Error>() {
+        Some(psx::Error::Step(step)) => {
+            let step: &StepError = step;
+            step.made().is_empty() && matches!(step.cause(), Cause::Foreseen(_))
+        }
+        _ => error.is::<Lacking>(),
+    }
+}
+
+impl Show {
+    /// Writes a claim, and whether it holds.
+    ///
+    /// # Errors
+    ///
+    /// Where the text cannot be written, as for all that follow.
+    pub fn claim(&mut self, claim: impl Display, holds: bool) -> io::Result<()> {
+        self.failed += usize::from(!holds);
+        writeln!(self, "  {}  {claim}", if holds { "ok  " } else { "FAIL" })
+    }
+
+    /// Claims that every thread may do what it tried.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub fn may(&mut self, attempt: impl Display, answers: &[Answer]) -> io::Result<()> {
+        self.claim(Tally(&attempt, answers), answers.iter().all(Result::is_ok))
+    }
+
+    /// Claims that the kernel refused every thread what it tried.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub fn may_not(&mut self, attempt: impl Display, answers: &[Answer]) -> io::Result<()> {
+        self.claim(Tally(&attempt, answers), answers.iter().all(is_refused))
+    }
+
+    /// Writes what the kernel says of every thread, and claims that it is what is `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim); and where `/proc` cannot be read.
+    pub fn states(&mut self, wanted: &Credentials) -> io::Result<()> {
+        let threads = status::of_this_process()?;
+        let remark = |now: &Credentials| if now == wanted { "" } else { "<- not dropped" };
+        writeln!(self, "What the kernel says of {}:", counted(threads.len(), "thread"))?;
+        writeln!(self, "{}", table::of_threads(&threads, remark))?;
+        let strays = threads.iter().filter(|thread| thread.credentials != *wanted);
+        let strays: Vec<_> = strays.map(|thread| thread.name.as_str()).collect();
+        match &strays[..] {
+            [] => self.claim("every thread is as it should be", true),
+            _ => self.claim(format!("not as they should be: {}", some_of(&strays)), false),
+        }
+    }
+
+    /// Writes what a stop took, and claims that it covered all threads of the process.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim); and where `/proc` cannot be read.
+    pub fn covered(&mut self, report: &Report) -> io::Result<()> {
+        let alive = status::of_this_process()?.len();
+        let made = counted(report.threads(), "thread");
+        let claim = format!("made by {made} of {alive}, in one stop of {:.1?}", report.stopped());
+        self.claim(claim, report.threads() == alive)
+    }
+
+    /// The attempts that prove something on this machine; says which do not, and why.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub fn attempts(&mut self) -> io::Result<Vec<Attempt>> {
+        let mut attempts = Attempt::ALL.to_vec();
+        for attempt in Attempt::ALL {
+            if let Some(reason) = attempt.pointless() {
+                writeln!(self, "Not tried: {attempt}, because {reason}.")?;
+                attempts.retain(|other| *other != attempt);
+            }
+        }
+        Ok(attempts)
+    }
+}
+
+impl Write for Show {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.out.write(text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Whether the answer is the kernel saying that the thread may not. Any other failure, of memory or
+/// descriptors say, proves nothing.
+fn is_refused(answer: &Answer) -> bool {
+    answer.is_err_and(|errno| io::Error::from(errno).kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// `open /etc/shadow: refused to 9 threads (Permission denied)`
+struct Tally<'a, D>(&'a D, &'a [Answer]);
+
+impl<D: Display> Display for Tally<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(attempt, answers) = self;
+        write!(f, "{attempt}")?;
+        let mut told: Vec<&Answer> = Vec::new();
+        for answer in *answers {
+            if told.contains(&answer) {
+                continue;
+            }
+            f.write_str(if told.is_empty() { ": " } else { ", " })?;
+            told.push(answer);
+            let count = answers.iter().filter(|other| *other == answer).count();
+            let threads = counted(count, "thread");
+            match answer {
+                Ok(()) => write!(f, "allowed to {threads}")?,
+                Err(errno) if is_refused(answer) => write!(f, "refused to {threads} ({errno})")?,
+                Err(errno) => write!(f, "failed for {threads} for another reason ({errno})")?,
+            }
+        }
+        Ok(())
+    }
+}

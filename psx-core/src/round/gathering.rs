@@ -1,0 +1,195 @@
+//! The world while it is stopped. Contains `unsafe`: it lends the user's call to the targets.
+//!
+//! Everything in here runs between the announcement and the release, and so allocates nothing, takes
+//! no lock and logs nothing (invariant I10).
+
+use core::time::Duration;
+
+use super::Epoch;
+use super::caller::{Leader, Setback};
+use super::latch::Latch;
+use super::ledger::{Finding, Ledger};
+use super::word::{Phase, State};
+use crate::registry::{Closed, Entry, Registry, Standing};
+use crate::report::Outcome;
+use crate::sys::clock::Deadline;
+use crate::sys::futex::Limit;
+use crate::sys::{Quota, Refusal};
+
+/// After how long a waiting caller looks for refused summonses and dead threads, at first; then
+/// twice as long each time, up to the second.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// The world while it is stopped, or being stopped. Lets it go when dropped.
+pub(super) struct Gathering<'a> {
+    registry: &'a Registry,
+    pub(super) frozen: &'a Closed<'a>,
+    me: &'a Entry,
+    pub(super) epoch: Epoch,
+    targets: usize,
+    /// Entries that a fork left behind were seen.
+    orphans: bool,
+    deadline: Deadline,
+}
+
+impl<'a> Gathering<'a> {
+    /// Lays out the round and announces it.
+    pub(super) fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
+        let Leader { registry, me, call, deadline, .. } = *leader;
+        let round = &registry.round;
+        let epoch = round.word.read().epoch.next();
+        let mut orphans = false;
+        let targets = registry.list.iter(frozen).filter(|entry| {
+            orphans |= entry.tid() == Entry::NOBODY;
+            !core::ptr::eq(*entry, me) && entry.tid() != Entry::NOBODY
+        });
+        let targets = targets.inspect(|entry| entry.summon(epoch));
+        let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
+        // SAFETY: no round is committed, so no target reads the cell (invariant I5).
+        round.call.with_mut(|cell| unsafe { *cell = Some(call.raw) });
+        round.manners.set(targets >= registry.kernel.cores(), call.may_filter);
+        round.arrivals.arm(epoch, targets);
+        round.roster.open(epoch, targets);
+        round.word.publish(State { epoch, phase: Phase::Gathering });
+        Self { registry, frozen, me, epoch, targets, orphans, deadline }
+    }
+
+    /// The entries of the targets.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Entry> {
+        self.registry.list.iter(self.frozen).filter(|entry| !core::ptr::eq(*entry, self.me))
+    }
+
+    /// Summons everybody, and waits until everybody has stopped; returns how many there are.
+    pub(super) fn await_arrivals(
+        &self,
+        casualties: &mut bool,
+        ledger: &mut Ledger,
+    ) -> Result<usize, Setback> {
+        let Registry { kernel, round, .. } = self.registry;
+        *casualties = self.orphans;
+        let mut refused = false;
+        while let Some(taken) = round.summon_next(kernel, self.epoch) {
+            refused |= !taken;
+        }
+        let mut quota = None;
+        let mut gone = 0;
+        let mut look = FIRST_LOOK;
+        // Where the caller itself was refused there is no need to wait before looking into it.
+        while refused
+            || !round
+                .arrivals
+                .wait(Limit::At(self.deadline.sooner(look)), round.manners.of_caller())
+        {
+            refused = false;
+            gone += self.summon_refused(&mut quota)?;
+            gone += self.count_gone(|tid| kernel.is_dead(tid));
+            if self.deadline.passed() {
+                if self.give_up(ledger) {
+                    return Err(Setback::Late);
+                }
+                // All have arrived, and are about to count down, so this is short; nobody is late,
+                // but the deadline is a promise.
+                let patience = round.manners.of_caller();
+                if !round.arrivals.wait(Limit::For(LAST_LOOK), patience) {
+                    return Err(Setback::Busy);
+                }
+                break;
+            }
+            look = (look * 2).min(LAST_LOOK);
+        }
+        *casualties |= gone > 0;
+        Ok(self.targets - gone)
+    }
+
+    /// Sends again what the kernel did not take, having made room for it where that is allowed.
+    /// Returns how many of the threads turned out to have ended.
+    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, Setback> {
+        let Registry { kernel, round, .. } = self.registry;
+        let mut gone = 0;
+        for claim in round.roster.refused(self.epoch) {
+            let mut sent = kernel.summon(claim.tid);
+            if sent == Err(Refusal::Full) && quota.is_none() {
+                *quota = Quota::raise();
+                sent = kernel.summon(claim.tid);
+            }
+            match sent {
+                Ok(()) => {}
+                Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
+                Err(Refusal::Gone) => gone += self.count_gone(|tid| tid == claim.tid),
+                Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Counts those who have ended without answering.
+    fn count_gone(&self, is_dead: impl Fn(u32) -> bool) -> usize {
+        let arrivals = &self.registry.round.arrivals;
+        self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
+    }
+
+    /// Counts down for threads that have ended where they stood; returns how many there were.
+    fn count_dead(
+        &self,
+        from: Standing,
+        to: Standing,
+        latch: &Latch,
+        is_dead: impl Fn(u32) -> bool,
+    ) -> usize {
+        let mut dead = 0;
+        for entry in self.targets().filter(|entry| entry.stands(self.epoch, from)) {
+            if is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
+                latch.count_down(self.epoch);
+                dead += 1;
+            }
+        }
+        dead
+    }
+
+    /// Takes back the summons of those who have not arrived, and notes them. Returns whether there
+    /// were any: if not, everybody has arrived after all.
+    fn give_up(&self, ledger: &mut Ledger) -> bool {
+        let mut late = false;
+        for entry in self.targets() {
+            if entry.advance(self.epoch, Standing::Summoned, Standing::Bystander) {
+                late = true;
+                ledger.note(Finding {
+                    tid: entry.tid(),
+                    name: entry.name(),
+                    outcome: Outcome::Died,
+                });
+            }
+        }
+        late
+    }
+
+    /// Has all stopped threads make the call, and waits until they have. There is no way back, no
+    /// deadline, and no system call but futex: the call may have forbidden every other.
+    pub(super) fn commit(&self, stopped: usize, casualties: &mut bool) {
+        if stopped == 0 {
+            return;
+        }
+        let Registry { kernel, round, .. } = self.registry;
+        round.completions.arm(self.epoch, stopped);
+        round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
+        round.word.wake_all();
+        let mut look = FIRST_LOOK;
+        while !round.completions.wait(Limit::For(look), round.manners.of_caller()) {
+            let is_dead = |tid| kernel.is_dead(tid);
+            let fallen =
+                self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);
+            *casualties |= fallen > 0;
+            look = (look * 2).min(LAST_LOOK);
+        }
+    }
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        let round = &self.registry.round;
+        round.roster.close(self.epoch);
+        round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
+        round.word.wake_all();
+    }
+}

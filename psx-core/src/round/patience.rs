@@ -1,0 +1,146 @@
+//! How the threads of a round wait for each other before they go to sleep.
+//!
+//! Need: a thread that sleeps and is woken costs several times what one costs that yields its core
+//! and finds, when its turn comes again, that all have done their part; and a round has two such
+//! waits a thread. Design: a few yields before the sleep, under these conditions:
+//!
+//! - No more than [`FEW`] are missing. With thousands awake, each turn finds its caches cold.
+//! - The call cannot forbid it: the threads of a round whose call may install a filter on system
+//!   calls wait by futex alone.
+//! - Nobody else wants the core. A yield lends it to whoever is hungry, a stranger to the round
+//!   included, who keeps it for milliseconds, where a sleeper is put in front of him when it is
+//!   woken. That cannot be known before; so the time is limited, and after a round that took far too
+//!   long everybody sleeps at once for some rounds, twice as many if the next try is no better.
+//!
+//! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
+//! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
+
+use core::time::Duration;
+
+use crate::sys::clock::Instant;
+use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
+use crate::sys::{PATIENT, const_on_linux};
+
+/// With how many missing it pays to wait for them awake.
+const FEW: usize = 1_024;
+
+/// Of more threads than there are cores: each turn lets many others do their part.
+const YIELDS_IN_A_CROWD: u32 = 4;
+const TIME_IN_A_CROWD: Duration = Duration::from_millis(3);
+/// Of fewer: about as long as a sleep and a wake-up take. On the core that the other one needs it
+/// hands over at once, on another it is a short look.
+const YIELDS: u32 = 64;
+const TIME: Duration = Duration::from_micros(100);
+const SPINS: u32 = 256;
+
+/// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
+/// stranger. A share is several times what a thread costs.
+const LONG: Duration = Duration::from_micros(200);
+const SHARE: Duration = Duration::from_micros(50);
+/// For how many rounds nobody yields after that, at first; and how often that may double.
+const WARY_ROUNDS: u32 = 4;
+const DOUBLINGS: u32 = 8;
+
+/// More threads wait for each other than there are cores.
+const CROWDED: u32 = 1;
+/// The call may install a filter on system calls.
+const FUTEX_ONLY: u32 = 2;
+/// Somebody else is hungry.
+const WARY: u32 = 4;
+
+/// How a round's threads wait. All Relaxed: hints, written by the caller before the announcement, or
+/// under the round's lock.
+#[derive(Debug)]
+pub(super) struct Manners {
+    flags: AtomicU32,
+    /// For how many rounds yet nobody is to yield.
+    wary: AtomicU32,
+    /// How many tries in a row have been too long.
+    strikes: AtomicU32,
+}
+
+impl Manners {
+    const_on_linux! {
+        pub(super) fn new() -> Self {
+            Self { flags: AtomicU32::new(0), wary: AtomicU32::new(0), strikes: AtomicU32::new(0) }
+        }
+    }
+
+    /// Sets up for a round. For its caller, before the announcement.
+    pub(super) fn set(&self, crowded: bool, may_filter: bool) {
+        let wary = self.wary.load(Ordering::Relaxed);
+        self.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        let flags = flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(wary > 0, WARY);
+        self.flags.store(flags, Ordering::Relaxed);
+    }
+
+    fn flags(&self) -> u32 {
+        if PATIENT { self.flags.load(Ordering::Relaxed) } else { WARY }
+    }
+
+    /// How a target waits, with so many missing.
+    pub(super) fn of_target(&self, missing: usize) -> Patience {
+        self.patience(missing <= FEW)
+    }
+
+    /// How the caller waits.
+    pub(super) fn of_caller(&self) -> Patience {
+        self.patience(self.flags() & CROWDED == 0)
+    }
+
+    fn patience(&self, worthwhile: bool) -> Patience {
+        let flags = self.flags();
+        let crowded = flags & CROWDED != 0;
+        let may_yield = worthwhile && flags & FUTEX_ONLY == 0;
+        let (yields, time, spins) = match (crowded, may_yield) {
+            _ if flags & WARY != 0 => (0, TIME, 0),
+            (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
+            (false, true) => (YIELDS, TIME, 0),
+            (true, false) => (0, TIME, 0),
+            (false, false) => (0, TIME, SPINS),
+        };
+        Patience { began: Instant::now(), time, yields, spins }
+    }
+
+    /// Learns from a round that is over.
+    pub(super) fn judge(&self, targets: usize, stopped: Duration) {
+        if self.flags() & WARY != 0 {
+            return;
+        }
+        let mut strikes = 0;
+        if stopped > LONG + SHARE * targets as u32 {
+            strikes = self.strikes.load(Ordering::Relaxed);
+            self.wary.store(WARY_ROUNDS << strikes, Ordering::Relaxed);
+            strikes = (strikes + 1).min(DOUBLINGS);
+        }
+        self.strikes.store(strikes, Ordering::Relaxed);
+    }
+}
+
+/// The part of one wait before the sleep.
+#[derive(Debug)]
+pub(super) struct Patience {
+    began: Instant,
+    /// For how long at most to yield.
+    time: Duration,
+    yields: u32,
+    spins: u32,
+}
+
+impl Patience {
+    /// Waits a little and returns true, or returns false when it is time to sleep.
+    #[inline]
+    pub(super) fn wait_a_little(&mut self) -> bool {
+        if self.yields > 0 && self.began.elapsed() < self.time {
+            self.yields -= 1;
+            yield_now();
+        } else if self.spins > 0 {
+            self.spins -= 1;
+            spin_hint();
+        } else {
+            return false;
+        }
+        true
+    }
+}

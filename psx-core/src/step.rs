@@ -1,0 +1,160 @@
+//! How a batch of steps can fail: here, and not beside `psx::Privileges`, because an
+//! [`Error`](crate::Error) tells it.
+
+use std::{error, fmt};
+
+use crate::{Divergent, Errno, NamedThread};
+
+/// A step of `psx::Privileges`, declared in the order in which steps are made.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::Step;
+///
+/// assert!(Step::Groups < Step::Uid);
+/// assert_eq!(Step::NoNewPrivs.to_string(), "no_new_privs");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// `secure_bits`
+    SecureBits,
+    /// `keep_capabilities`
+    KeepCapabilities,
+    /// `bounding`
+    Bounding,
+    /// `groups`
+    Groups,
+    /// `gid`, `real_gid`, `effective_gid`, `saved_gid`
+    Gid,
+    /// `uid`, `real_uid`, `effective_uid`, `saved_uid`
+    Uid,
+    /// `capabilities`
+    Capabilities,
+    /// `ambient`
+    Ambient,
+    /// `no_new_privs`
+    NoNewPrivs,
+    /// `landlock`
+    Landlock,
+    /// `seccomp`
+    Seccomp,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SecureBits => "secure_bits",
+            Self::KeepCapabilities => "keep_capabilities",
+            Self::Bounding => "bounding",
+            Self::Groups => "groups",
+            Self::Gid => "gid",
+            Self::Uid => "uid",
+            Self::Capabilities => "capabilities",
+            Self::Ambient => "ambient",
+            Self::NoNewPrivs => "no_new_privs",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+        })
+    }
+}
+
+/// Which step of a batch failed, why, and how far the batch had come: on every thread alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepError {
+    failed: Step,
+    cause: Cause,
+    made: Vec<Step>,
+    divergent: Vec<Divergent>,
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The kernel refused it on the calling thread, which makes each step first.
+    Kernel(Errno),
+    /// It was plain that the kernel would refuse it, before any thread was stopped. In words: why,
+    /// and what to do.
+    Foreseen(&'static str),
+    /// The kernel could not give this thread the same seccomp filters: it has some that the calling
+    /// thread does not have.
+    Unsynced(NamedThread),
+}
+
+impl StepError {
+    /// For psx itself: users get these, and make none.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(failed: Step, cause: Cause, made: Vec<Step>, divergent: Vec<Divergent>) -> Self {
+        Self { failed, cause, made, divergent }
+    }
+
+    /// The step that failed.
+    #[must_use]
+    pub fn failed(&self) -> Step {
+        self.failed
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The steps that took effect before it, in order, on every thread. A step of several calls
+    /// (`bounding`, `ambient`) that failed on the way is not among them, and has gone equally far
+    /// on every thread.
+    #[must_use]
+    pub fn made(&self) -> &[Step] {
+        &self.made
+    }
+
+    /// The threads for which the steps before it went otherwise. Empty unless the batch ran under
+    /// [`Divergence::Report`](crate::Divergence::Report).
+    #[must_use]
+    pub fn divergent(&self) -> &[Divergent] {
+        &self.divergent
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.made.is_empty() {
+            f.write_str("no step took effect: ")?;
+        } else {
+            f.write_str("every thread has made the steps ")?;
+            for (i, step) in self.made.iter().enumerate() {
+                write!(f, "{}{step}", if i > 0 { ", " } else { "" })?;
+            }
+            f.write_str(" and no more: ")?;
+        }
+        match &self.cause {
+            Cause::Kernel(errno) => write!(f, "the kernel refused {}: {errno}", self.failed)?,
+            Cause::Foreseen(why) => write!(f, "{}: {why}", self.failed)?,
+            Cause::Unsynced(thread) => write!(
+                f,
+                "{}: thread {thread} has filters that the calling thread does not have; install \
+                 every filter on all threads at once",
+                self.failed
+            )?,
+        }
+        if !self.made.is_empty() {
+            f.write_str("; end the process rather than go on half-way")?;
+        }
+        for divergent in &self.divergent {
+            write!(f, "; {divergent}")?;
+        }
+        Ok(())
+    }
+}
+
+impl error::Error for StepError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.cause {
+            Cause::Kernel(errno) => Some(errno),
+            _ => None,
+        }
+    }
+}

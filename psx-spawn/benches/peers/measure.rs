@@ -1,0 +1,137 @@
+//! The measurement itself: all programs run side by side, batch by batch, started anew again and
+//! again, so that neither a busy moment nor a lucky placement of threads favours one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::programs::{Program, Running};
+
+/// Batches of one launch.
+const BATCHES: usize = 10;
+/// How long a batch of one program is to take, where more than one round fits in.
+const BATCH: Duration = Duration::from_millis(5);
+
+/// Times of single rounds in nanoseconds, by operation, number of threads and program.
+#[derive(Default)]
+pub(crate) struct Samples(BTreeMap<(&'static str, usize, usize), Vec<u64>>);
+
+impl Samples {
+    /// The median in microseconds.
+    pub(crate) fn median(&self, op: &'static str, threads: usize, program: usize) -> Option<f64> {
+        let times = self.0.get(&(op, threads, program))?;
+        Some(median(times.iter().map(|&time| time as f64 / 1e3)))
+    }
+}
+
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
+pub(crate) fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * at).round() as usize]
+}
+
+pub(crate) struct Session {
+    pub(crate) programs: Vec<Program>,
+    pub(crate) samples: Samples,
+    failed: BTreeSet<usize>,
+}
+
+impl Session {
+    pub(crate) fn new(programs: Vec<Program>) -> Self {
+        Self { programs, samples: Samples::default(), failed: BTreeSet::new() }
+    }
+
+    /// Measures `op` with every program that has it, until `budget` is used up.
+    pub(crate) fn interleave(&mut self, op: &'static str, threads: usize, budget: Duration) {
+        let start = Instant::now();
+        let room = room_for_threads();
+        for launch in 1.. {
+            let able = |i: &usize| self.programs[*i].ops.contains(&op) && !self.failed.contains(i);
+            let psx = self.programs.len() - 1;
+            let peers: Vec<usize> = (0..psx).filter(able).collect();
+            let psx = Some(psx).filter(able);
+            let at_once = room / (threads + 16);
+            if at_once < 2 {
+                eprintln!("{threads} threads: left out, this machine has room for {room} more");
+                return;
+            }
+            // Where not all fit at once, each group has psx in it.
+            for group in peers.chunks(at_once - 1) {
+                let group: Vec<usize> = group.iter().copied().chain(psx).collect();
+                self.launch(op, threads, &group);
+            }
+            progress(op, threads, launch, start.elapsed(), budget);
+            if start.elapsed() >= budget {
+                return;
+            }
+        }
+    }
+
+    fn launch(&mut self, op: &'static str, threads: usize, group: &[usize]) {
+        let warm_up = if threads < 2000 { 20 } else { 5 };
+        let mut running = Vec::new();
+        for &program in group {
+            let started = Running::start(&self.programs[program], threads).and_then(|mut peer| {
+                let times = peer.rounds(op, warm_up)?;
+                let typical = median(times.iter().map(|&time| time as f64));
+                let rounds = (BATCH.as_nanos() as f64 / typical) as usize;
+                Ok((program, peer, rounds.clamp(1, 1000)))
+            });
+            match started {
+                Ok(peer) => running.push(peer),
+                Err(error) => self.give_up(program, threads, &error),
+            }
+        }
+        for batch in 0..BATCHES {
+            let count = running.len();
+            for turn in 0..count {
+                let (program, peer, rounds) = &mut running[(turn + batch) % count];
+                match peer.rounds(op, *rounds) {
+                    Ok(times) => {
+                        self.samples.0.entry((op, threads, *program)).or_default().extend(times);
+                    }
+                    Err(error) => {
+                        let program = *program;
+                        return self.give_up(program, threads, &error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, program: usize, threads: usize, error: &io::Error) {
+        let name = &self.programs[program].name;
+        eprintln!("{name}: left out from {threads} threads on: {error}");
+        self.failed.insert(program);
+    }
+}
+
+/// How many more threads the kernel will start, with a margin for everybody else.
+fn room_for_threads() -> usize {
+    let number = |path: &str| -> usize {
+        fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1000)
+    };
+    let limit = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let alive = load.split(['/', ' ']).nth(4).and_then(|count| count.parse().ok());
+    (limit - limit / 4).saturating_sub(alive.unwrap_or(1000))
+}
+
+fn progress(op: &str, threads: usize, launch: usize, elapsed: Duration, budget: Duration) {
+    let done = (elapsed.as_secs_f64() / budget.as_secs_f64()).min(1.0);
+    if io::stderr().is_terminal() {
+        let bar = "#".repeat((done * 30.0) as usize);
+        eprint!("\r{op:>5} at {threads:>5} threads [{bar:<30}] launch {launch:<4}");
+        if done == 1.0 {
+            eprintln!();
+        }
+    } else if done == 1.0 {
+        eprintln!("{op} at {threads} threads: {launch} launches in {elapsed:.1?}");
+    }
+    let _ = io::stderr().flush();
+}

@@ -1,0 +1,190 @@
+//! Feature `interpose`: the program's `pthread_create`, so that every thread is registered without
+//! a change to the code that starts it.
+//!
+//! A program's own definition of a libc function comes before the libc's, for the program and for
+//! every shared library that it loads. What the libc calls within itself (a timer's helper thread)
+//! and threads made by `clone` do not pass here: the coverage proof finds those.
+//!
+//! The parent's side of a birth is the same as in [`thread::spawn`](crate::thread::spawn). A thread
+//! that is started there passes here too: it enters a second time without waiting, and its second
+//! ticket is spent without effect.
+//!
+//! Nothing of this needs an initialisation, so that a library's constructor may start threads
+//! before `main`. It allocates, in the parent and before the thread exists; an allocator that starts
+//! its first thread in the middle of that gets one that is not registered, and no second loop.
+//!
+//! Contains `unsafe`: it stands between a C function and its callers.
+
+use std::alloc::{Layout, alloc};
+use std::arch::global_asm;
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use psx_core::{Passage, Ticket};
+
+use crate::Error;
+
+#[cfg(target_feature = "crt-static")]
+compile_error!(
+    "feature `interpose` needs a shared libc: there is no pthread_create behind another in a static one"
+);
+
+/// What a thread begins with.
+type Start = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+type PthreadCreate = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    Start,
+    *mut c_void,
+) -> c_int;
+
+/// A thread that is about to be born.
+struct Birth {
+    ticket: Ticket,
+    errand: Errand,
+}
+
+/// What a thread was started for. Returned in two registers.
+#[repr(C)]
+struct Errand {
+    start: Start,
+    argument: *mut c_void,
+}
+
+thread_local! {
+    /// Whether this thread is laying out a birth. Initialised by a constant and without a
+    /// destructor: it can be read before and after everything else.
+    static LAYING_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts a registered thread: `pthread_create(3)` otherwise.
+///
+/// # Safety
+///
+/// As `pthread_create(3)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_create(
+    thread: *mut libc::pthread_t,
+    attributes: *const libc::pthread_attr_t,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    let Some(create) = libcs_own() else { return libc::ENOSYS };
+    // SAFETY: the arguments are our caller's, for whom the libc's own function is meant.
+    let create_as_it_is = || unsafe { create(thread, attributes, start, argument) };
+    if LAYING_OUT.replace(true) {
+        return create_as_it_is();
+    }
+    let laid_out = lay_out(Errand { start, argument });
+    LAYING_OUT.set(false);
+    let (_passage, birth) = match laid_out {
+        Ok(laid_out) => laid_out,
+        Err(Error::OutOfMemory | Error::Reentrant) => return libc::EAGAIN,
+        // What keeps psx from registering threads is no reason for the program not to have them.
+        Err(_) => return create_as_it_is(),
+    };
+    let birth = Box::into_raw(birth);
+    // SAFETY: `begin` takes the box, once.
+    let result = unsafe { create(thread, attributes, begin, birth.cast()) };
+    if result != 0 {
+        // SAFETY: no thread has taken the box.
+        drop(unsafe { Box::from_raw(birth) });
+    }
+    result
+}
+
+fn lay_out(errand: Errand) -> Result<(Passage, Box<Birth>), Error> {
+    let passage = Passage::enter()?;
+    let ticket = passage.ticket()?;
+    let layout = Layout::new::<Birth>();
+    // SAFETY: a birth has a size.
+    let birth = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::OutOfMemory)?.cast::<Birth>();
+    // SAFETY: memory of a birth's layout, which is nobody else's; so it makes a box.
+    let birth = unsafe {
+        birth.write(Birth { ticket, errand });
+        Box::from_raw(birth.as_ptr())
+    };
+    Ok((passage, birth))
+}
+
+/// What a new thread does beside what it was started for: registers, and says what that is.
+unsafe extern "C" fn redeem(birth: *mut c_void) -> Errand {
+    // SAFETY: `pthread_create` has made it, and hands it to this thread alone.
+    let Birth { ticket, errand } = *unsafe { Box::from_raw(birth.cast::<Birth>()) };
+    ticket.redeem();
+    errand
+}
+
+// The first function of a registered thread: `redeem`, and then a jump to what that returns, with
+// nothing left on the stack. `pthread_exit` and cancellation end a glibc thread by unwinding from
+// `start` to the thread's first frame, and a frame of Rust's on the way would end the process in
+// programs that are built with `panic = "abort"`.
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    ".pushsection .text.psx_interpose_begin,\"ax\",@progbits",
+    ".globl psx_interpose_begin",
+    ".hidden psx_interpose_begin",
+    ".type psx_interpose_begin,@function",
+    "psx_interpose_begin:",
+    ".cfi_startproc",
+    "endbr64",
+    "sub rsp, 8",
+    ".cfi_adjust_cfa_offset 8",
+    "call {redeem}",
+    "add rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
+    "mov rdi, rdx",
+    "jmp rax",
+    ".cfi_endproc",
+    ".size psx_interpose_begin, . - psx_interpose_begin",
+    ".popsection",
+    redeem = sym redeem,
+);
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    ".pushsection .text.psx_interpose_begin,\"ax\",@progbits",
+    ".globl psx_interpose_begin",
+    ".hidden psx_interpose_begin",
+    ".type psx_interpose_begin,@function",
+    "psx_interpose_begin:",
+    ".cfi_startproc",
+    "hint #34", // bti c
+    "stp x29, x30, [sp, #-16]!",
+    ".cfi_adjust_cfa_offset 16",
+    ".cfi_offset x29, -16",
+    ".cfi_offset x30, -8",
+    "bl {redeem}",
+    "ldp x29, x30, [sp], #16",
+    ".cfi_adjust_cfa_offset -16",
+    ".cfi_restore x29",
+    ".cfi_restore x30",
+    "mov x16, x0",
+    "mov x0, x1",
+    "br x16",
+    ".cfi_endproc",
+    ".size psx_interpose_begin, . - psx_interpose_begin",
+    ".popsection",
+    redeem = sym redeem,
+);
+
+unsafe extern "C" {
+    #[link_name = "psx_interpose_begin"]
+    fn begin(birth: *mut c_void) -> *mut c_void;
+}
+
+/// The libc's `pthread_create`, behind ours.
+fn libcs_own() -> Option<PthreadCreate> {
+    /// Relaxed: every thread finds the same.
+    static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let mut found = FOUND.load(Ordering::Relaxed);
+    if found.is_null() {
+        // SAFETY: the name is a C string.
+        found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
+        FOUND.store(found, Ordering::Relaxed);
+    }
+    // SAFETY: null, or a function of that type.
+    unsafe { mem::transmute::<*mut c_void, Option<PthreadCreate>>(found) }
+}

@@ -1,0 +1,49 @@
+//! A seccomp filter, and the kernel's own way to put it on all threads. Contains `unsafe`: libc has
+//! no wrapper for the call.
+
+use std::fmt;
+
+use psx_core::NamedThread;
+
+use super::Cause;
+use crate::Errno;
+
+/// A program in classic BPF.
+pub(super) struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    pub(super) fn new(program: &[libc::sock_filter]) -> Self {
+        Self(program.to_vec())
+    }
+
+    /// `BPF_MAXINSNS`, and at least one.
+    pub(super) fn has_valid_length(&self) -> bool {
+        (1..=4096).contains(&self.0.len())
+    }
+
+    /// Has the kernel install the filter on all threads, or on none.
+    pub(super) fn install_on_all_threads(&self) -> Result<(), Cause> {
+        let program =
+            libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
+        // SAFETY: the kernel reads `len` instructions, and writes none.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_TSYNC,
+                &raw const program,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            -1 => Err(Cause::Kernel(Errno::last())),
+            tid => Err(Cause::Unsynced(NamedThread::of(tid as u32))),
+        }
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({} instructions)", self.0.len())
+    }
+}

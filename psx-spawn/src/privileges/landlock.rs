@@ -1,0 +1,109 @@
+//! Landlock: which way to all threads the kernel offers, and its own one. Contains `unsafe`: libc
+//! has no wrappers for these calls.
+
+use std::io;
+use std::ops::{BitOr, BitOrAssign};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+
+use crate::Errno;
+
+/// `LANDLOCK_CREATE_RULESET_VERSION`
+const VERSION: u32 = 1;
+/// `LANDLOCK_RESTRICT_SELF_TSYNC`
+const TSYNC: u32 = 1 << 3;
+/// The ABI from which on there are flags about logging.
+const LOGGING_ABI: i64 = 7;
+/// The ABI from which on there is [`TSYNC`].
+const TSYNC_ABI: i64 = 8;
+
+/// What of a Landlock domain is written to the audit log, see `landlock_restrict_self(2)`. Any but
+/// [`NONE`](Self::NONE) needs Landlock ABI 7 (Linux 6.15).
+///
+/// # Examples
+///
+/// ```
+/// use psx::privileges::LandlockFlags;
+///
+/// let quiet = LandlockFlags::LOG_SAME_EXEC_OFF | LandlockFlags::LOG_SUBDOMAINS_OFF;
+/// assert_ne!(quiet, LandlockFlags::NONE);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LandlockFlags(u32);
+
+impl LandlockFlags {
+    /// The kernel's defaults.
+    pub const NONE: Self = Self(0);
+    /// Denials in this program, up to its next `execve`, are not logged.
+    pub const LOG_SAME_EXEC_OFF: Self = Self(1);
+    /// Denials after the next `execve` are logged.
+    pub const LOG_NEW_EXEC_ON: Self = Self(1 << 1);
+    /// Denials by domains nested in this one are not logged.
+    pub const LOG_SUBDOMAINS_OFF: Self = Self(1 << 2);
+
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl BitOr for LandlockFlags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for LandlockFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = *self | other;
+    }
+}
+
+/// What version of Landlock the kernel has.
+pub(super) struct Abi(i64);
+
+impl Abi {
+    /// Whether the kernel itself restricts all threads at once.
+    pub(super) fn can_sync(&self) -> bool {
+        self.0 >= TSYNC_ABI
+    }
+}
+
+/// Says in words why the kernel would refuse `ruleset` and `flags`.
+pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, &'static str> {
+    // SAFETY: asked for its version, the call reads and makes nothing.
+    let abi = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION)
+    };
+    if abi < 1 {
+        return Err("this kernel has no Landlock, or has it switched off");
+    }
+    if abi < LOGGING_ABI && flags != LandlockFlags::NONE {
+        return Err("flags need Landlock ABI 7 (Linux 6.15), which this kernel does not have");
+    }
+    // Adds no rule, since there is none of type 0. Kernels before 6.7 see that first; later ones
+    // look at the descriptor first.
+    // SAFETY: the call reads no memory for a rule of an unknown type.
+    let added = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 0, ptr::null::<u8>(), 0)
+    };
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EBADFD) if added != 0 => Err("the descriptor is not one of a Landlock ruleset"),
+        _ => Ok(Abi(abi)),
+    }
+}
+
+/// Restricts the calling thread. Fit for a round: one system call. Writes errno.
+pub(super) fn restrict_this_thread(ruleset: i32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: the call takes two numbers.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, flags) } {
+        0 => Ok(()),
+        _ => Err(Errno::last()),
+    }
+}
+
+/// Has the kernel restrict all threads, or none.
+pub(super) fn restrict_all_threads(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<(), Errno> {
+    restrict_this_thread(ruleset.as_raw_fd(), flags.bits() | TSYNC)
+}

@@ -1,0 +1,177 @@
+//! The system calls of a batch, one after the other, laid out before any thread stops; and how all
+//! threads come to make the same of them. Contains `unsafe`: it runs a round.
+//!
+//! The caller makes the calls first and alone, up to the one that fails. The number of those it has
+//! made is what every other thread makes.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use rustix::io;
+use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, Gid, Uid};
+
+use super::foresee::Caller;
+use super::sets::each;
+use super::{Cause, Privileges, Step, StepError, landlock};
+use crate::{Broadcast, Errno, Error, Report};
+
+/// One system call. What it needs is in here: nothing is allocated when it is made.
+#[derive(Debug)]
+enum Call {
+    SecureBits(CapabilitiesSecureBits),
+    KeepCapabilities(bool),
+    DropFromBounding(CapabilitySet),
+    Groups(Box<[Gid]>),
+    Gid([Option<Gid>; 3]),
+    Uid([Option<Uid>; 3]),
+    Capabilities(thread::CapabilitySets),
+    ClearAmbient,
+    RaiseAmbient(CapabilitySet),
+    NoNewPrivs,
+    Landlock { ruleset: i32, flags: u32 },
+}
+
+impl Call {
+    /// Async-signal-safe: rustix's functions for threads are the bare system calls.
+    fn make(&self) -> Result<(), Errno> {
+        let result: io::Result<()> = match self {
+            Self::SecureBits(bits) => thread::set_capabilities_secure_bits(*bits),
+            Self::KeepCapabilities(on) => thread::set_keep_capabilities(*on),
+            Self::DropFromBounding(one) => thread::remove_capability_from_bounding_set(*one),
+            Self::Groups(groups) => thread::set_thread_groups(groups),
+            Self::Gid([real, effective, saved]) => {
+                thread::set_thread_res_gid(*real, *effective, *saved)
+            }
+            Self::Uid([real, effective, saved]) => {
+                thread::set_thread_res_uid(*real, *effective, *saved)
+            }
+            Self::Capabilities(sets) => thread::set_capabilities(None, *sets),
+            Self::ClearAmbient => thread::clear_ambient_capability_set(),
+            Self::RaiseAmbient(one) => thread::configure_capability_in_ambient_set(*one, true),
+            Self::NoNewPrivs => thread::set_no_new_privs(true),
+            Self::Landlock { ruleset, flags } => {
+                return landlock::restrict_this_thread(*ruleset, *flags);
+            }
+        };
+        result.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+}
+
+/// The calls of a batch in their order.
+pub(super) struct Plan {
+    calls: Vec<(Step, Call)>,
+    /// How many calls every thread is to make: decided by the caller, which runs first and alone.
+    /// Relaxed, as the next one: what the caller wrote is seen by whom it commits the round to.
+    prefix: AtomicUsize,
+    /// With what the call after those failed, if one did.
+    errno: AtomicI32,
+}
+
+const UNDECIDED: usize = usize::MAX;
+
+impl Plan {
+    /// The one place that knows the order; the module's documentation tells its reasons.
+    pub(super) fn new(wanted: &Privileges, caller: &Caller, restrict_in_round: bool) -> Self {
+        let mut calls = Vec::new();
+        let mut add = |step, call| calls.push((step, call));
+        if let Some(bits) = wanted.secure_bits {
+            add(Step::SecureBits, Call::SecureBits(bits));
+        }
+        let keep = caller.must_keep(wanted);
+        if wanted.keep_capabilities || keep {
+            add(Step::KeepCapabilities, Call::KeepCapabilities(true));
+        }
+        if let Some(rest) = wanted.bounding {
+            for one in each(caller.known - rest) {
+                add(Step::Bounding, Call::DropFromBounding(one));
+            }
+        }
+        if let Some(groups) = &wanted.groups {
+            let groups = groups.iter().map(|&raw| Gid::from_raw(raw)).collect();
+            add(Step::Groups, Call::Groups(groups));
+        }
+        if !wanted.gid.is_none() {
+            let gid = wanted.gid.0.map(|id| id.map(Gid::from_raw));
+            add(Step::Gid, Call::Gid(gid));
+        }
+        if !wanted.uid.is_none() {
+            let uid = wanted.uid.0.map(|id| id.map(Uid::from_raw));
+            add(Step::Uid, Call::Uid(uid));
+        }
+        if keep && !wanted.keep_capabilities {
+            add(Step::KeepCapabilities, Call::KeepCapabilities(false));
+        }
+        if let Some(sets) = wanted.capabilities {
+            add(Step::Capabilities, Call::Capabilities(sets.into()));
+        }
+        if let Some(set) = wanted.ambient {
+            add(Step::Ambient, Call::ClearAmbient);
+            for one in each(set) {
+                add(Step::Ambient, Call::RaiseAmbient(one));
+            }
+        }
+        if wanted.no_new_privs {
+            add(Step::NoNewPrivs, Call::NoNewPrivs);
+        }
+        if let Some((ruleset, flags)) = wanted.landlock.as_ref().filter(|_| restrict_in_round) {
+            let (ruleset, flags) = (ruleset.as_raw_fd(), flags.bits());
+            add(Step::Landlock, Call::Landlock { ruleset, flags });
+        }
+        Self { calls, prefix: AtomicUsize::new(UNDECIDED), errno: AtomicI32::new(0) }
+    }
+
+    /// Makes the calls on every thread. Fails with [`Error::Step`] if one of them failed on the
+    /// caller.
+    pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, Error> {
+        // SAFETY: system calls that may be made on any thread, two atomics, and memory that is laid
+        // out and outlives the round.
+        let result = unsafe { broadcast.run_unfiltered(|| self.make()) };
+        let errno = match (&result, self.errno.load(Ordering::Relaxed)) {
+            (Err(Error::Os(errno)), _) => *errno,
+            (Ok(_), raw @ 1..) => Errno::from_raw(raw),
+            _ => return result,
+        };
+        let prefix = self.prefix.load(Ordering::Relaxed);
+        let failed = self.calls[prefix].0;
+        let mut made = self.steps();
+        made.retain(|&step| step != failed);
+        let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
+        let error = StepError::new(failed, Cause::Kernel(errno), made, divergent);
+        Err(Error::Step(Box::new(error)))
+    }
+
+    /// The steps of the calls that have been made, each once.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let prefix = self.prefix.load(Ordering::Relaxed).min(self.calls.len());
+        let mut steps: Vec<_> = self.calls[..prefix].iter().map(|(step, _)| *step).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        steps
+    }
+
+    /// What each thread does: the caller first.
+    fn make(&self) -> Result<usize, Errno> {
+        match self.prefix.load(Ordering::Relaxed) {
+            UNDECIDED => {
+                let failed = self.calls.iter().position(|(_, call)| {
+                    call.make()
+                        .inspect_err(|errno| self.errno.store(errno.raw(), Ordering::Relaxed))
+                        .is_err()
+                });
+                let prefix = failed.unwrap_or(self.calls.len());
+                self.prefix.store(prefix, Ordering::Relaxed);
+                match failed {
+                    // Nobody has changed anything yet, so nobody else needs to come along.
+                    Some(0) => Err(Errno::from_raw(self.errno.load(Ordering::Relaxed))),
+                    _ => Ok(prefix),
+                }
+            }
+            prefix => {
+                for (_, call) in &self.calls[..prefix] {
+                    call.make()?;
+                }
+                Ok(prefix)
+            }
+        }
+    }
+}

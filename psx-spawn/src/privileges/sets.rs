@@ -1,0 +1,58 @@
+//! The three sets that `capset(2)` sets.
+
+use rustix::thread::CapabilitySet;
+
+/// The three capability sets of a thread that `capset(2)` sets, see `capabilities(7)`.
+///
+/// # Examples
+///
+/// ```
+/// use psx::{CapabilitySet, CapabilitySets};
+///
+/// let bind = CapabilitySet::NET_BIND_SERVICE;
+/// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+/// assert_eq!(sets.effective, sets.inheritable);
+/// assert_ne!(sets, CapabilitySets::empty());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CapabilitySets {
+    /// What the kernel looks at when the thread does something.
+    pub effective: CapabilitySet,
+    /// What the thread may make effective.
+    pub permitted: CapabilitySet,
+    /// What the thread may hand on through `execve`.
+    pub inheritable: CapabilitySet,
+}
+
+impl CapabilitySets {
+    /// No capabilities at all.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self::usable(CapabilitySet::empty())
+    }
+
+    /// These capabilities, permitted and effective, and none inheritable.
+    #[must_use]
+    pub const fn usable(set: CapabilitySet) -> Self {
+        Self { effective: set, permitted: set, inheritable: CapabilitySet::empty() }
+    }
+}
+
+impl From<rustix::thread::CapabilitySets> for CapabilitySets {
+    fn from(sets: rustix::thread::CapabilitySets) -> Self {
+        Self { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
+    }
+}
+
+impl From<CapabilitySets> for rustix::thread::CapabilitySets {
+    fn from(sets: CapabilitySets) -> Self {
+        Self { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
+    }
+}
+
+/// The capabilities in `set`, one by one: also those that have no name yet.
+pub(super) fn each(set: CapabilitySet) -> impl Iterator<Item = CapabilitySet> {
+    (0..u64::BITS)
+        .map(|number| CapabilitySet::from_bits_retain(1 << number))
+        .filter(move |&one| set.contains(one))
+}

@@ -1,0 +1,118 @@
+//! Reading back what a batch was to do.
+
+use std::{error, fmt, io};
+
+use psx_core::NamedThread;
+
+use super::foresee::Caller;
+use super::{Ids, Privileges, Step, ThreeIds, threads};
+
+/// A thread that is not as the steps want it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Which thread it is.
+    pub thread: NamedThread,
+    /// The step whose effect it does not show.
+    pub step: Step,
+}
+
+/// Why [`Privileges::verify`] does not confirm the steps.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The kernel's account of the threads cannot be read.
+    Unreadable(io::Error),
+    /// These threads are not as the steps want them.
+    Different(Vec<Difference>),
+}
+
+impl Privileges {
+    /// Reads every registered thread's state back from the kernel and compares it with the steps.
+    ///
+    /// Of what the kernel tells: ids, groups, capabilities, `no_new_privs`, and whether a thread has
+    /// any seccomp filter at all. It does not tell secure bits, kept capabilities and Landlock
+    /// domains.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError::Different`] with the threads; [`VerifyError::Unreadable`] where `/proc` is out
+    /// of reach, as after a `chroot`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let privileges = psx::Privileges::new().no_new_privs();
+    /// privileges.apply()?;
+    /// privileges.verify()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn verify(&self) -> Result<(), VerifyError> {
+        let known = Caller::read().known;
+        let mut differences = Vec::new();
+        for state in threads().map_err(VerifyError::Unreadable)? {
+            let mut expect = |step, holds: bool| {
+                if !holds {
+                    let thread = state.thread.clone();
+                    differences.push(Difference { thread, step });
+                }
+            };
+            expect(Step::Bounding, self.bounding.is_none_or(|rest| rest.contains(state.bounding)));
+            expect(
+                Step::Groups,
+                self.groups.as_ref().is_none_or(|groups| sorted(groups) == sorted(&state.groups)),
+            );
+            expect(Step::Gid, self.gid.are(state.gid));
+            expect(Step::Uid, self.uid.are(state.uid));
+            let is_set = self.capabilities.is_none_or(|sets| {
+                let has = state.capabilities;
+                has.effective == sets.effective & known
+                    && has.permitted == sets.permitted & known
+                    && has.inheritable == sets.inheritable & known
+            });
+            expect(Step::Capabilities, is_set);
+            expect(Step::Ambient, self.ambient.is_none_or(|set| state.ambient == set & known));
+            expect(Step::NoNewPrivs, state.no_new_privs || !self.no_new_privs);
+            expect(Step::Seccomp, state.seccomp_filters > 0 || self.seccomp.is_none());
+        }
+        if differences.is_empty() { Ok(()) } else { Err(VerifyError::Different(differences)) }
+    }
+}
+
+impl ThreeIds {
+    fn are(self, ids: Ids) -> bool {
+        self.over([ids.real, ids.effective, ids.saved]) == [ids.real, ids.effective, ids.saved]
+    }
+}
+
+/// The kernel sorts groups, and keeps each as often as it was given.
+fn sorted(groups: &[u32]) -> Vec<u32> {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(e) => {
+                write!(f, "the threads' state cannot be read from /proc/self/task: {e}")
+            }
+            Self::Different(differences) => {
+                f.write_str("not every thread is as it should be")?;
+                for Difference { thread, step } in differences {
+                    write!(f, "; thread {thread}: {step}")?;
+                }
+                f.write_str("; something has changed them one by one since")
+            }
+        }
+    }
+}
+
+impl error::Error for VerifyError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Unreadable(e) => Some(e),
+            Self::Different(_) => None,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Threads that come, go, call, panic and end the process while rounds run.
+
+use std::env;
+use std::panic;
+use std::process::{self, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use psx::{Broadcast, Errno};
+
+use crate::case::Case;
+use crate::case::Expected::{Abort, Clean, Exit, Ok};
+use crate::raw;
+use crate::stage::{Stage, is_level, keeps_up};
+use crate::supervisor::workshop;
+use crate::threads::idle;
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("churn", "thread churn, 500 calls, 100,000 threads", &[Ok], |stage| {
+        churn(stage, 500, 100_000);
+    })
+    .seconds(120)
+    .alone(),
+    Case::new("four-callers", "4 callers x 10,000 calls", &[Ok], |stage| {
+        let crew = stage.crew_that(is_level);
+        let callers: Vec<_> = (0..4).map(|_| caller(stage, 10_000)).collect();
+        callers.into_iter().for_each(|join| join());
+        stage.conclude(Result::Ok(vec![]), crew.strays());
+    })
+    .seconds(120)
+    .alone(),
+    Case::new("thousand", "1,000 threads", &[Ok], |stage| many(stage, 1_000)).seconds(60).alone(),
+    Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| many(stage, 10_000))
+        .seconds(120)
+        .alone(),
+    Case::new(
+        "divergent-strict",
+        "a call with results that differ, strictest setting",
+        &[Abort("stray")],
+        |stage| diverge(stage, |_, tid| Result::Ok(tid as usize)),
+    ),
+    Case::new("one-fails", "one thread's call fails, default", &[Abort("stray")], |stage| {
+        diverge(stage, fail_on)
+    }),
+    Case::new("one-fails-report", "the same under Divergence::Report", &[Ok], |stage| {
+        let _crew = stage.crew();
+        let stray = idle(stage, "stray");
+        let strict = Broadcast::new().divergence(psx::Divergence::Report);
+        // SAFETY: gettid changes nothing.
+        let report = unsafe { strict.run(|| fail_on(stray, raw::tid())) }.expect("a report");
+        let named: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
+        assert_eq!(named, [stray], "the threads that the report names");
+        stage.change();
+    }),
+    Case::new("panic", "400 workers panic while rounds run", &[Ok], |stage| {
+        let crew = stage.crew_that(is_level);
+        panic::set_hook(Box::new(|_| ()));
+        let ends: Vec<_> = (0..2)
+            .map(|_| {
+                let stage = stage.clone();
+                stage.clone().spawn("panicker", move || {
+                    for _ in 0..200 {
+                        stage.spawn("doomed", || {
+                            panic::catch_unwind(|| panic!("deliberately")).unwrap_err();
+                        })();
+                    }
+                })
+            })
+            .collect();
+        let counted = stage.count_to(500);
+        ends.into_iter().for_each(|join| join());
+        stage.conclude(counted, crew.strays());
+    })
+    .seconds(60),
+    Case::new(
+        "library",
+        "dlopen of a library that starts threads; dlclose; 50 times both",
+        &[Clean("Uncovered", "lib-worker"), Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            let library = load_library();
+            stage.change_soon();
+            unload(library);
+            let join = stage.spawn("loader", || (0..50).for_each(|_| unload(load_library())));
+            let counted = stage.count_to(50);
+            join();
+            stage.conclude(counted, crew.strays());
+        },
+    )
+    .needs(|| Command::new("cc").arg("--version").output().is_ok(), "a C compiler")
+    .seconds(60),
+    Case::new("exec", "20 times psx::process::exec while rounds run", &[Ok], exec_in_round)
+        .seconds(60),
+    Case::new("exit", "exit while rounds run", &[Exit(7)], |stage| {
+        rounds_without_end(stage);
+        process::exit(7);
+    }),
+    Case::new("abort", "abort while rounds run", &[Abort("")], |stage| {
+        rounds_without_end(stage);
+        process::abort();
+    }),
+];
+
+/// Threads are born as fast as two parents can, and each asks itself whether it has kept up with
+/// the calls that ended before it looked. The rounds are spread evenly over the births.
+fn churn(stage: &Stage, rounds: usize, births: usize) {
+    let crew = stage.crew_that(is_level);
+    let born = Arc::new(AtomicUsize::new(0));
+    let behind = Arc::new(AtomicUsize::new(0));
+    let parents: Vec<_> = (0..2)
+        .map(|_| {
+            let (stage, born, behind) = (stage.clone(), born.clone(), behind.clone());
+            stage.clone().spawn("parent", move || {
+                while born.fetch_add(1, Ordering::Relaxed) < births {
+                    let behind = behind.clone();
+                    stage.spawn("mayfly", move || {
+                        if !keeps_up() {
+                            behind.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })();
+                }
+            })
+        })
+        .collect();
+    let round = |i| {
+        while born.load(Ordering::Relaxed) < i * births / rounds {
+            thread::yield_now();
+        }
+        stage.count()
+    };
+    let counted = (0..rounds).map(round).collect();
+    parents.into_iter().for_each(|join| join());
+    stage.conclude(counted, crew.strays() + behind.load(Ordering::Relaxed));
+}
+
+fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
+    let stage = stage.clone();
+    stage.clone().spawn("caller", move || {
+        stage.count_to(rounds).expect("every one of many callers' calls");
+    })
+}
+
+fn many(stage: &Stage, threads: usize) {
+    stage.park(threads);
+    stage.conclude(stage.count_to(20), 0);
+}
+
+/// The result of a call on thread `tid` that fails on `stray` alone.
+fn fail_on(stray: u32, tid: u32) -> Result<usize, Errno> {
+    if tid == stray { Err(Errno::from_raw(libc::EPERM)) } else { Result::Ok(0) }
+}
+
+fn diverge(stage: &Stage, result: fn(u32, u32) -> Result<usize, Errno>) {
+    let _crew = stage.crew();
+    let stray = idle(stage, "stray");
+    // SAFETY: gettid changes nothing.
+    let _ = unsafe { Broadcast::new().run(|| result(stray, raw::tid())) };
+}
+
+/// Starts a thread that calls for ever, and returns when it has done so 20 times.
+fn rounds_without_end(stage: &Stage) {
+    let stage = stage.clone();
+    let _crew = stage.crew();
+    stage.clone().busy("caller", move || {
+        stage.count_to(20).expect("calls while the process still runs");
+    });
+}
+
+/// Execs itself in the middle of rounds, by main and by another thread in turn, and makes the
+/// change in the program that is left in the end.
+fn exec_in_round(stage: &Stage) {
+    const LEFT: &str = "PSX_FAULTS_EXECS_LEFT";
+    let left = env::var(LEFT).map_or(20, |left| left.parse().expect("a number"));
+    if left == 0 {
+        let _crew = stage.crew();
+        return stage.change();
+    }
+    rounds_without_end(stage);
+    let exec = move || -> () {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(env::args_os().skip(1)).env(LEFT, (left - 1).to_string());
+        panic!("exec: {}", psx::process::exec(&mut command));
+    };
+    if left % 2 == 0 {
+        exec();
+    }
+    stage.spawn("exec", exec)();
+}
+
+static LOADED: AtomicBool = AtomicBool::new(false);
+
+fn load_library() -> usize {
+    let path = workshop("library.so").into_os_string().into_encoded_bytes();
+    let path = std::ffi::CString::new(path).expect("a path without NUL");
+    // SAFETY: a library of ours, whose constructor starts two threads.
+    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+    assert!(!library.is_null(), "{}: is there a C compiler?", path.to_string_lossy());
+    assert!(!LOADED.swap(true, Ordering::Relaxed), "loaded twice");
+    library.addr()
+}
+
+fn unload(library: usize) {
+    LOADED.store(false, Ordering::Relaxed);
+    // SAFETY: what dlopen returned.
+    unsafe { libc::dlclose(library as *mut _) };
+}

@@ -1,0 +1,291 @@
+//! System calls as the kernel has them: most faults are things that libc would not let a program do.
+
+use std::ffi::{CString, c_int, c_long, c_void};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+/// Makes a system call without touching errno or any thread-local, so that it also serves a thread
+/// that has none.
+///
+/// # Safety
+///
+/// The call must be sound with these arguments.
+pub(crate) unsafe fn call(nr: c_long, args: [usize; 6]) -> io::Result<usize> {
+    let value: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the kernel's convention; that the call is sound is the caller's promise.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") nr as isize => value,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            in("x8") nr,
+            inlateout("x0") args[0] => value,
+            in("x1") args[1], in("x2") args[2], in("x3") args[3],
+            in("x4") args[4], in("x5") args[5],
+            options(nostack),
+        );
+    }
+    if value < 0 { Err(io::Error::from_raw_os_error(-value as i32)) } else { Ok(value as usize) }
+}
+
+/// A system call that must succeed for the fault to be there at all.
+pub(crate) fn must(what: &str, nr: c_long, args: [usize; 6]) -> usize {
+    // SAFETY: each caller below passes what this call's manual page asks for.
+    unsafe { call(nr, args) }.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+pub(crate) fn tid() -> u32 {
+    must("gettid", libc::SYS_gettid, [0; 6]) as u32
+}
+
+/// Real, effective and saved user.
+pub(crate) fn users() -> [u32; 3] {
+    let mut ids = [0u32; 3];
+    let [real, effective, saved] = ids.each_mut().map(|id| ptr::from_mut(id).addr());
+    must("getresuid", libc::SYS_getresuid, [real, effective, saved, 0, 0, 0]);
+    ids
+}
+
+/// The capability to raise hard limits.
+pub(crate) const CAP_SYS_RESOURCE: usize = 24;
+
+/// Whether a program that root starts may have this capability.
+pub(crate) fn may_have(capability: usize) -> bool {
+    let args = [libc::PR_CAPBSET_READ as usize, capability, 0, 0, 0, 0];
+    must("prctl", libc::SYS_prctl, args) == 1
+}
+
+pub(crate) fn limit(resource: u32) -> [u64; 2] {
+    let mut old = [0u64; 2];
+    let at = old.as_mut_ptr().addr();
+    must("prlimit", libc::SYS_prlimit64, [0, resource as usize, 0, at, 0, 0]);
+    old
+}
+
+pub(crate) fn set_limit(resource: u32, [soft, hard]: [u64; 2]) {
+    let new = [soft, hard];
+    let at = new.as_ptr().addr();
+    must("prlimit", libc::SYS_prlimit64, [0, resource as usize, at, 0, 0, 0]);
+}
+
+/// Blocks all 64 signals on the calling thread, those included that libc keeps for itself.
+pub(crate) fn block_every_signal() {
+    let all = u64::MAX;
+    let how = libc::SIG_SETMASK as usize;
+    let at = ptr::from_ref(&all).addr();
+    must("rt_sigprocmask", libc::SYS_rt_sigprocmask, [how, at, 0, 8, 0, 0]);
+}
+
+/// Takes /proc away from the calling process alone.
+pub(crate) fn unmount_proc() {
+    must("unshare", libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
+    let flags = (libc::MS_REC | libc::MS_PRIVATE) as usize;
+    must("mount", libc::SYS_mount, [c"none".as_ptr().addr(), c"/".as_ptr().addr(), 0, flags, 0, 0]);
+    let flags = libc::MNT_DETACH as usize;
+    must("umount2", libc::SYS_umount2, [c"/proc".as_ptr().addr(), flags, 0, 0, 0, 0]);
+}
+
+/// Makes `directory` the root of the file system.
+pub(crate) fn change_root(directory: &Path) {
+    let path = CString::new(directory.as_os_str().as_bytes()).expect("a path without NUL");
+    must("chroot", libc::SYS_chroot, [path.as_ptr().addr(), 0, 0, 0, 0, 0]);
+    must("chdir", libc::SYS_chdir, [c"/".as_ptr().addr(), 0, 0, 0, 0, 0]);
+}
+
+/// Adds one to the calling thread's timer slack: a counter that the kernel keeps for each thread,
+/// passes on at clone, and gives away to everyone who asks.
+pub(crate) fn count_one() {
+    let next = counted() + 1;
+    must("prctl", libc::SYS_prctl, [libc::PR_SET_TIMERSLACK as usize, next, 0, 0, 0, 0]);
+}
+
+/// What [`count_one`] has counted on the calling thread, plus what it started from.
+pub(crate) fn counted() -> usize {
+    must("prctl", libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as usize, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn set_name(name: &std::ffi::CStr) {
+    let at = name.as_ptr().addr();
+    must("prctl", libc::SYS_prctl, [libc::PR_SET_NAME as usize, at, 0, 0, 0, 0]);
+}
+
+/// Ends the calling thread on the spot: no destructor, no word to libc.
+pub(crate) fn leave() -> ! {
+    must("exit", libc::SYS_exit, [0; 6]);
+    unreachable!("the thread has left");
+}
+
+const STACK: usize = 64 << 10;
+
+/// Runs `body` in a new task on a stack of its own that is never given back.
+fn clone(body: extern "C" fn(*mut c_void) -> c_int, flags: c_int, argument: usize) -> u32 {
+    let stack = Box::leak(vec![0u128; STACK / 16].into_boxed_slice());
+    // SAFETY: the end of a fresh, aligned, leaked stack.
+    let top = unsafe { stack.as_mut_ptr().add(stack.len()) };
+    // SAFETY: `body` keeps to system calls, so that it can run on the creator's thread-locals.
+    let child = unsafe { libc::clone(body, top.cast(), flags, argument as *mut c_void) };
+    assert!(child > 0, "clone: {}", io::Error::last_os_error());
+    child as u32
+}
+
+/// Starts a thread that neither libc nor psx knows of, called `raw-clone`.
+pub(crate) fn start_raw_thread() -> u32 {
+    extern "C" fn body(_: *mut c_void) -> c_int {
+        set_name(c"raw-clone");
+        loop {
+            // SAFETY: ppoll of nothing for ever.
+            let _ = unsafe { call(libc::SYS_ppoll, [0; 6]) };
+        }
+    }
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM;
+    clone(body, flags, 0)
+}
+
+/// Goes into vfork, writes a byte to `announce` from there, and comes back when `seconds` are over.
+pub(crate) fn vfork(announce: c_int, seconds: u32) {
+    extern "C" fn body(argument: *mut c_void) -> c_int {
+        let (announce, seconds) = (argument.addr() & 0xffff, argument.addr() >> 16);
+        let byte = 0u8;
+        must("write", libc::SYS_write, [announce, ptr::from_ref(&byte).addr(), 1, 0, 0, 0]);
+        let time = [seconds as u64, 0];
+        must("nanosleep", libc::SYS_nanosleep, [time.as_ptr().addr(), 0, 0, 0, 0, 0]);
+        0
+    }
+    let argument = announce as usize | (seconds as usize) << 16;
+    clone(body, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, argument);
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!("faults_restorer:", "mov eax, 15", "syscall");
+
+/// Installs `handler` for signal 33, which libc's own wrappers refuse to touch.
+pub(crate) fn handle_33(handler: extern "C" fn(c_int)) {
+    act_on_33(handler as *const () as usize);
+}
+
+pub(crate) fn ignore_33() {
+    act_on_33(libc::SIG_IGN);
+}
+
+fn act_on_33(handler: usize) {
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: usize,
+        restorer: usize,
+        mask: u64,
+    }
+    #[cfg(target_arch = "x86_64")]
+    let (flags, restorer) = {
+        unsafe extern "C" {
+            fn faults_restorer();
+        }
+        (0x0400_0000 | libc::SA_RESTART as usize, faults_restorer as *const () as usize)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let (flags, restorer) = (libc::SA_RESTART as usize, 0);
+    let action = Action { handler, flags, restorer, mask: 0 };
+    let at = ptr::from_ref(&action).addr();
+    must("rt_sigaction", libc::SYS_rt_sigaction, [33, at, 0, 8, 0, 0]);
+}
+
+/// A siginfo_t that says no more than signal and code.
+pub(crate) fn signal_info(signal: i32, code: i32) -> [i32; 32] {
+    let mut info = [0; 32];
+    (info[0], info[2]) = (signal, code);
+    info
+}
+
+/// Queues `signal` with `code` to one thread.
+pub(crate) fn queue(pid: u32, tid: u32, signal: i32, code: i32) -> io::Result<usize> {
+    let info = signal_info(signal, code);
+    let args = [pid as usize, tid as usize, signal as usize, info.as_ptr().addr(), 0, 0];
+    // SAFETY: `info` outlives the call; a signal's effect is its receiver's affair.
+    unsafe { call(libc::SYS_rt_tgsigqueueinfo, args) }
+}
+
+/// tgkill, or kill where `tid` is none.
+pub(crate) fn kill(pid: u32, tid: Option<u32>, signal: i32) -> io::Result<usize> {
+    let (pid, signal) = (pid as usize, signal as usize);
+    let (nr, args) = match tid {
+        Some(tid) => (libc::SYS_tgkill, [pid, tid as usize, signal, 0, 0, 0]),
+        None => (libc::SYS_kill, [pid, signal, 0, 0, 0, 0]),
+    };
+    // SAFETY: a signal's effect is its receiver's affair.
+    unsafe { call(nr, args) }
+}
+
+/// libc's errno of the calling thread.
+pub(crate) fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or_default()
+}
+
+/// Becomes `real` for good, with `effective` (and so the same saved user after an exec), and drops
+/// the groups.
+pub(crate) fn become_user(real: u32, effective: u32) {
+    let (real, effective) = (real as usize, effective as usize);
+    must("setgroups", libc::SYS_setgroups, [0; 6]);
+    must("setresgid", libc::SYS_setresgid, [real, real, real, 0, 0, 0]);
+    must("setresuid", libc::SYS_setresuid, [real, effective, effective, 0, 0, 0]);
+}
+
+/// Stops one thread of another process, as a debugger does. For the calling thread to [`untrace`].
+pub(crate) fn trace(tid: i32) {
+    let args = [libc::PTRACE_SEIZE as usize, tid as usize, 0, 0, 0, 0];
+    must("ptrace", libc::SYS_ptrace, args);
+    let args = [libc::PTRACE_INTERRUPT as usize, tid as usize, 0, 0, 0, 0];
+    must("ptrace", libc::SYS_ptrace, args);
+    let flags = libc::__WALL as usize;
+    must("wait4", libc::SYS_wait4, [tid as usize, 0, flags, 0, 0, 0]);
+}
+
+pub(crate) fn untrace(tid: i32) {
+    let args = [libc::PTRACE_DETACH as usize, tid as usize, 0, 0, 0, 0];
+    must("ptrace", libc::SYS_ptrace, args);
+}
+
+/// Makes a FIFO, which blocks whoever opens it until somebody opens its other end.
+pub(crate) fn make_fifo(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+    let (at, mode) = (path.as_ptr().addr(), (libc::S_IFIFO | 0o600) as usize);
+    must("mknodat", libc::SYS_mknodat, [libc::AT_FDCWD as usize, at, mode, 0, 0, 0]);
+}
+
+/// Maps `size` bytes of `fd`, shared with whoever else has them.
+pub(crate) fn map_file(fd: usize, size: usize, offset: usize) -> *mut u8 {
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let flags = (libc::MAP_SHARED | libc::MAP_POPULATE) as usize;
+    let at = must("mmap", libc::SYS_mmap, [0, size, protection, flags, fd, offset]);
+    ptr::with_exposed_provenance_mut(at)
+}
+
+pub(crate) fn unmap(at: *mut u8, size: usize) {
+    must("munmap", libc::SYS_munmap, [at.addr(), size, 0, 0, 0, 0]);
+}
+
+pub(crate) fn close(fd: usize) {
+    must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+}
+
+/// Makes `fd` mean the file that `by` means.
+pub(crate) fn replace(fd: c_int, by: c_int) {
+    must("dup3", libc::SYS_dup3, [by as usize, fd as usize, 0, 0, 0, 0]);
+}

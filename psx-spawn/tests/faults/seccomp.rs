@@ -1,0 +1,112 @@
+//! Seccomp filters against what a round lives on, there before it or put up by the round itself.
+
+use std::time::{Duration, Instant};
+
+use libc::sock_filter;
+use psx::Broadcast;
+
+use crate::case::Case;
+use crate::case::Expected::{Clean, Ok, OkOrClean};
+use crate::confine::{self, ALLOW, step};
+use crate::judge::Mark;
+use crate::stage::Stage;
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new(
+        "seccomp-by-round",
+        "applies a seccomp filter against tkill/tgkill; then a call",
+        &[Ok, Ok],
+        |stage| by_round(stage, &deny(&KILLS)),
+    ),
+    Case::new(
+        "seccomp-by-round-all",
+        "the same against rt_tgsigqueueinfo too",
+        &[Ok, Clean("Unsendable", "seccomp")],
+        |stage| by_round(stage, &deny(&SENDS)),
+    ),
+    Case::new(
+        "seccomp-by-round-futex",
+        "the same against a futex's wait",
+        &[Ok, OkOrClean],
+        |stage| by_round(stage, &deny_waiting()),
+    ),
+    Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
+        before(stage, &deny(&KILLS), Stage::change);
+    })
+    .bites(),
+    Case::new(
+        "seccomp-before-all",
+        "such a filter against rt_tgsigqueueinfo too was there before",
+        &[Clean("Unsendable", "seccomp")],
+        |stage| before(stage, &deny(&SENDS), Stage::change_soon),
+    ),
+    Case::new(
+        "seccomp-before-futex",
+        "such a filter against a futex's wait was there before",
+        &[OkOrClean],
+        |stage| before(stage, &deny_waiting(), Stage::change_soon),
+    ),
+];
+
+const KILLS: [i64; 2] = [libc::SYS_tkill, libc::SYS_tgkill];
+const SENDS: [i64; 4] =
+    [libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo, libc::SYS_rt_sigqueueinfo];
+
+const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+
+/// Loads 32 bits of `struct seccomp_data`.
+const fn load(offset: u32) -> sock_filter {
+    step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
+}
+
+/// Skips the next step unless the loaded value is `k`.
+const fn if_equal(k: u32) -> sock_filter {
+    step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1)
+}
+
+/// A filter that fails these calls with EPERM.
+fn deny(calls: &[i64]) -> Vec<sock_filter> {
+    let denials = calls.iter().flat_map(|&nr| [if_equal(nr as u32), DENY]);
+    [load(0)].into_iter().chain(denials).chain([ALLOW]).collect()
+}
+
+/// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
+fn deny_waiting() -> Vec<sock_filter> {
+    let operation = step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0);
+    vec![
+        load(0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
+        ALLOW,
+        load(24),
+        operation,
+        if_equal(libc::FUTEX_WAIT as u32),
+        DENY,
+        if_equal(libc::FUTEX_WAIT_BITSET as u32),
+        DENY,
+        ALLOW,
+    ]
+}
+
+/// Eight threads, a round that puts the filter on all, and a second round under it.
+fn by_round(stage: &Stage, filter: &[sock_filter]) {
+    let _crew = stage.crew();
+    stage.count().expect("a round without a filter");
+    let start = Instant::now();
+    let apply = || {
+        confine::no_new_privs();
+        confine::filter(filter);
+        Result::Ok(0)
+    };
+    // SAFETY: two system calls that read `filter`, which outlives the round.
+    let result = unsafe { Broadcast::new().run(apply) };
+    let timeout = Duration::from_secs(5);
+    stage.answer(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
+    stage.change_soon();
+}
+
+fn before(stage: &Stage, filter: &[sock_filter], change: fn(&Stage)) {
+    confine::no_new_privs();
+    confine::filter(filter);
+    let _crew = stage.crew();
+    change(stage);
+}

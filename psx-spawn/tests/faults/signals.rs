@@ -1,0 +1,177 @@
+//! Signals that cannot be sent, cannot be received, or belong to somebody else.
+
+use std::ffi::c_int;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{mem, process, ptr};
+
+use crate::case::Expected::{Clean, Ok};
+use crate::case::{Case, Start};
+use crate::raw;
+use crate::stage::Stage;
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("none", "none", &[Ok], |stage| {
+        let _crew = stage.crew();
+        stage.change();
+    }),
+    Case::new("sigpending-root", "RLIMIT_SIGPENDING 0, root", &[Ok], |stage| {
+        no_queue(stage, [0, 0], Stage::change);
+    })
+    .start(Start::Root)
+    .raises_limit()
+    .bites(),
+    Case::new(
+        "sigpending-plain",
+        "RLIMIT_SIGPENDING 0, uid 1000, hard limit 0 too",
+        &[Clean("Unreachable", "crew-7")],
+        |stage| no_queue(stage, [0, 0], Stage::change_soon),
+    )
+    .start(Start::Plain)
+    .bites(),
+    Case::new(
+        "sigpending-soft",
+        "RLIMIT_SIGPENDING 0, uid 1000, hard limit as it was",
+        &[Ok],
+        |stage| no_queue(stage, [0, raw::limit(libc::RLIMIT_SIGPENDING)[1]], Stage::change),
+    )
+    .start(Start::Plain)
+    .bites(),
+    Case::new(
+        "sigpending-set-user-id",
+        "a set-user-ID-root program started under ulimit -i 0",
+        &[Ok],
+        |stage| {
+            let _crew = stage.crew();
+            stage.change();
+        },
+    )
+    .start(Start::SetUserIdNoQueue)
+    .raises_limit()
+    .bites(),
+    Case::new(
+        "quota-plain",
+        "the user's signal quota used up by another process; then freed",
+        &[Clean("Unreachable", "crew-7"), Ok],
+        |stage| {
+            let _crew = stage.crew();
+            stage.ask("help hog");
+            stage.change_soon();
+            stage.ask("dismiss");
+            stage.change();
+        },
+    )
+    .start(Start::Plain)
+    .alone()
+    .bites(),
+    Case::new("quota-set-user-id", "the same against a set-user-ID-root program", &[Ok], |stage| {
+        let _crew = stage.crew();
+        stage.ask("help hog");
+        stage.change();
+    })
+    .start(Start::SetUserId)
+    .alone()
+    .raises_limit()
+    .bites(),
+    Case::new(
+        "blocked-raw",
+        "a thread blocks all 64 signals by raw rt_sigprocmask",
+        &[Clean("Unreachable", "blocker")],
+        |stage| {
+            blocked(stage, raw::block_every_signal);
+            stage.change_soon();
+        },
+    )
+    .bites(),
+    Case::new("blocked-libc", "a thread blocks all signals by pthread_sigmask", &[Ok], |stage| {
+        blocked(stage, || {
+            // SAFETY: a signal set is bits, filled in before use.
+            unsafe {
+                let mut all = mem::zeroed();
+                libc::sigfillset(&mut all);
+                libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
+            }
+        });
+        stage.change();
+    }),
+    Case::new(
+        "inherited-mask",
+        "the parent left all 64 signals blocked, and 33 ignored",
+        &[Ok],
+        |stage| {
+            raw::ignore_33();
+            raw::block_every_signal();
+            let _crew = stage.crew();
+            stage.change();
+        },
+    ),
+    Case::new(
+        "handler-before",
+        "the program's own handler for 33, installed before psx",
+        &[Ok],
+        |stage| {
+            // glibc puts its own handler in place with the first thread that it starts.
+            std::thread::spawn(|| ()).join().expect("a first thread");
+            raw::handle_33(note_33);
+            let _crew = stage.crew();
+            stage.count().expect("a first round");
+            hears_its_own();
+            stage.change();
+        },
+    ),
+    Case::new(
+        "handler-after",
+        "the program's own handler for 33, installed after psx",
+        &[Ok],
+        |stage| {
+            let _crew = stage.crew();
+            stage.count().expect("a first round");
+            raw::handle_33(note_33);
+            stage.count().expect("a round with another handler in first place");
+            hears_its_own();
+            stage.change();
+        },
+    ),
+];
+
+fn no_queue(stage: &Stage, limit: [u64; 2], change: fn(&Stage)) {
+    let _crew = stage.crew();
+    raw::set_limit(libc::RLIMIT_SIGPENDING, limit);
+    change(stage);
+}
+
+/// Starts eight threads and one that has blocked signals by `block`.
+fn blocked(stage: &Stage, block: fn()) {
+    let _crew = stage.crew();
+    let mut blocked = false;
+    stage.busy("blocker", move || {
+        if !mem::replace(&mut blocked, true) {
+            block();
+        } else {
+            std::thread::park();
+        }
+    });
+}
+
+static HEARD: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn note_33(_: c_int) {
+    HEARD.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Sends signal 33 to this thread as strangers would: each must reach the program's own handler.
+fn hears_its_own() {
+    let before = HEARD.load(Ordering::Relaxed);
+    raw::kill(process::id(), Some(raw::tid()), 33).expect("tgkill to oneself");
+    raw::queue(process::id(), raw::tid(), 33, libc::SI_QUEUE).expect("a queued signal to oneself");
+    let heard = HEARD.load(Ordering::Relaxed) - before;
+    assert_eq!(heard, 2, "signals 33 of its own that reached the program's handler");
+}
+
+/// A process that queues signals to itself until its user may have no more, and keeps them.
+pub(crate) fn hog(mut ready: UnixStream) {
+    raw::block_every_signal();
+    while raw::queue(process::id(), raw::tid(), libc::SIGRTMAX(), libc::SI_QUEUE).is_ok() {}
+    ready.write_all(b"ready\n").expect("the supervisor waits");
+}

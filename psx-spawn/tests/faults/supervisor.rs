@@ -1,0 +1,201 @@
+//! The other side of a case: starts its process, does what it asks for, and judges its answers.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs, io, process};
+
+use crate::case::{Case, Expected, Start};
+use crate::judge::{self, Mark, Outcome};
+use crate::raw;
+use crate::stage::{GLIBC, Subject};
+use crate::support::{Ending, Supervised, child_command};
+
+/// The plain user.
+const PLAIN: u32 = 1000;
+
+/// How far past its timeout a call may come back on a machine that is busy with other things.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What became of a case.
+#[derive(Default)]
+pub(crate) struct Verdict {
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) times: Vec<Duration>,
+    pub(crate) notes: Vec<String>,
+    /// Why it is not what the row wants.
+    pub(crate) refusals: Vec<String>,
+}
+
+/// A directory for the files that some cases need; removed when dropped.
+pub(crate) struct Workshop(PathBuf);
+
+/// Where a case's process finds the [`Workshop`].
+const WORKSHOP: &str = "PSX_FAULTS_DIR";
+
+/// Threads of a C library's own.
+const LIBRARY: &str = include_str!("library.c");
+
+impl Workshop {
+    pub(crate) fn open() -> io::Result<Self> {
+        let shop = Self(env::temp_dir().join(format!("psx-faults-{}", process::id())));
+        fs::create_dir(&shop.0)?;
+        fs::create_dir(shop.0.join("empty"))?;
+        fs::set_permissions(&shop.0, PermissionsExt::from_mode(0o777))?;
+        let (source, library) = (shop.0.join("library.c"), shop.0.join("library.so"));
+        fs::write(&source, LIBRARY)?;
+        // Where there is no compiler, the one case that needs this says so.
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-pthread", "-o"]).args([library, source]);
+        let _ = compiler.status();
+        let [_, effective, _] = raw::users();
+        if effective == 0 {
+            fs::copy("/proc/self/exe", shop.0.join("set-user-id"))?;
+            fs::set_permissions(shop.0.join("set-user-id"), PermissionsExt::from_mode(0o4755))?;
+        }
+        Ok(shop)
+    }
+
+    fn start(&self, case: &Case, subject: Subject) -> Supervised {
+        let mut command = child_command(case.name);
+        if matches!(case.start, Start::SetUserId | Start::SetUserIdNoQueue) {
+            command = Command::new(self.0.join("set-user-id"));
+            command.args(["--child", case.name]);
+        }
+        let [_, effective, _] = raw::users();
+        if effective == 0 && !matches!(case.start, Start::AsIs | Start::Root) {
+            let glibc = subject == Subject::Glibc && case.start == Start::Plain;
+            // Something for glibc to drop, since no_new_privs is not a call that it broadcasts.
+            let effective = if glibc { PLAIN + 1 } else { PLAIN };
+            let no_queue = case.start == Start::SetUserIdNoQueue;
+            let become_plain = move || {
+                if no_queue {
+                    raw::set_limit(libc::RLIMIT_SIGPENDING, [0, 0]);
+                }
+                raw::become_user(PLAIN, effective);
+                Ok(())
+            };
+            // SAFETY: system calls only.
+            unsafe { command.pre_exec(become_plain) };
+        }
+        if subject == Subject::Glibc {
+            command.env(GLIBC, "1");
+        }
+        command.env(WORKSHOP, &self.0);
+        Supervised::start(command, case.limit)
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// For a case's process: the [`Workshop`]'s path, or that of something in it.
+pub(crate) fn workshop(file: &str) -> PathBuf {
+    PathBuf::from(env::var_os(WORKSHOP).expect("a process that the supervisor started")).join(file)
+}
+
+/// Runs `case` from start to end.
+pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
+    let mut child = shop.start(case, subject);
+    let mut watch = Watch { case, verdict: Verdict::default(), exempt: "", helper: None };
+    while let Ok(line) = child.read() {
+        if line == "done" {
+            break;
+        }
+        watch.hear(&child, &line);
+        if subject == Subject::Glibc && !watch.verdict.outcomes.is_empty() {
+            return watch.verdict;
+        }
+        child.say("go");
+    }
+    if case.lacks_right() {
+        watch.verdict.notes.push("OK where root has CAP_SYS_RESOURCE, as it has not here".into());
+    }
+    let wanted = case.expected().get(watch.verdict.outcomes.len());
+    if let Some(wanted) = wanted {
+        let ending = child.end();
+        let outcome = match (ending, *wanted) {
+            (Ending::Hung, _) => Outcome::Hang,
+            (Ending::Exited(code), Expected::Exit(wanted)) if code == wanted => Outcome::Ended,
+            (Ending::Killed(libc::SIGABRT), Expected::Abort(text))
+                if child.output().contains(text) =>
+            {
+                Outcome::Ended
+            }
+            _ => Outcome::Killed,
+        };
+        watch.record(outcome, Duration::ZERO, &child.story());
+    }
+    watch.verdict
+}
+
+struct Watch<'a> {
+    case: &'a Case,
+    verdict: Verdict,
+    exempt: &'static str,
+    /// The process that torments the case's own.
+    helper: Option<Supervised>,
+}
+
+impl Watch<'_> {
+    fn hear(&mut self, child: &Supervised, line: &str) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "answer" => self.hear_answer(child.pid(), rest),
+            "note" => self.verdict.notes.push(rest.to_owned()),
+            "trace" => raw::trace(rest.parse().expect("a thread id")),
+            "untrace" => raw::untrace(rest.parse().expect("a thread id")),
+            "exempt-poller" => self.exempt = "iou-sqp-",
+            "help" => self.helper = Some(start_helper(self.case, rest, child.pid())),
+            "dismiss" => self.helper = None,
+            _ => panic!("{}: {line:?} means nothing", self.case.name),
+        }
+    }
+
+    fn hear_answer(&mut self, pid: u32, rest: &str) {
+        let mut words = rest.splitn(5, ' ');
+        let mut word = || words.next().expect("an answer has five parts");
+        let mark = Mark::parse(word());
+        let took = Duration::from_micros(word().parse().expect("microseconds"));
+        let timeout = Duration::from_micros(word().parse().expect("microseconds"));
+        let strays: usize = word().parse().expect("a number of threads");
+        let said = word();
+        let (mut outcome, mut text) = judge::judge(pid, mark, said == "ok", self.exempt);
+        if strays > 0 {
+            (outcome, text) = (Outcome::Partial, format!("{strays} threads say so themselves"));
+        }
+        if said != "ok" && took > timeout + GRACE {
+            self.verdict.refusals.push(format!("gave up after {took:?}, not after {timeout:?}"));
+        }
+        let said = if text.is_empty() { said.to_owned() } else { format!("{said}; but {text}") };
+        self.record(outcome, took, &said);
+    }
+
+    fn record(&mut self, outcome: Outcome, took: Duration, text: &str) {
+        let refusal = match self.case.expected().get(self.verdict.outcomes.len()) {
+            Some(wanted) => wanted.refusal(outcome, text),
+            None => Some(format!("one answer too many: {text}")),
+        };
+        self.verdict.refusals.extend(refusal);
+        self.verdict.outcomes.push(outcome);
+        self.verdict.times.push(took);
+    }
+}
+
+/// Another process of the case's user, which goes for `pid`; back once it is at it.
+fn start_helper(case: &Case, kind: &str, pid: u32) -> Supervised {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--helper", kind, &pid.to_string()]);
+    let [_, effective, _] = raw::users();
+    if effective == 0 && !matches!(case.start, Start::AsIs | Start::Root) {
+        command.uid(PLAIN).gid(PLAIN);
+    }
+    let helper = Supervised::start(command, case.limit);
+    helper.hear("ready");
+    helper
+}

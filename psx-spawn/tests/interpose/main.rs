@@ -1,0 +1,125 @@
+//! Feature `interpose`: threads that nobody has adopted by hand are registered, whoever starts them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod library;
+
+use std::process::{self, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use psx::{Broadcast, Error, Privileges};
+
+use library::Library;
+use support::{Case, Ending, Line, procfs};
+
+fn main() -> ExitCode {
+    support::main(vec![
+        Case::new("interpose::threads_of_std", |line| {
+            start_with_std(3);
+            apply_and_show(4, line);
+        })
+        .judge(all_have_it),
+        Case::new("interpose::threads_of_a_c_library", |line| {
+            let library = Library::load();
+            start_with_std(1);
+            // Its constructor has started one already.
+            library.start();
+            apply_and_show(4, line);
+        })
+        .needs(library::compiler)
+        .judge(all_have_it),
+        Case::new("interpose::ends_of_a_c_thread", |_| {
+            let library = Library::load();
+            for how in 0..3 {
+                assert_eq!(library.start_and_end(how), 0);
+            }
+            assert_eq!(Privileges::new().no_new_privs().apply().unwrap().threads(), 2);
+            assert_registered_are(2);
+        })
+        .needs(library::compiler),
+        Case::new("interpose::a_raw_clone_stays_foreign", |line| {
+            let library = Library::load();
+            library.clone_raw();
+            let strict = Broadcast::new().timeout(Duration::from_millis(50));
+            let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
+            assert!(matches!(error, Error::Uncovered(threads) if threads.len() == 1));
+            line.show("refused");
+        })
+        .needs(library::compiler)
+        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+        Case::new("interpose::psx_threads_count_once", |_| {
+            let (ready, is_ready) = mpsc::channel();
+            psx::thread::spawn(move || {
+                ready.send(()).unwrap();
+                idle()
+            });
+            is_ready.recv().unwrap();
+            assert_registered_are(2);
+        }),
+        Case::new("interpose::no_thread_to_be_had", |_| {
+            let too_large = thread::Builder::new().stack_size(1 << 46);
+            let error = too_large.spawn(|| ()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+            // Its ticket is back, or else this would wait for it.
+            assert_eq!(Privileges::new().no_new_privs().apply().unwrap().threads(), 1);
+        }),
+        Case::new("interpose::births_between_rounds", births_between_rounds),
+    ])
+}
+
+fn idle() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+fn start_with_std(count: usize) {
+    for _ in 0..count {
+        thread::spawn(idle as fn() -> _);
+    }
+}
+
+fn apply_and_show(threads: usize, line: &Line) {
+    let step = Privileges::new().no_new_privs();
+    assert_eq!(step.apply().unwrap().threads(), threads);
+    line.show("applied");
+}
+
+fn all_have_it(child: &mut support::Supervised) {
+    child.inspect("applied", |child| child.assert_all("NoNewPrivs", "1"));
+    assert_eq!(child.end(), Ending::Exited(0));
+}
+
+/// The registered threads are those that the kernel has, each of them once.
+fn assert_registered_are(count: usize) {
+    let mut registered: Vec<_> = psx::threads().unwrap().iter().map(|state| state.tid()).collect();
+    registered.sort_unstable();
+    let tasks: Vec<_> = procfs::tasks(process::id()).iter().map(|task| task.tid).collect();
+    assert_eq!(registered, tasks);
+    assert_eq!(registered.len(), count);
+}
+
+/// Threads that start and end, by std, while rounds go on: every round covers what there is.
+fn births_between_rounds(_: &Line) {
+    static OVER: AtomicBool = AtomicBool::new(false);
+    let breeders: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn(|| {
+                while !OVER.load(Ordering::Relaxed) {
+                    thread::spawn(|| ()).join().unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..500 {
+        assert!(Privileges::new().keep_capabilities().apply().unwrap().threads() >= 3);
+    }
+    OVER.store(true, Ordering::Relaxed);
+    for breeder in breeders {
+        breeder.join().unwrap();
+    }
+}

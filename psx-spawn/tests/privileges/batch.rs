@@ -1,0 +1,175 @@
+//! How a batch goes: in one stop, and on every thread equally far.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+
+use psx::privileges::{Cause, SecureBits, Step};
+use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Privileges, thread};
+
+use crate::kernel::{Teller, prctl, refuse_here, start_idlers, start_named};
+use crate::support::{Case, Ending, Line, procfs, root};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("batch::six_steps_take_one_stop", six_steps).needs(root).judge(|child| {
+            let sleeper = child.hear("sleeper").parse().unwrap();
+            for _ in 0..8 {
+                child.inspect("settle", |child| {
+                    child.await_that(|child| sleeps(child.pid(), sleeper));
+                });
+            }
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("batch::fourth_of_six_fails", fourth_fails).needs(root).judge(|child| {
+            child.inspect("failed", |child| {
+                assert_eq!(child.tasks().len(), 5);
+                // Step 1 is told by the threads themselves. Steps 2 and 3:
+                child.assert_all("CapBnd", "0000000000000400");
+                child.assert_all("Groups", "7");
+                // Steps 4 to 6:
+                child.assert_all("Gid", "0 0 0 0");
+                child.assert_all("Uid", "0 0 0 0");
+                child.assert_all("NoNewPrivs", "0");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("batch::first_step_fails", |line| {
+            start_idlers(3);
+            refuse_here(libc::SYS_setgroups);
+            let error = Privileges::new().groups(&[7]).gid(7).apply().unwrap_err();
+            let text = error.to_string();
+            let Error::Step(error) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(error.failed(), Step::Groups);
+            assert_eq!(error.made(), []);
+            assert!(text.starts_with("no step took effect"), "{text}");
+            line.show("failed");
+        })
+        .needs(root)
+        .judge(|child| {
+            child.inspect("failed", |child| {
+                child.assert_all("Groups", "");
+                child.assert_all("Gid", "0 0 0 0");
+            });
+        })
+        .prepare(|command| {
+            std::os::unix::process::CommandExt::gid(command, 0);
+        }),
+        Case::new("batch::another_threads_failure_ends_the_process", |_| {
+            start_one_that_refuses();
+            let _ = Privileges::new().groups(&[]).gid(7).apply();
+        })
+        .needs(root)
+        .judge(|child| {
+            assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
+            assert!(child.output().contains("refuses"), "{}", child.output());
+        }),
+        Case::new("batch::another_threads_failure_is_reported", |line| {
+            start_one_that_refuses();
+            let lenient = Broadcast::new().divergence(Divergence::Report);
+            let batch = Privileges::new().groups(&[]).gid(7);
+            let report = batch.apply_with(lenient).unwrap();
+            assert_eq!(report.divergent().len(), 1);
+            assert_eq!(report.divergent()[0].thread().name(), "refuses");
+            batch.verify().unwrap_err();
+            line.show("reported");
+        })
+        .needs(root)
+        .judge(|child| {
+            child.inspect("reported", |child| {
+                for task in child.tasks() {
+                    let gid = if task.name() == "refuses" { 0 } else { 7 };
+                    assert_eq!(task.field("Gid"), format!("{gid} {gid} {gid} {gid}"));
+                }
+            });
+        }),
+        Case::new("batch::a_foreign_thread_stops_it", |line| {
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::park();
+                }
+            });
+            let strict = Broadcast::new().timeout(std::time::Duration::from_millis(50));
+            let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
+            assert!(matches!(error, Error::Uncovered(_)), "{error:?}");
+            assert!(error.to_string().contains("interpose"), "{error}");
+            line.show("refused");
+        })
+        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+    ]
+}
+
+/// How often the sleeper has been interrupted: `ppoll` is never resumed after a signal.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+
+fn six_steps(line: &Line) {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        // SAFETY: the call only reads.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        loop {
+            // SAFETY: no descriptors, no timeout, no mask.
+            unsafe { libc::ppoll(ptr::null_mut(), 0, ptr::null(), ptr::null()) };
+            STOPS.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    line.say(format_args!("sleeper {}", told.recv().unwrap()));
+    let stops_of = |batch: Privileges| {
+        line.show("settle");
+        let before = STOPS.load(Ordering::SeqCst);
+        assert_eq!(batch.apply().unwrap().attempts(), 1);
+        line.show("settle");
+        STOPS.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(stops_of(Privileges::new().groups(&[1])), 1);
+    let six = Privileges::new()
+        .bounding(CapabilitySet::empty())
+        .groups(&[])
+        .gid(65534)
+        .uid(65534)
+        .capabilities(CapabilitySets::empty())
+        .no_new_privs();
+    assert_eq!(stops_of(six), 1);
+    // What the count would be of two stops.
+    let again = || Privileges::new().no_new_privs();
+    assert_eq!(stops_of(again()) + stops_of(again()), 2);
+}
+
+/// Whether the thread is in `ppoll`, asleep.
+fn sleeps(pid: u32, tid: u32) -> bool {
+    procfs::blocked_in(pid, tid)
+        .is_some_and(|call| call.starts_with(&format!("{} ", libc::SYS_ppoll)))
+}
+
+fn fourth_fails(line: &Line) {
+    start_idlers(3);
+    let bits = Teller::start(|| prctl(libc::PR_GET_SECUREBITS));
+    // Too late for the threads, but the caller comes first.
+    refuse_here(libc::SYS_setresgid);
+    let error = Privileges::new()
+        .no_new_privs()
+        .uid(65534)
+        .gid(65534)
+        .groups(&[7])
+        .bounding(CapabilitySet::NET_BIND_SERVICE)
+        .secure_bits(SecureBits::NO_ROOT)
+        .apply()
+        .unwrap_err();
+    println!("{error}");
+    let Error::Step(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.failed(), Step::Gid);
+    assert_eq!(*error.cause(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
+    assert_eq!(error.made(), [Step::SecureBits, Step::Bounding, Step::Groups]);
+    let no_root = SecureBits::NO_ROOT.bits() as i32;
+    assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));
+    line.show("failed");
+}
+
+fn start_one_that_refuses() {
+    start_idlers(2);
+    start_named("refuses", || refuse_here(libc::SYS_setresgid));
+}

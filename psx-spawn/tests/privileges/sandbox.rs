@@ -1,0 +1,82 @@
+//! Landlock and seccomp: each thread finds itself inside.
+
+use std::fs;
+
+use psx::privileges::{Cause, LandlockFlags, Step};
+use psx::{CapabilitySets, Error, Privileges};
+
+use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_idlers, start_named};
+use crate::support::{Case, Ending, root};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("sandbox::landlock_on_every_thread", |_| {
+            let tellers: Vec<_> = (0..3).map(|_| Teller::start(look)).collect();
+            let see = || tellers.iter().map(Teller::tell).chain([look()]);
+            assert!(see().all(|seen| seen == [None; 3]));
+            let ruleset = ruleset(true);
+            let step = Privileges::new().no_new_privs();
+            step.landlock(ruleset, LandlockFlags::NONE).apply().unwrap();
+            let denied = Some(libc::EACCES);
+            assert!(see().all(|seen| seen == [denied, denied, None]));
+            // /proc is denied, and the next round goes through all the same.
+            Privileges::new().capabilities(CapabilitySets::empty()).apply().unwrap();
+        })
+        .needs(landlock),
+        Case::new("sandbox::seccomp_on_every_thread", |line| {
+            let tellers: Vec<_> = (0..3).map(|_| Teller::start(process_group)).collect();
+            let filter = refusing(libc::SYS_getpgid, libc::EOWNERDEAD);
+            let step = Privileges::new().no_new_privs().seccomp(&filter);
+            step.apply().unwrap();
+            step.verify().unwrap();
+            let refused = Err(libc::EOWNERDEAD);
+            assert!(tellers.iter().all(|teller| teller.tell() == refused));
+            assert_eq!(process_group(), refused);
+            // Installed once for all, so that a second one fits.
+            step.apply().unwrap();
+            line.show("twice");
+        })
+        .judge(|child| {
+            child.inspect("twice", |child| {
+                child.assert_all("NoNewPrivs", "1");
+                child.assert_all("Seccomp_filters", "2");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("sandbox::seccomp_names_who_differs", |_| {
+            start_idlers(1);
+            start_named("differs", || refuse_here(libc::SYS_getpgid));
+            let filter = refusing(libc::SYS_getpgid, libc::EPERM);
+            let error = Privileges::new().no_new_privs().seccomp(&filter).apply().unwrap_err();
+            println!("{error}");
+            let Error::Step(error) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(error.failed(), Step::Seccomp);
+            assert_eq!(error.made(), [Step::NoNewPrivs]);
+            let Cause::Unsynced(thread) = error.cause() else {
+                panic!("{error:?}");
+            };
+            assert_eq!(thread.name(), "differs");
+        })
+        .needs(root),
+    ]
+}
+
+/// How the kernel denies a file, a folder and what is allowed.
+fn look() -> [Option<i32>; 3] {
+    let error = |result: std::io::Result<()>| result.err().and_then(|e| e.raw_os_error());
+    [
+        error(fs::read("/etc/passwd").map(drop)),
+        error(fs::read_dir("/proc/self/task").map(drop)),
+        error(fs::read_dir("/usr").map(drop)),
+    ]
+}
+
+fn process_group() -> Result<i64, i32> {
+    // SAFETY: the call only reads.
+    match unsafe { libc::syscall(libc::SYS_getpgid, 0) } {
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
+        id => Ok(id),
+    }
+}
