@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What would be published: each package by itself, built from nothing but what is in it.
+# What would be published, each package built from nothing but what is in it. Those that are never
+# published lean on files and packages that a package cannot hold, and are left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo package --workspace --allow-dirty --no-verify
-cargo package -p psx-core -p psx-spawn --allow-dirty
+cargo publish --workspace --dry-run --allow-dirty

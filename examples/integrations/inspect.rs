@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, Table, presets};
 use psx::CapabilitySet;
 use psx::privileges::{Ids, ThreadPrivileges};
 use psx_examples::status;
@@ -93,7 +93,7 @@ const HEADINGS: [&str; 10] = [
 /// like `before` is green.
 fn table(threads: &[ThreadPrivileges], before: &[ThreadPrivileges]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING);
     table.set_header(HEADINGS.map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)));
     for thread in threads {
         let earlier = before.iter().find(|earlier| earlier.tid() == thread.tid());
@@ -141,7 +141,7 @@ fn some_of(set: CapabilitySet) -> String {
     match &names(set)[..] {
         [] => "none".to_owned(),
         few @ ([_] | [_, _]) => few.join(" "),
-        many => format!("{} capabilities", many.len()),
+        many => many.len().to_string(),
     }
 }
 

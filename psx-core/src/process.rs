@@ -14,7 +14,7 @@ use crate::sys::Kernel;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw};
-use crate::{Broadcast, Error, NamedThread, Report, trace};
+use crate::{Broadcast, Errno, Error, NamedThread, Report, trace};
 
 static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
@@ -25,26 +25,55 @@ thread_local! {
     /// The calling thread's entry, while it is registered. Initialised by a constant and without a
     /// destructor, so that a handler may read it at any time.
     static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
-    /// Whether this thread is passing a signal on to an earlier handler, which may pass it back.
-    static PASSING_ON: Cell<bool> = const { Cell::new(false) };
+    /// Which of the earlier handlers have had the signal that this thread is passing on.
+    static HAD: Cell<u8> = const { Cell::new(0) };
+    /// Whether the list was held for the fork that this thread is making.
+    static LIST_HELD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a thread finds in its own thread-local.
+enum Place {
+    /// Nothing, or what a thread of a process before a fork has left there.
+    None,
+    /// Its entry.
+    Own(&'static Entry),
+    /// The entry of another thread that it shares its thread-locals with: it is a child of `vfork`,
+    /// or of a raw `clone` without thread-locals of its own.
+    Borrowed,
+}
+
+fn place() -> Place {
+    // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so what it
+    // finds there is alive; and since the reference never leaves the thread, it is not used after.
+    match CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() }) {
+        Some(entry) if entry.generation() != REGISTRY.gate.generation() => Place::None,
+        Some(entry) if entry.tid() == raw::gettid() => Place::Own(entry),
+        Some(_) => Place::Borrowed,
+        None => Place::None,
+    }
 }
 
 /// The calling thread's entry.
 fn current() -> Option<&'static Entry> {
-    // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so what it
-    // finds there is alive; and since the reference never leaves the thread, it is not used after.
-    CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() })
+    match place() {
+        Place::Own(entry) => Some(entry),
+        Place::None | Place::Borrowed => None,
+    }
 }
 
 /// The calling thread's entry, made if need be.
 fn ensure_current() -> Result<&'static Entry, Error> {
-    if REGISTRY.kernel.is_new_process() {
-        begin_anew_in_child(false);
+    notice_fork();
+    match place() {
+        Place::Own(entry) => Ok(entry),
+        Place::None => register(allocate()?, &REGISTRY.gate.enter()),
+        Place::Borrowed => Err(Error::Unregistrable(Errno::from_raw(libc::EDEADLK))),
     }
-    match current() {
-        Some(entry) => Ok(entry),
-        None => register(allocate()?, &REGISTRY.gate.enter()),
-    }
+}
+
+/// A fork by a raw system call comes without the libc's hooks.
+fn notice_fork() {
+    REGISTRY.kernel.if_new_process(|| begin_anew_in_child(false));
 }
 
 fn allocate() -> Result<Box<Entry>, Error> {
@@ -63,7 +92,7 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
     EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
     EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
-    entry.belongs_to(tid, raw::thread_name());
+    entry.belongs_to(tid, REGISTRY.gate.generation(), raw::thread_name());
     mask::unblock_summons();
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
@@ -181,7 +210,7 @@ impl Passage {
     ///
     /// # Errors
     ///
-    /// As [`adopt`]; [`Error::Reentrant`] inside a broadcast's closure.
+    /// As [`adopt`]; [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
     pub fn enter() -> Result<Self, Error> {
         let me = ensure_current()?;
         if me.is_engaged() {
@@ -193,7 +222,9 @@ impl Passage {
             // SAFETY: the passage that this thread is in holds a pass, and outlives this call.
             unsafe { REGISTRY.gate.enter_beside() }
         };
-        me.begin_passage();
+        if !me.begin_passage() {
+            return Err(Error::Reentrant);
+        }
         Ok(Self { me, pass, not_send: PhantomData })
     }
 
@@ -260,9 +291,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
         REGISTRY.answer(me);
     }
     // SAFETY: the kernel calls this handler with SA_SIGINFO.
-    if unsafe { !REGISTRY.kernel.is_summons(info) } && !PASSING_ON.replace(true) {
-        REGISTRY.kernel.pass_on(signal, info, context);
-        PASSING_ON.set(false);
+    if unsafe { !REGISTRY.kernel.is_summons(info) } {
+        HAD.with(|had| REGISTRY.kernel.pass_on(had, signal, info, context));
     }
     // SAFETY: as above.
     unsafe { *errno = saved };
@@ -279,6 +309,10 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
         return;
     }
     let me = NonNull::from(me);
+    // musl leaves the signal blocked in a thread that was cancelled, and a round may be waiting.
+    if cfg!(target_env = "musl") {
+        mask::unblock_summons();
+    }
     let pass = REGISTRY.gate.enter();
     // SAFETY: this thread's entry, which is in the list until here.
     let entry = unsafe { REGISTRY.unregister(me, &pass) };
@@ -288,21 +322,28 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 }
 
 unsafe extern "C" fn before_fork() {
+    notice_fork();
     if !current().is_some_and(Entry::is_engaged) {
-        REGISTRY.hold_for_fork();
+        LIST_HELD.set(REGISTRY.hold_for_fork());
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
     if !current().is_some_and(Entry::is_engaged) {
-        REGISTRY.release_after_fork();
+        REGISTRY.release_after_fork(LIST_HELD.replace(false));
     }
 }
 
 unsafe extern "C" fn after_fork_in_child() {
-    begin_anew_in_child(!current().is_some_and(Entry::is_engaged));
+    begin_anew_in_child(LIST_HELD.replace(false));
 }
 
-fn begin_anew_in_child(orderly: bool) {
-    REGISTRY.begin_anew_in_child(current(), raw::gettid(), orderly);
+/// Begins a registry of one. The forking thread's entry still has its parent's id here.
+fn begin_anew_in_child(list_held: bool) {
+    // SAFETY: as in `place`.
+    let me = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
+    // Of a list that is left behind nobody's entry is kept: which thread's is whose cannot be told
+    // where several of the child's threads may have come before this one.
+    let me = me.filter(|me| list_held && me.generation() == REGISTRY.gate.generation());
+    REGISTRY.begin_anew_in_child(me, raw::gettid(), list_held);
 }

@@ -61,6 +61,21 @@ impl fmt::Display for Step {
 }
 
 /// Which step of a batch failed, why, and how far the batch had come: on every thread alike.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::{Error, Step};
+///
+/// fn is_harmless(error: &Error) -> bool {
+///     match error {
+///         Error::Step(e) => e.made().is_empty() || e.failed() == Step::Seccomp,
+///         Error::Os(_) => false,
+///         _ => true,
+///     }
+/// }
+/// # assert!(is_harmless(&Error::Busy));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepError {
     failed: Step,
@@ -70,6 +85,15 @@ pub struct StepError {
 }
 
 /// Why a step failed.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::{Cause, Errno};
+///
+/// let cause = Cause::Kernel(Errno::from_raw(libc::EPERM));
+/// assert_ne!(cause, Cause::Foreseen("needs CAP_SETUID"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {

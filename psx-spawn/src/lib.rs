@@ -19,6 +19,8 @@
 //! # }
 //! ```
 //!
+//! - [`Privileges`] is the typed, safe way to give up users, groups, capabilities and more, all in
+//!   one stop; [`privileges`] tells in which order. [`threads()`] shows what every thread has.
 //! - [`thread`] is `std::thread` whose threads are registered from birth to their last destructor.
 //!   Threads that other code starts call [`thread::adopt`].
 //! - [`syscall3`] and [`syscall6`] make one system call, by the strictest rules.
@@ -26,6 +28,12 @@
 //!   and it runs any async-signal-safe closure.
 //! - [`process::exec`] replaces the program without falling into a round.
 //! - An [`Error`] says what stood in the way. Unless it is [`Error::Os`], no thread made the call.
+//!
+//! # Features
+//!
+//! - `tracing`, on by default: a span for each round, with events from before and after it.
+//! - `interpose`: psx defines `pthread_create` for the program, so that every thread is registered,
+//!   whoever starts it: std, tokio, rayon, a C library. For programs; libraries leave it to them.
 //!
 //! # What the program's threads notice
 //!

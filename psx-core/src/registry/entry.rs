@@ -41,6 +41,9 @@ pub(crate) struct Entry {
     /// The thread's id. Written by the thread itself before it is in the list, or in a forked
     /// child; read by the caller of a round.
     tid: OwnedU32,
+    /// The gate's generation when the thread registered; another one's entry is left over from a
+    /// parent. Written as `tid` is.
+    generation: OwnedU32,
     /// What the call came to. Written by the thread itself between `Arrived` and `Done`, read by
     /// the caller once it has seen `Done`.
     outcome: UnsafeCell<Outcome>,
@@ -86,6 +89,7 @@ impl Entry {
             links: UnsafeCell::new(Links::default()),
             standing: AtomicU32::new(0),
             tid: OwnedU32::new(0),
+            generation: OwnedU32::new(0),
             outcome: UnsafeCell::new(Outcome::Died),
             name: Comm::default(),
             engaged: OwnedU8::new(0),
@@ -95,8 +99,9 @@ impl Entry {
     }
 
     /// Whose place it is. Said by the thread itself, before the entry is in the list.
-    pub(crate) fn belongs_to(&mut self, tid: u32, name: Comm) {
+    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32, name: Comm) {
         self.tid.store(tid, Relaxed);
+        self.generation.store(generation, Relaxed);
         self.name = name;
     }
 
@@ -104,6 +109,11 @@ impl Entry {
     /// second thread existed.
     pub(crate) fn tid(&self) -> u32 {
         self.tid.load(Relaxed)
+    }
+
+    /// In which process, counted in forks, the thread registered.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Relaxed)
     }
 
     /// The thread's name when it registered.
@@ -174,19 +184,20 @@ impl Entry {
         self.engaged.load(Relaxed) != 0
     }
 
-    /// The thread begins to start another.
-    pub(crate) fn begin_passage(&self) {
-        self.passages.store(self.passages.load(Relaxed) + 1, Relaxed);
+    /// The thread begins to start another. Returns `false` where it is in the middle of too many.
+    pub(crate) fn begin_passage(&self) -> bool {
+        let more = self.passages.load(Relaxed).checked_add(1);
+        more.inspect(|&more| self.passages.store(more, Relaxed)).is_some()
     }
 
     /// It has started it.
     pub(crate) fn end_passage(&self) {
-        self.passages.store(self.passages.load(Relaxed) - 1, Relaxed);
+        self.passages.store(self.passages.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// How many threads it is in the middle of starting: so many passes of its own are out.
-    pub(crate) fn passages(&self) -> u32 {
-        self.passages.load(Relaxed).into()
+    pub(crate) fn passages(&self) -> u8 {
+        self.passages.load(Relaxed)
     }
 
     /// Counts one of the libc's destructor rounds. For its owner alone.
@@ -196,10 +207,12 @@ impl Entry {
         rounds
     }
 
-    /// In a forked child: the same thread by another id, inside of no round.
-    pub(super) fn begin_anew(&self, tid: u32) {
+    /// In a forked child: the same thread by another id, inside of nothing.
+    pub(super) fn begin_anew(&self, tid: u32, generation: u32) {
         self.tid.store(tid, Relaxed);
+        self.generation.store(generation, Relaxed);
         self.engaged.store(0, Relaxed);
+        self.passages.store(0, Relaxed);
         // Relaxed: the child has one thread.
         self.standing.store(0, Ordering::Relaxed);
     }

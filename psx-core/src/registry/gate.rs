@@ -11,6 +11,8 @@
 //! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
 //! that waits for that spawn.
 
+use core::sync::atomic::AtomicU32 as ForkCount;
+
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -26,12 +28,16 @@ pub(crate) struct Gate {
     /// [`CLOSED`], [`WANTED`], and the number of passes out. Anyone may take a pass while it is
     /// open; only the holder of the round's lock closes and opens it.
     word: AtomicU32,
+    /// How many forks this process is away from the one in which the gate was made. A pass of an
+    /// earlier generation is its parent's, and counts for nothing here. Changed only in a child
+    /// that has one thread (Relaxed).
+    generation: ForkCount,
 }
 
 impl Gate {
     const_on_linux! {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0) }
+            Self { word: AtomicU32::new(0), generation: ForkCount::new(0) }
         }
     }
 
@@ -44,7 +50,7 @@ impl Gate {
             // seen by whoever changes it next.
             match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
                 Err(now) => word = now,
-                Ok(_) if next & CLOSED == 0 => return Pass { gate: self },
+                Ok(_) if next & CLOSED == 0 => return self.pass(),
                 Ok(_) => {
                     futex::wait(&self.word, next, Limit::Never);
                     word = self.word.load(Ordering::Relaxed);
@@ -62,7 +68,16 @@ impl Gate {
     pub(crate) unsafe fn enter_beside(&self) -> Pass<'_> {
         // Relaxed: the pass that is out has acquired whatever there was to see.
         self.word.fetch_add(1, Ordering::Relaxed);
-        Pass { gate: self }
+        self.pass()
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass { gate: self, generation: self.generation() }
+    }
+
+    /// Which process this is, counted in forks.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
@@ -84,11 +99,11 @@ impl Gate {
         }
     }
 
-    /// Open, in a forked child: of the passes that were out, only those of the one thread that it
-    /// has are left.
-    pub(crate) fn begin_anew(&self, passes: u32) {
+    /// Open, in a forked child: the threads whose passes were out do not exist there.
+    pub(crate) fn begin_anew(&self) {
         // Relaxed: the child has one thread.
-        self.word.store(passes, Ordering::Relaxed);
+        self.generation.store(self.generation() + 1, Ordering::Relaxed);
+        self.word.store(0, Ordering::Relaxed);
     }
 }
 
@@ -96,6 +111,7 @@ impl Gate {
 #[derive(Debug)]
 pub(crate) struct Pass<'g> {
     gate: &'g Gate,
+    generation: u32,
 }
 
 impl<'g> Pass<'g> {
@@ -108,6 +124,9 @@ impl<'g> Pass<'g> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
+        if self.generation != self.gate.generation() {
+            return;
+        }
         // Release pairs with the Acquire in `Gate::close`.
         let word = self.gate.word.fetch_sub(1, Ordering::Release);
         if word & CLOSED != 0 && word & PASSES == 1 {
@@ -156,6 +175,15 @@ mod tests {
         assert!(gate.close(Deadline::after(Duration::ZERO)).is_none());
         drop(gate.enter());
         drop(pass);
+    }
+
+    #[test]
+    fn a_pass_of_the_parent_counts_for_nothing_in_the_child() {
+        let gate = Gate::new();
+        let parents = gate.enter();
+        gate.begin_anew();
+        drop(parents);
+        assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
     }
 
     #[test]

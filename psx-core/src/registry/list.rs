@@ -159,7 +159,7 @@ impl List {
         // SAFETY: the child has one thread, and the list was whole when it was copied.
         for entry in unsafe { self.walk() } {
             if !me.is_some_and(|me| core::ptr::eq(me, entry)) {
-                entry.begin_anew(Entry::NOBODY);
+                entry.begin_anew(Entry::NOBODY, 0);
             }
         }
     }

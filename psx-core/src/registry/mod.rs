@@ -13,6 +13,7 @@ mod list;
 mod lock;
 
 use core::ptr::NonNull;
+use core::time::Duration;
 
 pub(crate) use entry::{Entry, Standing};
 pub(crate) use gate::{Closed, Gate, Pass};
@@ -20,7 +21,11 @@ pub(crate) use list::{Buried, List};
 pub(crate) use lock::Lock;
 
 use crate::round::Round;
+use crate::sys::futex::Limit;
 use crate::sys::{Kernel, const_on_linux};
+
+/// How long a fork waits for the list, which nobody holds for longer than a few instructions.
+const LIST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The threads of a process, and the rounds that are run on them.
 pub(crate) struct Registry {
@@ -54,31 +59,35 @@ impl Registry {
         unsafe { self.list.remove(entry) }
     }
 
-    /// Keeps `fork` from copying a round or a half-changed list. Undone by one of the two below.
-    pub(crate) fn hold_for_fork(&self) {
+    /// Keeps `fork` from copying a round. Undone by one of the two below. Returns whether the list is
+    /// kept from changing as well: not where its lock is not to be had soon, since whoever holds it
+    /// may be waiting for another library's lock that this fork holds already.
+    pub(crate) fn hold_for_fork(&self) -> bool {
         self.round.lock.acquire();
-        self.list.lock.acquire();
+        self.list.lock.try_acquire(Limit::For(LIST_PATIENCE))
     }
 
     /// After the fork, in the parent.
-    pub(crate) fn release_after_fork(&self) {
-        self.list.lock.release();
+    pub(crate) fn release_after_fork(&self, list_held: bool) {
+        if list_held {
+            self.list.lock.release();
+        }
         self.round.lock.release();
     }
 
     /// After a fork, in the child: a registry of one, or of none where the forking thread was not
-    /// registered. `orderly` says that [`Registry::hold_for_fork`] came before, so that the list is
-    /// whole; where it did not (a fork by a raw system call), the list is left behind as it lies.
-    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32, orderly: bool) {
-        if orderly {
+    /// registered. A list that was not held (`list_held`; a fork by a raw system call, say) may be
+    /// torn, and is left behind as it lies.
+    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32, list_held: bool) {
+        self.gate.begin_anew();
+        if list_held {
             self.list.keep_only(me);
         } else {
             self.list.abandon_for(me);
         }
         if let Some(me) = me {
-            me.begin_anew(tid);
+            me.begin_anew(tid, self.gate.generation());
         }
-        self.gate.begin_anew(me.map_or(0, Entry::passages));
         self.round.begin_anew();
         self.list.lock.begin_anew();
         self.kernel.meet_child();

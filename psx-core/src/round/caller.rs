@@ -27,6 +27,9 @@ const FIRST_CLOSE: Duration = Duration::from_millis(10);
 /// How long to wait between two proofs that failed, at the longest, if nothing changes.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// How many threads the last message names, so that it fits into a pipe that nobody reads.
+const NAMED: usize = 16;
+
 /// Why an attempt came to nothing. No thread has made the call, except for [`Setback::Os`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setback {
@@ -110,7 +113,7 @@ impl Registry {
                 Err(setback) => setback,
             };
             if setback == Setback::Missed && !ledger.findings().is_empty() {
-                missed = Some(ledger.threads());
+                missed = Some(ledger.threads().map_err(|NoMemory| Error::OutOfMemory)?);
             }
             match setback {
                 Setback::NoRoom => {}
@@ -122,8 +125,11 @@ impl Registry {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
                 }
                 Setback::Late => {
-                    let late = || Error::Unreachable(ledger.threads());
-                    return Err(missed.map_or_else(late, Error::Uncovered));
+                    return Err(match (missed, ledger.threads()) {
+                        (Some(missed), _) => Error::Uncovered(missed),
+                        (None, Ok(late)) => Error::Unreachable(late),
+                        (None, Err(NoMemory)) => Error::OutOfMemory,
+                    });
                 }
                 Setback::Os(errno) => return Err(Error::Os(errno)),
                 Setback::Unprovable(errno) => return Err(Error::Unprovable(errno)),
@@ -281,8 +287,11 @@ impl Leader<'_> {
             findings.len(),
             if findings.len() == 1 { "" } else { "s" },
         );
-        for Finding { tid, name, outcome } in findings {
+        for Finding { tid, name, outcome } in findings.iter().take(NAMED) {
             let _ = writeln!(stderr, "psx:   thread {tid} ({}) {outcome}", name.as_str());
+        }
+        if findings.len() > NAMED {
+            let _ = writeln!(stderr, "psx:   and {} more", findings.len() - NAMED);
         }
         let _ = writeln!(
             stderr,

@@ -31,8 +31,12 @@ impl Registry {
         if count == held {
             return Ok(());
         }
-        if count < held {
+        if count == 0 {
             return Err(Setback::Unprovable(self.kernel.implausible()));
+        }
+        // Somebody has ended after it arrived; the next attempt finds it dead.
+        if count < held {
+            return Err(Setback::Missed);
         }
         for entry in self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY) {
             if !ledger.registered.push(entry.tid()) {

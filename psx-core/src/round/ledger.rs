@@ -51,8 +51,10 @@ impl Ledger {
     }
 
     /// The threads found. Allocates.
-    pub(super) fn threads(&self) -> Threads {
-        self.findings.iter().map(Finding::thread).collect()
+    pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
+        let mut threads = try_vec(self.findings.len())?;
+        threads.extend(self.findings.iter().map(Finding::thread));
+        Ok(Threads(threads.into_boxed_slice()))
     }
 
     /// The threads found, with what became of their calls. Allocates.

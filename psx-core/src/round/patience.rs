@@ -17,7 +17,7 @@
 
 use core::time::Duration;
 
-use crate::sys::clock::Instant;
+use crate::sys::clock::Deadline;
 use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
 use crate::sys::{PATIENT, const_on_linux};
 
@@ -100,7 +100,8 @@ impl Manners {
             (true, false) => (0, TIME, 0),
             (false, false) => (0, TIME, SPINS),
         };
-        Patience { began: Instant::now(), time, yields, spins }
+        let until = (yields > 0).then(|| Deadline::after(time));
+        Patience { until, yields, spins }
     }
 
     /// Learns from a round that is over.
@@ -121,9 +122,8 @@ impl Manners {
 /// The part of one wait before the sleep.
 #[derive(Debug)]
 pub(super) struct Patience {
-    began: Instant,
-    /// For how long at most to yield.
-    time: Duration,
+    /// Until when at most to yield. The clock is read only for that.
+    until: Option<Deadline>,
     yields: u32,
     spins: u32,
 }
@@ -132,7 +132,7 @@ impl Patience {
     /// Waits a little and returns true, or returns false when it is time to sleep.
     #[inline]
     pub(super) fn wait_a_little(&mut self) -> bool {
-        if self.yields > 0 && self.began.elapsed() < self.time {
+        if self.yields > 0 && !self.until.is_some_and(Deadline::passed) {
             self.yields -= 1;
             yield_now();
         } else if self.spins > 0 {

@@ -23,11 +23,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use measure::Session;
+use measure::{Session, Setting};
 use report::SIZES;
 
 /// The argument that makes this program one of those it compares.
 const PSX_CHILD: &str = "--peer-psx";
+/// The argument that makes it compute until it is killed.
+const COMPUTE: &str = "--compute";
+/// The numbers of threads that are measured on a busy machine too.
+const BUSY_SIZES: [usize; 2] = [10, 100];
 /// The batch of six steps is compared at this number of threads.
 const BATCH_THREADS: usize = 100;
 
@@ -50,6 +54,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     if let Some(threads) = value_of(PSX_CHILD) {
         return Ok(psx::serve(threads.unwrap_or(1))?);
     }
+    if args.first().is_some_and(|arg| arg == COMPUTE) {
+        measure::compute();
+    }
     let (programs, missing) = programs::find();
     for reason in missing {
         println!("Left out: {reason}");
@@ -69,16 +76,20 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("{}.\n", report::machine());
     let mut session = Session::new(programs);
     for &threads in sizes {
-        session.interleave("one", threads, budget);
+        session.interleave(Setting::quiet("one", threads), budget);
+    }
+    for threads in BUSY_SIZES {
+        session.interleave(Setting { op: "one", threads, busy: true }, budget / 4);
     }
     // SAFETY: reads one number.
     let privileged = unsafe { libc::geteuid() } == 0;
     if privileged {
         for op in ["ids", "six"] {
-            session.interleave(op, BATCH_THREADS, budget / 2);
+            session.interleave(Setting::quiet(op, BATCH_THREADS), budget / 4);
         }
     }
     report::rounds(&session, sizes);
+    report::busy(&session, &BUSY_SIZES);
     if privileged {
         report::batches(&session, BATCH_THREADS);
     } else {
@@ -88,6 +99,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
         plot::write_all(&session, BATCH_THREADS, &docs)?;
     }
-    registration::run(&session.programs, budget / 2)?;
+    registration::run(&session.programs, budget / 4)?;
     Ok(())
 }

@@ -2,10 +2,15 @@
 //! again, so that neither a busy moment nor a lucky placement of threads favours one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::hint;
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::{self, Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::COMPUTE;
 use crate::programs::{Program, Running};
 
 /// Batches of one launch.
@@ -13,14 +18,29 @@ const BATCHES: usize = 10;
 /// How long a batch of one program is to take, where more than one round fits in.
 const BATCH: Duration = Duration::from_millis(5);
 
-/// Times of single rounds in nanoseconds, by operation, number of threads and program.
+/// Under what conditions rounds are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Setting {
+    pub(crate) op: &'static str,
+    pub(crate) threads: usize,
+    /// Whether other processes compute meanwhile, one a core.
+    pub(crate) busy: bool,
+}
+
+impl Setting {
+    pub(crate) fn quiet(op: &'static str, threads: usize) -> Self {
+        Self { op, threads, busy: false }
+    }
+}
+
+/// Times of single rounds in nanoseconds, by setting and program.
 #[derive(Default)]
-pub(crate) struct Samples(BTreeMap<(&'static str, usize, usize), Vec<u64>>);
+pub(crate) struct Samples(BTreeMap<(Setting, usize), Vec<u64>>);
 
 impl Samples {
     /// The median in microseconds.
-    pub(crate) fn median(&self, op: &'static str, threads: usize, program: usize) -> Option<f64> {
-        let times = self.0.get(&(op, threads, program))?;
+    pub(crate) fn median(&self, setting: Setting, program: usize) -> Option<f64> {
+        let times = self.0.get(&(setting, program))?;
         Some(median(times.iter().map(|&time| time as f64 / 1e3)))
     }
 }
@@ -46,8 +66,10 @@ impl Session {
         Self { programs, samples: Samples::default(), failed: BTreeSet::new() }
     }
 
-    /// Measures `op` with every program that has it, until `budget` is used up.
-    pub(crate) fn interleave(&mut self, op: &'static str, threads: usize, budget: Duration) {
+    /// Measures every program that has the operation, until `budget` is used up.
+    pub(crate) fn interleave(&mut self, setting: Setting, budget: Duration) {
+        let Setting { op, threads, busy } = setting;
+        let _others = busy.then(Others::compute);
         let start = Instant::now();
         let room = room_for_threads();
         for launch in 1.. {
@@ -63,16 +85,17 @@ impl Session {
             // Where not all fit at once, each group has psx in it.
             for group in peers.chunks(at_once - 1) {
                 let group: Vec<usize> = group.iter().copied().chain(psx).collect();
-                self.launch(op, threads, &group);
+                self.launch(setting, &group);
             }
-            progress(op, threads, launch, start.elapsed(), budget);
+            progress(setting, launch, start.elapsed(), budget);
             if start.elapsed() >= budget {
                 return;
             }
         }
     }
 
-    fn launch(&mut self, op: &'static str, threads: usize, group: &[usize]) {
+    fn launch(&mut self, setting: Setting, group: &[usize]) {
+        let Setting { op, threads, .. } = setting;
         let warm_up = if threads < 2000 { 20 } else { 5 };
         let mut running = Vec::new();
         for &program in group {
@@ -93,7 +116,7 @@ impl Session {
                 let (program, peer, rounds) = &mut running[(turn + batch) % count];
                 match peer.rounds(op, *rounds) {
                     Ok(times) => {
-                        self.samples.0.entry((op, threads, *program)).or_default().extend(times);
+                        self.samples.0.entry((setting, *program)).or_default().extend(times);
                     }
                     Err(error) => {
                         let program = *program;
@@ -111,6 +134,41 @@ impl Session {
     }
 }
 
+/// Computes until standard input ends: with the driver, if not before.
+pub(crate) fn compute() -> ! {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0)
+    });
+    loop {
+        hint::spin_loop();
+    }
+}
+
+/// Processes that compute, one a core, until dropped.
+struct Others(Vec<Child>);
+
+impl Others {
+    fn compute() -> Self {
+        let program = env::current_exe().expect("a running program has a path");
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let mut command = Command::new(&program);
+        command.arg(COMPUTE).stdin(Stdio::piped());
+        let start = |_| command.spawn().expect("it starts itself");
+        Self((0..cores).map(start).collect())
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // Nothing to tell if it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// How many more threads the kernel will start, with a margin for everybody else.
 fn room_for_threads() -> usize {
     let number = |path: &str| -> usize {
@@ -122,7 +180,9 @@ fn room_for_threads() -> usize {
     (limit - limit / 4).saturating_sub(alive.unwrap_or(1000))
 }
 
-fn progress(op: &str, threads: usize, launch: usize, elapsed: Duration, budget: Duration) {
+fn progress(setting: Setting, launch: usize, elapsed: Duration, budget: Duration) {
+    let Setting { op, threads, busy } = setting;
+    let op = if busy { "busy" } else { op };
     let done = (elapsed.as_secs_f64() / budget.as_secs_f64()).min(1.0);
     if io::stderr().is_terminal() {
         let bar = "#".repeat((done * 30.0) as usize);

@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::measure::Session;
+use crate::measure::{Session, Setting};
 use crate::programs::Kind;
 use crate::report::SIZES;
 
@@ -27,7 +27,7 @@ pub(crate) fn write_all(session: &Session, batch_threads: usize, folder: &Path) 
     draw(&share, |canvas| {
         let divide = |median, threads| median / threads as f64;
         let unit = "microseconds a thread";
-        by_threads(session, canvas, unit, SeriesLabelPosition::LowerLeft, divide)
+        by_threads(session, canvas, unit, SeriesLabelPosition::LowerRight, divide)
     })?;
     let batch = path("bench-batch.svg");
     draw(&batch, |canvas| bars(session, batch_threads, canvas))?;
@@ -67,7 +67,7 @@ fn by_threads(
     let lines: Vec<Vec<(f64, f64)>> = (0..session.programs.len())
         .map(|program| {
             let point = |threads: usize| {
-                let median = session.samples.median("one", threads, program)?;
+                let median = session.samples.median(Setting::quiet("one", threads), program)?;
                 Some((threads as f64, scale(median, threads)))
             };
             SIZES.into_iter().filter_map(point).collect()
@@ -114,7 +114,7 @@ fn bars(session: &Session, threads: usize, canvas: &Canvas) -> Drawn {
         .into_iter()
         .flat_map(|(op, what)| {
             session.programs.iter().enumerate().filter_map(move |(i, program)| {
-                let median = session.samples.median(op, threads, i)?;
+                let median = session.samples.median(Setting::quiet(op, threads), i)?;
                 Some((format!("{}, {what}", program.name), colour(program.kind), median))
             })
         })

@@ -1,12 +1,10 @@
 //! psx's own side of the comparison: the protocol of `peer.h` in a process of its own.
 
-use std::ffi::c_long;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use libc::{gid_t, uid_t};
-use psx::{Broadcast, Errno, Error, Report, thread};
+use psx::{Broadcast, CapabilitySet, CapabilitySets, Error, Privileges, Report, thread};
 
 const STACK: usize = 64 * 1024;
 
@@ -24,7 +22,7 @@ pub(crate) fn serve(threads: usize) -> io::Result<()> {
         })?;
     }
     parked.wait();
-    let now = Credentials::of_this_process()?;
+    let now = Same::as_now()?;
 
     let mut out = io::stdout().lock();
     writeln!(out, "ready")?;
@@ -40,11 +38,11 @@ pub(crate) fn serve(threads: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(op: &str, rounds: usize, now: &Credentials) -> Result<Vec<u64>, Error> {
+fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, Error> {
     match op {
         "one" => timed(rounds, || now.uid_alone().map(drop)),
-        "ids" => timed(rounds, || now.ids().map(drop)),
-        "six" => timed(rounds, || now.six().map(drop)),
+        "ids" => timed(rounds, || now.ids.apply().map(drop)),
+        "six" => timed(rounds, || now.six.apply().map(drop)),
         "spawn-std" => timed(rounds, || joined(std::thread::spawn(|| ()))),
         "spawn-psx" => timed(rounds, || joined(thread::spawn(|| ()))),
         "spawn-adopt" => timed(rounds, || {
@@ -115,76 +113,47 @@ fn allocated() -> usize {
 }
 
 /// What the process has already, so that asking for it again changes nothing.
-struct Credentials {
-    uid: uid_t,
-    gid: gid_t,
-    groups: Vec<gid_t>,
-    header: [u32; 2],
-    capabilities: [u32; 6],
+struct Same {
+    uid: usize,
+    ids: Privileges,
+    six: Privileges,
 }
 
-impl Credentials {
-    fn of_this_process() -> io::Result<Self> {
+impl Same {
+    fn as_now() -> io::Result<Self> {
         const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+        let mut header = [CAPABILITY_VERSION_3, 0];
+        let mut data = [0_u32; 6];
+        // SAFETY: version 3 reads a header of two words and writes six.
+        match unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()) } {
+            0 => {}
+            _ => return Err(io::Error::last_os_error()),
+        }
+        let set = |low: usize| {
+            let bits = u64::from(data[low + 3]) << 32 | u64::from(data[low]);
+            CapabilitySet::from_bits_retain(bits)
+        };
+        let sets = CapabilitySets { effective: set(0), permitted: set(1), inheritable: set(2) };
+
         let mut groups = vec![0; 65536];
         // SAFETY: the buffer has the length that is passed.
         let count = unsafe { libc::getgroups(groups.len() as i32, groups.as_mut_ptr()) };
         groups.truncate(usize::try_from(count).map_err(|_| io::Error::last_os_error())?);
-        let mut now = Self {
-            // SAFETY: reads one number.
-            uid: unsafe { libc::getuid() },
-            // SAFETY: the same.
-            gid: unsafe { libc::getgid() },
-            groups,
-            header: [CAPABILITY_VERSION_3, 0],
-            capabilities: [0; 6],
-        };
-        let (header, data) = (now.header.as_mut_ptr(), now.capabilities.as_mut_ptr());
-        // SAFETY: version 3 reads a header of two words and writes six.
-        match unsafe { libc::syscall(libc::SYS_capget, header, data) } {
-            0 => Ok(now),
-            _ => Err(io::Error::last_os_error()),
-        }
+        // SAFETY: reads one number.
+        let uid = unsafe { libc::getuid() };
+        // SAFETY: the same.
+        let gid = unsafe { libc::getgid() };
+        let ids = || Privileges::new().groups(&groups).gid(gid).uid(uid);
+        Ok(Self {
+            uid: uid as usize,
+            ids: ids(),
+            six: ids().keep_capabilities().capabilities(sets).no_new_privs(),
+        })
     }
 
     fn uid_alone(&self) -> Result<Report, Error> {
-        let uid = self.uid as usize;
+        let args = [self.uid, self.uid, self.uid, 0, 0, 0];
         // SAFETY: asks for the ids that every thread has.
-        unsafe { Broadcast::new().syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }
+        unsafe { Broadcast::new().syscall(libc::SYS_setresuid, args) }
     }
-
-    fn ids(&self) -> Result<Report, Error> {
-        // SAFETY: `raw` makes bare system calls, which ask for what every thread has.
-        unsafe { Broadcast::new().run(|| self.make_id_calls()) }
-    }
-
-    fn six(&self) -> Result<Report, Error> {
-        let capabilities = [self.header.as_ptr() as usize, self.capabilities.as_ptr() as usize, 0];
-        let step = || {
-            raw(libc::SYS_prctl, [libc::PR_SET_KEEPCAPS as usize, 1, 0])?;
-            self.make_id_calls()?;
-            raw(libc::SYS_capset, capabilities)?;
-            raw(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0])
-        };
-        // SAFETY: as above.
-        unsafe { Broadcast::new().run(step) }
-    }
-
-    fn make_id_calls(&self) -> Result<usize, Errno> {
-        let (uid, gid) = (self.uid as usize, self.gid as usize);
-        raw(libc::SYS_setgroups, [self.groups.len(), self.groups.as_ptr() as usize, 0])?;
-        raw(libc::SYS_setresgid, [gid, gid, gid])?;
-        raw(libc::SYS_setresuid, [uid, uid, uid])
-    }
-}
-
-fn raw(number: c_long, args: [usize; 3]) -> Result<usize, Errno> {
-    // SAFETY: the callers pass pointers that outlive the call, and ask for what is so already.
-    // The fourth and fifth arguments have to be zero for PR_SET_NO_NEW_PRIVS.
-    let value = unsafe { libc::syscall(number, args[0], args[1], args[2], 0usize, 0usize) };
-    if value < 0 {
-        // SAFETY: errno belongs to this thread.
-        return Err(Errno::from_raw(unsafe { *libc::__errno_location() }));
-    }
-    Ok(value as usize)
 }

@@ -7,7 +7,7 @@ use crate::measure::{median, quantile};
 use crate::programs::{Program, Running};
 use crate::report::{header, row};
 
-const PAIR: usize = 200;
+const PAIR: usize = 100;
 const WAYS: [(&str, &str); 3] = [
     ("spawn-std", "std::thread::spawn and join"),
     ("spawn-psx", "psx::thread::spawn and join"),
@@ -25,8 +25,8 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
             let mut batch = [0.0; WAYS.len()];
             for way in (0..WAYS.len()).map(|way| (way + turn) % WAYS.len()) {
                 let rounds = peer.rounds(WAYS[way].0, PAIR)?;
-                batch[way] = rounds.iter().sum::<u64>() as f64 / PAIR as f64;
-                times[way].push(batch[way] / 1e3);
+                batch[way] = median(rounds.into_iter().map(|time| time as f64 / 1e3));
+                times[way].push(batch[way]);
             }
             for way in 0..WAYS.len() {
                 ratios[way].push(batch[way] / batch[0]);

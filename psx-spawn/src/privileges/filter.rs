@@ -5,7 +5,7 @@ use std::fmt;
 
 use psx_core::NamedThread;
 
-use super::Cause;
+use super::{Cause, threads};
 use crate::Errno;
 
 /// A program in classic BPF.
@@ -19,6 +19,16 @@ impl Filter {
     /// `BPF_MAXINSNS`, and at least one.
     pub(super) fn has_valid_length(&self) -> bool {
         (1..=4096).contains(&self.0.len())
+    }
+
+    /// Who is known to have filters that the calling thread does not have. The kernel would refuse
+    /// as well, but only after the round.
+    pub(super) fn who_differs() -> Option<NamedThread> {
+        let threads = threads().ok()?;
+        // SAFETY: the call only reads.
+        let this = unsafe { libc::gettid() } as u32;
+        let ours = threads.iter().find(|state| state.tid() == this)?.seccomp_filters;
+        threads.into_iter().find(|state| state.seccomp_filters > ours).map(|state| state.thread)
     }
 
     /// Has the kernel install the filter on all threads, or on none.

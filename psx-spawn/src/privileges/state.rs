@@ -45,6 +45,15 @@ pub struct ThreadPrivileges {
 }
 
 /// The four ids of a thread as a user, or as a group. Defined by `credentials(7)`.
+///
+/// # Examples
+///
+/// ```
+/// use psx::privileges::Ids;
+///
+/// let nobody = Ids { real: 65534, effective: 65534, saved: 65534, filesystem: 65534 };
+/// assert_ne!(nobody, Ids { saved: 0, ..nobody });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Ids {

@@ -4,10 +4,11 @@ use std::{error, fmt, io};
 
 use psx_core::NamedThread;
 
+use super::builder::ThreeIds;
 use super::foresee::Caller;
-use super::{Ids, Privileges, Step, ThreeIds, threads};
+use super::{Ids, Privileges, Step, threads};
 
-/// A thread that is not as the steps want it.
+/// A thread that is not as the steps want it. For an example see [`VerifyError`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Which thread it is.
@@ -17,6 +18,21 @@ pub struct Difference {
 }
 
 /// Why [`Privileges::verify`] does not confirm the steps.
+///
+/// # Examples
+///
+/// ```
+/// use psx::privileges::{Difference, VerifyError};
+///
+/// fn log(error: &VerifyError) {
+///     if let VerifyError::Different(differences) = error {
+///         for Difference { thread, step } in differences {
+///             eprintln!("thread {thread} has lost the effect of {step}");
+///         }
+///     }
+/// }
+/// # log(&VerifyError::Different(Vec::new()));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VerifyError {

@@ -5,7 +5,7 @@ use std::fs;
 use psx::privileges::{Cause, LandlockFlags, Step};
 use psx::{CapabilitySets, Error, Privileges};
 
-use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_idlers, start_named};
+use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_named};
 use crate::support::{Case, Ending, root};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -43,24 +43,43 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("sandbox::seccomp_names_who_differs", |_| {
-            start_idlers(1);
-            start_named("differs", || refuse_here(libc::SYS_getpgid));
-            let filter = refusing(libc::SYS_getpgid, libc::EPERM);
-            let error = Privileges::new().no_new_privs().seccomp(&filter).apply().unwrap_err();
-            println!("{error}");
-            let Error::Step(error) = error else {
-                panic!("{error:?}");
-            };
-            assert_eq!(error.failed(), Step::Seccomp);
-            assert_eq!(error.made(), [Step::NoNewPrivs]);
-            let Cause::Unsynced(thread) = error.cause() else {
-                panic!("{error:?}");
-            };
-            assert_eq!(thread.name(), "differs");
+        // Foreseen, by the number of its filters.
+        Case::new("sandbox::seccomp_names_who_has_more", |line| {
+            expect_unsynced(|| (), &[]);
+            line.show("refused");
         })
-        .needs(root),
+        .needs(root)
+        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+        // Told by the kernel, since the numbers agree.
+        Case::new("sandbox::seccomp_names_who_has_another", |line| {
+            expect_unsynced(|| refuse_here(libc::SYS_getpgid), &[Step::NoNewPrivs]);
+            line.show("refused");
+        })
+        .needs(root)
+        .judge(|child| {
+            child.inspect("refused", |child| {
+                child.assert_all("NoNewPrivs", "1");
+                child.assert_all("Seccomp_filters", "1");
+            });
+        }),
     ]
+}
+
+/// A filter for all threads, one of which has one of its own; what the caller does before it.
+fn expect_unsynced(before: fn(), made: &[Step]) {
+    start_named("differs", || refuse_here(libc::SYS_getpgid));
+    before();
+    let filter = refusing(libc::SYS_getpgid, libc::EPERM);
+    let error = Privileges::new().no_new_privs().seccomp(&filter).apply().unwrap_err();
+    println!("{error}");
+    let Error::Step(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((error.failed(), error.made()), (Step::Seccomp, made));
+    let Cause::Unsynced(thread) = error.cause() else {
+        panic!("{error:?}");
+    };
+    assert_eq!(thread.name(), "differs");
 }
 
 /// How the kernel denies a file, a folder and what is allowed.

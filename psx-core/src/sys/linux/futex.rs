@@ -62,7 +62,10 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     match woken.map_err(Errno::raw) {
         Err(libc::ETIMEDOUT) => return true,
         Ok(_) | Err(libc::EAGAIN | libc::EINTR) => {}
-        Err(_) => yield_now(),
+        Err(_) => {
+            yield_now();
+            return matches!(limit, Limit::At(deadline) if deadline.passed());
+        }
     }
     false
 }

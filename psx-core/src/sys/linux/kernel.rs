@@ -1,6 +1,10 @@
 //! What the kernel does for a round: carry summonses, count threads.
 
+use core::cell::Cell;
+use core::ffi::{c_int, c_void};
+
 use super::super::{Kind, Refusal};
+use super::fork_mark::ForkMark;
 use super::signal::{Chain, Handler};
 use super::sync::{AtomicU32, Ordering};
 use super::tasks::Tasks;
@@ -10,9 +14,10 @@ use crate::report::Comm;
 
 /// The process as the kernel sees it. One a registry.
 pub(crate) struct Kernel {
-    /// The process's id; what tells a child that was forked behind the libc's back. Relaxed: set
-    /// before the first thread registers, and in a child that has but one thread.
+    /// The process's id. Relaxed: set before the first thread registers, and in a child before the
+    /// fork's mark says that it is known.
     pid: AtomicU32,
+    mark: ForkMark,
     tasks: Tasks,
     chain: Chain,
     handler: Handler,
@@ -26,6 +31,7 @@ impl Kernel {
         Self {
             handler,
             pid: AtomicU32::new(0),
+            mark: ForkMark::new(),
             tasks: Tasks::new(),
             chain: Chain::new(),
             cores: AtomicU32::new(0),
@@ -38,15 +44,16 @@ impl Kernel {
             return;
         }
         self.tasks.open();
+        self.mark.put_up();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
         self.pid.store(raw::getpid(), Ordering::Relaxed);
     }
 
-    /// Whether this is another process than the one that was met.
-    pub(crate) fn is_new_process(&self) -> bool {
-        let pid = self.pid.load(Ordering::Relaxed);
-        pid != 0 && pid != raw::getpid()
+    /// Runs `meet_child` if this process was forked behind the libc's back and is not known yet: in
+    /// one of its threads, while the others wait.
+    pub(crate) fn if_new_process(&self, meet_child: impl FnOnce()) {
+        self.mark.if_new(meet_child);
     }
 
     /// Starts afresh in a forked child.
@@ -54,6 +61,7 @@ impl Kernel {
         self.tasks.forget();
         self.tasks.open();
         self.pid.store(raw::getpid(), Ordering::Relaxed);
+        self.mark.known();
     }
 
     /// Opens again what a program may have closed. Allocates if so, so it comes before anything is
@@ -86,14 +94,16 @@ impl Kernel {
         unsafe { signal::is_summons(info, self.address()) }
     }
 
-    /// Hands a signal that is none of ours to whom it belongs. Async-signal-safe.
+    /// Hands a signal that is none of ours to whom it belongs; `had` tells which earlier handlers
+    /// have had it. Async-signal-safe.
     pub(crate) fn pass_on(
         &self,
-        signal: core::ffi::c_int,
+        had: &Cell<u8>,
+        signal: c_int,
         info: *mut libc::siginfo_t,
-        context: *mut core::ffi::c_void,
+        context: *mut c_void,
     ) {
-        self.chain.pass_on(signal, info, context);
+        self.chain.pass_on(had, signal, info, context);
     }
 
     /// How many threads the process has.
@@ -101,7 +111,7 @@ impl Kernel {
         self.tasks.count()
     }
 
-    /// What to say of a count that is less than the threads that are known: no Linux has that.
+    /// What to say of a count of zero: no Linux has that, but a kernel that poses as one may.
     pub(crate) fn implausible(&self) -> Errno {
         Errno::from_raw(libc::ENOSYS)
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod fatal;
+mod fork_mark;
 pub(crate) mod futex;
 pub(crate) mod hooks;
 mod kernel;

@@ -6,6 +6,7 @@
 //! outside, but lets a process of the same user forge ours: that does no harm, since a thread
 //! answers only a round that has summoned its entry.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
@@ -82,6 +83,7 @@ struct Action {
     mask: u64,
 }
 
+#[cfg(target_arch = "x86_64")]
 const SA_RESTORER: usize = 0x0400_0000;
 
 /// `SA_ONSTACK` for programs with small stacks, `SA_RESTART` for the calls that the kernel can
@@ -146,7 +148,7 @@ const CHAIN: usize = 8;
 pub(super) struct Chain {
     /// The actions found so far. The first `found` of them do not change any more (invariant I9).
     actions: UnsafeCell<[Action; CHAIN]>,
-    /// How many. Touched only under the round's lock.
+    /// How many. Written under the round's lock (Release), read by any thread's handler (Acquire).
     found: AtomicU32,
     /// The one found last, plus one; 0 for none. Written under the round's lock (Release), read by
     /// any thread's handler (Acquire).
@@ -179,7 +181,8 @@ impl Chain {
         }
         // Remembered first: from the next call on, signals for it come to us.
         self.remember(current)?;
-        sigaction(Some(&ours)).map(drop)
+        let replaced = sigaction(Some(&ours))?;
+        if replaced == current { Ok(()) } else { self.remember(replaced) }
     }
 
     /// A program that puts its handler back after each round takes one place, not many.
@@ -198,7 +201,8 @@ impl Chain {
                 self.actions.with_mut(|actions| unsafe {
                     (&raw mut (*actions)[found]).write(action);
                 });
-                self.found.store(found as u32 + 1, Ordering::Relaxed);
+                // Release, for whoever sees the number before `latest`.
+                self.found.store(found as u32 + 1, Ordering::Release);
                 found
             }
         };
@@ -209,14 +213,32 @@ impl Chain {
 
     /// Hands a signal that is not ours to the handler that was there before. Async-signal-safe.
     ///
+    /// A handler that came after us may pass the signal on to us, as the one before it: then it goes
+    /// to the next that has not had it. `had` tells which have had this signal on this thread.
+    ///
     /// Where there was none, the signal ends here: the default action would end the program, and
     /// any process of the same user could have sent it.
-    pub(super) fn pass_on(&self, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-        // Acquire pairs with the Release in `remember`.
-        let Some(index) = (self.latest.load(Ordering::Acquire) as usize).checked_sub(1) else {
-            return;
-        };
-        // SAFETY: shown by `latest`, so written and not changing any more (invariant I9).
+    pub(super) fn pass_on(
+        &self,
+        had: &Cell<u8>,
+        signal: c_int,
+        info: *mut libc::siginfo_t,
+        context: *mut c_void,
+    ) {
+        // Acquire pairs with the Release in `remember`: with `latest` all that were found before it
+        // are seen. Then from the newest to the oldest.
+        let latest = self.latest.load(Ordering::Acquire) as usize;
+        let found = self.found.load(Ordering::Acquire) as usize;
+        let mut candidates = latest.checked_sub(1).into_iter().chain((0..found.min(CHAIN)).rev());
+        let before = had.get();
+        let Some(index) = candidates.find(|index| before & 1 << index == 0) else { return };
+        had.set(before | 1 << index);
+        self.call(index, signal, info, context);
+        had.set(before);
+    }
+
+    fn call(&self, index: usize, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: shown by `latest` or `found`, so written and not changing any more (invariant I9).
         let Action { handler, flags, .. } =
             self.actions.with(|actions| unsafe { (&raw const (*actions)[index]).read() });
         if handler == libc::SIG_DFL || handler == libc::SIG_IGN {

@@ -13,6 +13,7 @@ use super::super::Kind;
 use super::raw;
 use super::sync::{AtomicPtr, Ordering};
 use crate::Errno;
+use crate::memory::{NoMemory, try_box};
 use crate::report::Comm;
 
 /// An open `/proc/self/task`, and what tells it from whatever else may come to have its number:
@@ -21,6 +22,17 @@ struct Directory {
     fd: usize,
     device: u64,
     inode: u64,
+}
+
+impl Directory {
+    fn of_procfs(fd: usize) -> Result<Box<Self>, Errno> {
+        let status = fstat(fd)?;
+        if !is_procfs(fd)? {
+            return Err(Errno::from_raw(libc::ENOENT));
+        }
+        try_box(Self { fd, device: status.st_dev, inode: status.st_ino })
+            .map_err(|NoMemory| Errno::from_raw(libc::ENOMEM))
+    }
 }
 
 pub(super) struct Tasks {
@@ -45,11 +57,10 @@ impl Tasks {
         let Ok(fd) = open_at(libc::AT_FDCWD as usize, c"/proc/self/task", libc::O_DIRECTORY) else {
             return;
         };
-        let Ok(status) = fstat(fd) else {
-            return close(fd);
-        };
-        let opened =
-            Box::into_raw(Box::new(Directory { fd, device: status.st_dev, inode: status.st_ino }));
+        // Whoever made the root directory that this process runs in may have put a folder of his own
+        // there; the proof is the kernel's or none.
+        let Ok(opened) = Directory::of_procfs(fd) else { return close(fd) };
+        let opened = Box::into_raw(opened);
         if self
             .directory
             .compare_exchange(current, opened, Ordering::AcqRel, Ordering::Relaxed)
@@ -206,6 +217,14 @@ fn fstat(fd: usize) -> Result<libc::stat, Errno> {
     Ok(status)
 }
 
+fn is_procfs(fd: usize) -> Result<bool, Errno> {
+    // SAFETY: all-zero bytes are a valid `statfs`.
+    let mut status: libc::statfs = unsafe { core::mem::zeroed() };
+    // SAFETY: on x86_64 and aarch64 libc's `statfs` is the kernel's, and it is ours to write.
+    unsafe { raw::syscall(libc::SYS_fstatfs, [fd, &raw mut status as usize, 0, 0, 0, 0]) }?;
+    Ok(status.f_type == libc::PROC_SUPER_MAGIC)
+}
+
 fn close(fd: usize) {
     // SAFETY: only called with descriptors that this file opened and nobody else knows.
     let _ = unsafe { raw::syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
@@ -268,6 +287,7 @@ mod tests {
         assert!(tasks.count().is_ok_and(|count| count >= 1));
         let fd = tasks.directory().map(|directory| directory.fd).unwrap_or_default();
         let other = open_at(libc::AT_FDCWD as usize, c"/", libc::O_DIRECTORY).unwrap_or_default();
+        assert!(Directory::of_procfs(other).is_err(), "another file system's folder is no proof");
         // SAFETY: puts the root directory in place of our own descriptor.
         unsafe { raw::syscall(libc::SYS_dup3, [other, fd, 0, 0, 0, 0]) }.unwrap();
         assert_eq!(tasks.count().map_err(Errno::raw), Err(libc::EBADF));

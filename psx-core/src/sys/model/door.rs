@@ -148,7 +148,7 @@ impl Scene {
     pub fn registered(&self, part: impl FnOnce(&Thread) + 'static) {
         let task = self.machine.clone_task(None);
         let mut entry = Entry::allocate().expect("memory");
-        entry.belongs_to(task.tid, Comm::default());
+        entry.belongs_to(task.tid, 0, Comm::default());
         let registry = self.machine.registry;
         task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
         self.cast(task, part);
@@ -333,7 +333,7 @@ impl Thread {
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
-        entry.belongs_to(self.number(), Comm::default());
+        entry.belongs_to(self.number(), 0, Comm::default());
         self.task.entry.set(Some(self.machine.registry.register(entry, pass)));
     }
 

@@ -1,0 +1,361 @@
+//! The steps, one method each.
+
+use std::os::fd::OwnedFd;
+
+use super::filter::Filter;
+use super::{CapabilitySet, CapabilitySets, LandlockFlags, SecureBits};
+
+/// Steps that change what a process may do: made on every thread, in one stop, in the one order that
+/// works.
+///
+/// A method called twice replaces what it said before. See the [module](super) for the order, and for
+/// what happens when a step fails.
+///
+/// # Examples
+///
+/// Root becomes nobody, on every thread:
+///
+/// ```no_run
+/// use psx::{CapabilitySets, Privileges};
+///
+/// let report = Privileges::new()
+///     .no_new_privs()
+///     .groups(&[65534])
+///     .gid(65534)
+///     .uid(65534)
+///     .capabilities(CapabilitySets::empty())
+///     .apply()?;
+/// println!("{} threads are unprivileged now", report.threads());
+/// # Ok::<(), psx::Error>(())
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "nothing changes until `apply` is called"]
+#[doc(alias = "drop_privileges")]
+pub struct Privileges {
+    pub(super) secure_bits: Option<SecureBits>,
+    pub(super) keep_capabilities: bool,
+    pub(super) bounding: Option<CapabilitySet>,
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) gid: ThreeIds,
+    pub(super) uid: ThreeIds,
+    pub(super) capabilities: Option<CapabilitySets>,
+    pub(super) ambient: Option<CapabilitySet>,
+    pub(super) no_new_privs: bool,
+    pub(super) landlock: Option<(OwnedFd, LandlockFlags)>,
+    pub(super) seccomp: Option<Filter>,
+}
+
+/// The ids to set, real, effective and saved; none to leave one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ThreeIds(pub(super) [Option<u32>; 3]);
+
+impl ThreeIds {
+    pub(super) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// What the ids are once they have been set.
+    pub(super) fn over(self, current: [u32; 3]) -> [u32; 3] {
+        std::array::from_fn(|i| self.0[i].unwrap_or(current[i]))
+    }
+}
+
+impl Privileges {
+    /// No steps yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = psx::Privileges::new().no_new_privs().apply()?;
+    /// assert!(report.is_unanimous());
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the secure bits to exactly `bits`: how user id 0 and capabilities hang together
+    /// (`capabilities(7)`). Needs `CAP_SETPCAP`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use psx::{Privileges, privileges::SecureBits};
+    ///
+    /// // No program started from here on gets capabilities for being root.
+    /// Privileges::new().secure_bits(SecureBits::NO_ROOT | SecureBits::NO_ROOT_LOCKED).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "PR_SET_SECUREBITS")]
+    pub fn secure_bits(mut self, bits: SecureBits) -> Self {
+        self.secure_bits = Some(bits);
+        self
+    }
+
+    /// Lets permitted capabilities survive this and later changes from root to another uid, until
+    /// the next `execve`.
+    ///
+    /// Not needed for [`capabilities`](Self::capabilities), which sees to it for its own change.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// psx::Privileges::new().keep_capabilities().apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "PR_SET_KEEPCAPS")]
+    pub fn keep_capabilities(mut self) -> Self {
+        self.keep_capabilities = true;
+        self
+    }
+
+    /// Takes from the bounding set what is not in `rest`, so that no `execve` brings it back. Needs
+    /// `CAP_SETPCAP`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use psx::{CapabilitySet, Privileges};
+    ///
+    /// Privileges::new().bounding(CapabilitySet::NET_BIND_SERVICE).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "PR_CAPBSET_DROP")]
+    pub fn bounding(mut self, rest: CapabilitySet) -> Self {
+        self.bounding = Some(rest);
+        self
+    }
+
+    /// Sets the supplementary groups, up to 65536. Needs `CAP_SETGID`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "setgroups")]
+    pub fn groups(mut self, groups: &[u32]) -> Self {
+        self.groups = Some(groups.to_vec());
+        self
+    }
+
+    /// Sets the group id: real, effective and saved. Needs `CAP_SETGID`, unless it is one of the
+    /// three already.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().gid(65534).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "setresgid")]
+    #[doc(alias = "setgid")]
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.gid = ThreeIds([Some(gid); 3]);
+        self
+    }
+
+    /// Sets the real group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().real_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn real_gid(mut self, gid: u32) -> Self {
+        self.gid.0[0] = Some(gid);
+        self
+    }
+
+    /// Sets the effective group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().effective_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn effective_gid(mut self, gid: u32) -> Self {
+        self.gid.0[1] = Some(gid);
+        self
+    }
+
+    /// Sets the saved group id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().saved_gid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn saved_gid(mut self, gid: u32) -> Self {
+        self.gid.0[2] = Some(gid);
+        self
+    }
+
+    /// Sets the user id: real, effective and saved. Needs `CAP_SETUID`, unless it is one of the
+    /// three already.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "setresuid")]
+    #[doc(alias = "setuid")]
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.uid = ThreeIds([Some(uid); 3]);
+        self
+    }
+
+    /// Sets the real user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().real_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn real_uid(mut self, uid: u32) -> Self {
+        self.uid.0[0] = Some(uid);
+        self
+    }
+
+    /// Sets the effective user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().effective_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn effective_uid(mut self, uid: u32) -> Self {
+        self.uid.0[1] = Some(uid);
+        self
+    }
+
+    /// Sets the saved user id alone.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// psx::Privileges::new().saved_uid(1000).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    pub fn saved_uid(mut self, uid: u32) -> Self {
+        self.uid.0[2] = Some(uid);
+        self
+    }
+
+    /// Sets the capabilities: permitted, effective and inheritable. Giving up needs no privilege.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use psx::{CapabilitySet, CapabilitySets, Privileges};
+    ///
+    /// // Nobody, but one who may bind port 80.
+    /// Privileges::new()
+    ///     .groups(&[])
+    ///     .gid(65534)
+    ///     .uid(65534)
+    ///     .capabilities(CapabilitySets::usable(CapabilitySet::NET_BIND_SERVICE))
+    ///     .apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "capset")]
+    #[doc(alias = "cap_set_proc")]
+    pub fn capabilities(mut self, sets: impl Into<CapabilitySets>) -> Self {
+        self.capabilities = Some(sets.into());
+        self
+    }
+
+    /// Sets the ambient set, which programs started by `execve` get as permitted and effective. Each
+    /// capability must be permitted and inheritable after [`capabilities`](Self::capabilities).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use psx::{CapabilitySet, CapabilitySets, Privileges};
+    ///
+    /// let bind = CapabilitySet::NET_BIND_SERVICE;
+    /// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+    /// Privileges::new().uid(65534).capabilities(sets).ambient(bind).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "PR_CAP_AMBIENT")]
+    pub fn ambient(mut self, set: CapabilitySet) -> Self {
+        self.ambient = Some(set);
+        self
+    }
+
+    /// Forbids gaining privileges by `execve`, for good.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// psx::Privileges::new().no_new_privs().apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "PR_SET_NO_NEW_PRIVS")]
+    pub fn no_new_privs(mut self) -> Self {
+        self.no_new_privs = true;
+        self
+    }
+
+    /// Puts every thread into the Landlock domain of `ruleset`, for good. Needs
+    /// [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN` kept.
+    ///
+    /// From Landlock ABI 8 on (Linux 7.0) the kernel does it for all threads at once, by
+    /// `LANDLOCK_RESTRICT_SELF_TSYNC`; before, the round does.
+    ///
+    /// The landlock crate's `RulesetCreated` becomes a descriptor by
+    /// `Option::<OwnedFd>::from(created)`, with `None` where the kernel has no Landlock. A borrowed
+    /// descriptor becomes one by
+    /// [`try_clone_to_owned`](std::os::fd::BorrowedFd::try_clone_to_owned).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::os::fd::OwnedFd;
+    ///
+    /// use psx::{Privileges, privileges::LandlockFlags};
+    ///
+    /// fn sandbox(ruleset: OwnedFd) -> Result<psx::Report, psx::Error> {
+    ///     Privileges::new().no_new_privs().landlock(ruleset, LandlockFlags::NONE).apply()
+    /// }
+    /// ```
+    #[doc(alias = "landlock_restrict_self")]
+    pub fn landlock(mut self, ruleset: impl Into<OwnedFd>, flags: LandlockFlags) -> Self {
+        self.landlock = Some((ruleset.into(), flags));
+        self
+    }
+
+    /// Installs a seccomp filter on every thread, registered or not, by the kernel's own
+    /// `SECCOMP_FILTER_FLAG_TSYNC`. Needs [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN`
+    /// kept.
+    ///
+    /// The program is classic BPF. An instruction of the seccompiler crate has the same four fields.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// // The shortest of all: everything is allowed.
+    /// let allow = libc::sock_filter {
+    ///     code: (libc::BPF_RET | libc::BPF_K) as u16,
+    ///     jt: 0,
+    ///     jf: 0,
+    ///     k: libc::SECCOMP_RET_ALLOW,
+    /// };
+    /// psx::Privileges::new().no_new_privs().seccomp(&[allow]).apply()?;
+    /// # Ok::<(), psx::Error>(())
+    /// ```
+    #[doc(alias = "SECCOMP_FILTER_FLAG_TSYNC")]
+    pub fn seccomp(mut self, program: &[libc::sock_filter]) -> Self {
+        self.seccomp = Some(Filter::new(program));
+        self
+    }
+}
