@@ -45,7 +45,7 @@ const BROKEN: &[Broken] = broken! {
     CountdownRelaxed: one_target says RACE;
     LatchWaitRelaxed: one_target says RACE;
     LatchForgetsToWake: one_target says LOST;
-    StandingNotCompared: late_arrival says RACE;
+    CountedTwice: late_arrivals says MIXED;
     ClaimNotAtomic: helped_signalling says "summonses of thread";
     RefusalForgotten: helped_signalling says "Unreachable";
     LockNotTriedAgain: registering_and_walking says RACE;

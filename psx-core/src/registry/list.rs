@@ -234,3 +234,6 @@ unsafe fn set_links(entry: NonNull<Entry>, to: Links) {
     // SAFETY: our caller's promise.
     unsafe { change_links(entry, |links| *links = to) }
 }
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests;

@@ -39,8 +39,8 @@ pub enum Fault {
     LatchWaitRelaxed,
     /// The last to count down does not wake the one who waits.
     LatchForgetsToWake,
-    /// A standing changes whatever it was before.
-    StandingNotCompared,
+    /// An arrival is counted twice, and so is a completion.
+    CountedTwice,
     /// Looking at the cursor and moving it are two steps.
     ClaimNotAtomic,
     /// A summons that the kernel refused is not noted.
@@ -81,8 +81,8 @@ pub(super) enum Twist {
     Weaken,
     /// Leaves the change out.
     Skip,
-    /// Exchanges without comparing.
-    Blind,
+    /// Exchanges for another value.
+    Replace(fn(u64) -> u64),
     /// Compares and exchanges in two steps.
     Tear,
     /// Counts in without comparing.
@@ -132,7 +132,9 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         }
         (Fault::CountdownRelaxed, "latch.rs", Op::WeakExchange) => Twist::Weaken,
         (Fault::LatchWaitRelaxed, "latch.rs", Op::Or) => Twist::Weaken,
-        (Fault::StandingNotCompared, "entry.rs", Op::Exchange) => Twist::Blind,
+        (Fault::CountedTwice, "latch.rs", Op::WeakExchange) => {
+            Twist::Replace(|word| if word & 0x7fff_ffff == 0 { word } else { word - 1 })
+        }
         (Fault::ClaimNotAtomic, "roster.rs", Op::WeakExchange) => Twist::Tear,
         (Fault::RefusalForgotten, "roster.rs", Op::Exchange) => Twist::Skip,
         (Fault::LockNotTriedAgain, "lock.rs", Op::Swap) if machine::just_woken() => {

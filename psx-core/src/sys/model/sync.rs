@@ -96,7 +96,10 @@ macro_rules! atomic {
                         self.0.compare_exchange(expected, new, relaxed, relaxed)
                     }
                     Twist::Skip => Ok(expected),
-                    Twist::Blind => Ok(self.0.swap(new, success)),
+                    Twist::Replace(other) => {
+                        let new = other(new.into()) as $int;
+                        self.0.compare_exchange(expected, new, success, failure)
+                    }
                     Twist::Tear => match self.0.load(failure) {
                         found if found == expected => {
                             self.0.store(new, success);

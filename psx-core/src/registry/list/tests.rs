@@ -1,0 +1,107 @@
+//! The list against a `Vec`, in a long run of random operations. `.ci/asan.sh` runs it under
+//! AddressSanitizer, which sees what an entry's links must never do: outlive it.
+
+use core::time::Duration;
+
+use super::*;
+use crate::registry::Gate;
+use crate::report::Comm;
+use crate::sys::clock::Deadline;
+
+/// Knuth's linear congruential generator (MMIX): the same numbers everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// The list, and what it should be: the newest entry last.
+#[derive(Default)]
+struct Pair {
+    list: List,
+    gate: Gate,
+    expected: Vec<(u32, NonNull<Entry>)>,
+    next: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pair {
+    fn insert(&mut self) {
+        self.next += 1;
+        let mut entry = Entry::allocate().unwrap();
+        entry.belongs_to(self.next, Comm::default());
+        self.expected.push((self.next, self.list.insert(entry)));
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (tid, entry) = self.expected.remove(at);
+        // SAFETY: in the list, by what was expected of it, and used by nobody else.
+        let entry = unsafe { self.list.remove(entry) };
+        assert_eq!(entry.tid(), tid);
+    }
+
+    /// Buries those whose number is a multiple of `divisor`.
+    fn bury(&mut self, divisor: u32) {
+        let is_dead = |tid: u32| tid % divisor == 0;
+        let frozen = self.gate.close(Deadline::after(Duration::ZERO)).unwrap();
+        // SAFETY: there are no threads.
+        let buried = unsafe { self.list.bury(&frozen, |entry| is_dead(entry.tid())) };
+        drop(frozen);
+        drop(buried);
+        self.expected.retain(|&(tid, _)| !is_dead(tid));
+    }
+
+    /// As a fork does it: all but one lose their threads, and are buried later.
+    fn fork(&mut self, survivor: usize) {
+        let survivor = self.expected[survivor];
+        // SAFETY: in the list, hence alive.
+        self.list.keep_only(Some(unsafe { survivor.1.as_ref() }));
+        self.expected = vec![survivor];
+        let frozen = self.gate.close(Deadline::after(Duration::ZERO)).unwrap();
+        // SAFETY: there are no threads.
+        drop(unsafe { self.list.bury(&frozen, |entry| entry.tid() == Entry::NOBODY) });
+    }
+
+    fn compare(&self) {
+        let expected = self.expected.iter().rev().map(|&(tid, _)| tid).collect::<Vec<_>>();
+        assert_eq!(self.list.len(), expected.len());
+        let mut walked = Vec::new();
+        self.list.for_each(|entry| walked.push(entry.tid()));
+        assert_eq!(walked, expected);
+        let frozen = self.gate.close(Deadline::after(Duration::ZERO)).unwrap();
+        assert!(self.list.iter(&frozen).map(Entry::tid).eq(expected));
+    }
+}
+
+#[test]
+fn it_is_what_a_vec_would_be() {
+    for seed in 0..16 {
+        let (mut random, mut pair) = (Random(seed), Pair::default());
+        for _ in 0..2_000 {
+            let count = pair.expected.len();
+            match random.below(100) {
+                0 if count > 0 => pair.fork(random.below(count)),
+                1..5 => pair.bury(2 + random.below(9) as u32),
+                5..45 if count > 0 => pair.remove(random.below(count)),
+                _ if count < 40 => pair.insert(),
+                _ => pair.remove(random.below(count)),
+            }
+            pair.compare();
+        }
+    }
+}
