@@ -15,6 +15,7 @@
 //!
 //! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(psx_loom, allow(dead_code, reason = "what process.rs alone uses"))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("psx is about Linux threads: it builds for Linux only");
@@ -23,6 +24,9 @@ mod broadcast;
 mod errno;
 mod error;
 mod memory;
+#[cfg(psx_loom)]
+#[path = "sys/model/door.rs"]
+pub mod model;
 #[cfg(not(psx_loom))]
 mod process;
 mod registry;

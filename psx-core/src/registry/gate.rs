@@ -11,6 +11,8 @@
 //! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
 //! that waits for that spawn.
 
+use core::sync::atomic::AtomicU32 as ForkCount;
+
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -29,13 +31,13 @@ pub(crate) struct Gate {
     /// How many forks this process is away from the one in which the gate was made. A pass of an
     /// earlier generation is its parent's, and counts for nothing here. Changed only in a child
     /// that has one thread (Relaxed).
-    generation: AtomicU32,
+    generation: ForkCount,
 }
 
 impl Gate {
     const_on_linux! {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0), generation: AtomicU32::new(0) }
+            Self { word: AtomicU32::new(0), generation: ForkCount::new(0) }
         }
     }
 

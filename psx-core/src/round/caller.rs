@@ -17,7 +17,7 @@ use crate::registry::{Buried, Entry, Registry, Standing};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
-use crate::sys::{fatal, mask};
+use crate::sys::{AMPLE, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
 /// How long the gate stays closed, at first, for births that do not end: one of them may be waiting
@@ -26,9 +26,6 @@ const FIRST_CLOSE: Duration = Duration::from_millis(10);
 
 /// How long to wait between two proofs that failed, at the longest, if nothing changes.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// Room in the ledger for threads that nobody knows of.
-const STRANGERS: usize = 64;
 
 /// How many threads the last message names, so that it fits into a pipe that nobody reads.
 const NAMED: usize = 16;
@@ -147,7 +144,7 @@ impl Registry {
     }
 
     fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
-        let room = seen.registered.max(seen.all) + STRANGERS;
+        let room = seen.registered.max(seen.all) + AMPLE;
         debris.array = self.round.roster.larger(room)?;
         Ledger::for_threads(room)
     }

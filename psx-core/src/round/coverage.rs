@@ -14,8 +14,8 @@ use super::caller::{Census, Setback};
 use super::ledger::{Finding, Ledger};
 use crate::registry::{Closed, Entry, Registry};
 use crate::report::{Comm, Outcome};
-use crate::sys::Kind;
 use crate::sys::sync::Ordering;
+use crate::sys::{Kind, LEAVER_LOOKS};
 
 impl Registry {
     /// Proves that `stopped` threads and the caller are all there are. Notes in the ledger who was
@@ -76,9 +76,8 @@ impl Registry {
     /// Gives threads that have left the list a moment to leave the process too, before anybody is
     /// stopped for a proof that could only fail. Called with the gate closed.
     pub(super) fn let_leavers_vanish(&self, mut seen: Census) {
-        const LOOKS: usize = 32;
         let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
-        for _ in 0..LOOKS {
+        for _ in 0..LEAVER_LOOKS {
             if seen.all <= self.list.len() + bystanders {
                 return;
             }

@@ -154,6 +154,6 @@ struct EndOnUnwind;
 
 impl Drop for EndOnUnwind {
     fn drop(&mut self) {
-        crate::sys::fatal::abort();
+        crate::sys::fatal::unwound();
     }
 }

@@ -75,6 +75,10 @@ impl Manners {
         self.flags.store(flags, Ordering::Relaxed);
     }
 
+    fn flags(&self) -> u32 {
+        if PATIENT { self.flags.load(Ordering::Relaxed) } else { WARY }
+    }
+
     /// How a target waits, with so many missing.
     pub(super) fn of_target(&self, missing: usize) -> Patience {
         self.patience(missing <= FEW)
@@ -82,15 +86,15 @@ impl Manners {
 
     /// How the caller waits.
     pub(super) fn of_caller(&self) -> Patience {
-        self.patience(self.flags.load(Ordering::Relaxed) & CROWDED == 0)
+        self.patience(self.flags() & CROWDED == 0)
     }
 
     fn patience(&self, worthwhile: bool) -> Patience {
-        let flags = self.flags.load(Ordering::Relaxed);
+        let flags = self.flags();
         let crowded = flags & CROWDED != 0;
         let may_yield = worthwhile && flags & FUTEX_ONLY == 0;
         let (yields, time, spins) = match (crowded, may_yield) {
-            _ if !PATIENT || flags & WARY != 0 => (0, TIME, 0),
+            _ if flags & WARY != 0 => (0, TIME, 0),
             (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
             (false, true) => (YIELDS, TIME, 0),
             (true, false) => (0, TIME, 0),
@@ -102,7 +106,7 @@ impl Manners {
 
     /// Learns from a round that is over.
     pub(super) fn judge(&self, targets: usize, stopped: Duration) {
-        if self.flags.load(Ordering::Relaxed) & WARY != 0 {
+        if self.flags() & WARY != 0 {
             return;
         }
         let mut strikes = 0;

@@ -17,8 +17,8 @@ use core::ptr;
 
 use crate::memory::{NoMemory, try_box, try_vec};
 use crate::round::Epoch;
-use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sys::{AMPLE, const_on_linux};
 
 /// The kernel did not take the summons: the caller has to see to it.
 const REFUSED: u64 = 1 << 31;
@@ -64,7 +64,7 @@ impl Roster {
         if count <= self.capacity() {
             return Ok(None);
         }
-        let count = count.next_power_of_two().max(64);
+        let count = count.next_power_of_two().max(AMPLE);
         let mut slots = try_vec(count)?;
         slots.resize_with(count, || AtomicU64::new(0));
         try_box(Array { slots: slots.into_boxed_slice(), smaller: ptr::null_mut() }).map(Some)

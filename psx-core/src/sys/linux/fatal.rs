@@ -77,3 +77,8 @@ pub(crate) fn abort() -> ! {
         core::hint::spin_loop();
     }
 }
+
+/// A panic has left a broadcast closure.
+pub(crate) fn unwound() {
+    abort();
+}

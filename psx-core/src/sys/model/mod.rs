@@ -1,1 +1,34 @@
-//! The model side of the seam.
+//! The model side of the seam: loom's atomics, and a kernel small enough to explore.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `machine` | the threads of one execution: asleep, dead, with which credentials; and time |
+//! | `sync` | loom's atomics, each operation a place where a signal may arrive |
+//! | `futex`, `clock`, `mask`, `kernel`, `fatal` | as on the Linux side |
+//! | `fault` | rules of the protocol that a test removes, to see a model fail |
+//! | `door` | what psx-loom-tests writes its models with |
+//!
+//! loom runs the threads of a model by turns on one OS thread, and changes turns only at its own
+//! operations. So what only the model itself knows (who sleeps, who has which credentials) lies in
+//! plain cells: nobody comes in between, and no memory ordering comes of it that the protocol would
+//! not have by itself.
+
+pub(crate) mod clock;
+pub(crate) mod fatal;
+pub(crate) mod fault;
+pub(crate) mod futex;
+mod kernel;
+pub(crate) mod machine;
+pub(crate) mod mask;
+pub(crate) mod sync;
+
+pub(crate) use kernel::{Kernel, Quota};
+
+/// How much room a round lays out beyond what it counts. Small, so that growth is explored too.
+pub(crate) const AMPLE: usize = 1;
+
+/// How often a round looks whether those who have left the list have left the process.
+pub(crate) const LEAVER_LOOKS: usize = 1;
+
+/// A wait is a sleep: one that looks again and again costs loom more, and shows nothing else.
+pub(crate) const PATIENT: bool = false;

@@ -1,0 +1,407 @@
+//! The model's way in: what `process.rs` is to a program, written for loom's threads, and the judge.
+//!
+//! A [`Scene`] has a few threads, registered or not, that run rounds, give birth, exit. Whatever
+//! they do, at the end every thread that is alive must have the same credentials: those of the
+//! rounds whose caller made its call, in that order. In between, no registered thread's
+//! [`step`](Thread::step) may come between the first call of a round and the last.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::broadcast::CallName;
+use crate::registry::{Entry, Pass};
+use crate::report::Comm;
+use crate::round::Call;
+use crate::sys::fault;
+pub use crate::sys::fault::Fault;
+use crate::sys::machine::{self, Habits, Machine, Task};
+use crate::sys::mask;
+use crate::{Broadcast, Errno, Error, Report};
+
+/// How a scene is explored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Model {
+    habits: Habits,
+    preemptions: Option<usize>,
+    fault: Option<Fault>,
+}
+
+impl Model {
+    /// A kernel without whims, and all orders.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The first `count` sleeps may end for no reason.
+    #[must_use]
+    pub fn spurious_wakes(mut self, count: usize) -> Self {
+        self.habits.spurious_wakes = count;
+        self
+    }
+
+    /// The first `count` sleeps that have a limit may reach it.
+    #[must_use]
+    pub fn timers(mut self, count: usize) -> Self {
+        self.habits.timers = count;
+        self
+    }
+
+    /// The first `count` times that a thread looks whether its deadline has passed, it may have.
+    #[must_use]
+    pub fn deadlines(mut self, count: usize) -> Self {
+        self.habits.deadlines = count;
+        self
+    }
+
+    /// The first `count` summonses may be refused, because the queue is full.
+    #[must_use]
+    pub fn refusals(mut self, count: usize) -> Self {
+        self.habits.refusals = count;
+        self
+    }
+
+    /// No sleep has to reach its limit for the scene to end: where all sleep, a wake-up was lost.
+    #[must_use]
+    pub fn no_timer_needed(mut self) -> Self {
+        self.habits.no_timer_needed = true;
+        self
+    }
+
+    /// A load sees the newest value, whatever older ones its ordering would let it see. For scenes
+    /// of many threads, where turns alone are many; what orderings are for, smaller ones try.
+    #[must_use]
+    pub fn newest_values_only(mut self) -> Self {
+        self.habits.newest_only = true;
+        self
+    }
+
+    /// A summons may arrive before each atomic operation of the protocol, and loom tries each.
+    /// (Otherwise it arrives before the next one, and loom tries the scene's own points.)
+    #[must_use]
+    pub fn interrupted_everywhere(mut self) -> Self {
+        self.habits.interrupted_everywhere = true;
+        self
+    }
+
+    /// Explores only orders in which threads are kept from going on at most `bound` times.
+    #[must_use]
+    pub fn preemptions(mut self, bound: usize) -> Self {
+        self.preemptions = Some(bound);
+        self
+    }
+
+    /// Explores with a rule of the protocol removed.
+    #[must_use]
+    pub fn without(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// Explores the scene that `lay_out` describes, and returns in how many interleavings.
+    ///
+    /// # Panics
+    ///
+    /// In the first interleaving in which something is wrong.
+    pub fn explore(self, lay_out: impl Fn(&Scene) + Send + Sync + 'static) -> u64 {
+        let interleavings = Arc::new(AtomicU64::new(0));
+        let mut builder = loom::model::Builder::new();
+        builder.expect_explicit_explore = true;
+        builder.max_branches = 20_000;
+        builder.preemption_bound = builder.preemption_bound.or(self.preemptions);
+        let counted = Arc::clone(&interleavings);
+        fault::remove(self.fault);
+        let explored = panic::catch_unwind(AssertUnwindSafe(move || {
+            builder.check(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let scene =
+                    Scene { machine: Machine::start(self.habits), cast: RefCell::default() };
+                lay_out(&scene);
+                scene.begin();
+                scene.machine.run();
+                scene.judge();
+                scene.machine.stop();
+            });
+        }));
+        fault::remove(None);
+        if let Err(cause) = explored {
+            eprintln!("the interleaving that failed:\n{}", machine::story());
+            panic::resume_unwind(cause);
+        }
+        interleavings.load(Ordering::Relaxed)
+    }
+}
+
+/// The threads of a model before it begins: at most four.
+pub struct Scene {
+    machine: Rc<Machine>,
+    cast: RefCell<Vec<(Thread, Part)>>,
+}
+
+type Part = Box<dyn FnOnce(&Thread)>;
+
+impl Scene {
+    /// A thread that is registered from the start.
+    pub fn registered(&self, part: impl FnOnce(&Thread) + 'static) {
+        let task = self.machine.clone_task(None);
+        let mut entry = Entry::allocate().expect("memory");
+        entry.belongs_to(task.tid, 0, Comm::default());
+        let registry = self.machine.registry;
+        task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
+        self.cast(task, part);
+    }
+
+    /// A thread that psx does not know of.
+    pub fn foreign(&self, part: impl FnOnce(&Thread) + 'static) {
+        self.cast(self.machine.clone_task(None), part);
+    }
+
+    fn cast(&self, task: Rc<Task>, part: impl FnOnce(&Thread) + 'static) {
+        let thread = Thread { machine: Rc::clone(&self.machine), task };
+        self.cast.borrow_mut().push((thread, Box::new(part)));
+    }
+
+    /// Starts the threads, once all that they will look at is there.
+    fn begin(&self) {
+        for (thread, part) in self.cast.take() {
+            thread.spawn(part);
+        }
+    }
+
+    /// The oracle: what each thread has become, and not what psx says of it.
+    fn judge(&self) {
+        let history = self.machine.history.get();
+        for task in self.machine.tasks().iter().filter(|task| task.is_alive()) {
+            let credentials = task.credentials.get();
+            assert_eq!(credentials, history, "thread {} has other credentials", task.tid);
+        }
+        assert_eq!(
+            self.machine.registry.list.len(),
+            self.machine.registered(),
+            "entries and registered threads",
+        );
+    }
+}
+
+/// What ends a thread in the middle of its call.
+struct Death;
+
+/// What a round's call does, beside changing the credentials of the thread that makes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conduct {
+    /// It fails on the caller.
+    pub fails: bool,
+    /// The thread of this number dies in it; threads are numbered from 1 in the scene's order.
+    pub kills: Option<u32>,
+}
+
+/// A running thread of the scene.
+pub struct Thread {
+    machine: Rc<Machine>,
+    task: Rc<Task>,
+}
+
+impl Thread {
+    fn spawn(self, part: impl FnOnce(&Thread) + 'static) {
+        let task = Rc::clone(&self.task);
+        let handle = loom::thread::spawn(move || {
+            let played = panic::catch_unwind(AssertUnwindSafe(|| {
+                part(&self);
+                self.machine.linger(&self.task);
+            }));
+            match played {
+                Err(cause) if !cause.is::<Death>() => panic::resume_unwind(cause),
+                _ => self.machine.finish(&self.task),
+            }
+        });
+        task.runs_as(handle.thread().clone());
+    }
+
+    /// The thread's number, from 1 in the scene's order.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.task.tid
+    }
+
+    /// How many summonses the kernel has taken for the thread.
+    #[must_use]
+    pub fn summonses(&self) -> u32 {
+        self.task.accepted.get()
+    }
+
+    /// The numbers of the calls that the thread has made or inherited, as decimal digits.
+    #[must_use]
+    pub fn credentials(&self) -> u64 {
+        self.task.credentials.get()
+    }
+
+    /// A point at which a summons may arrive.
+    pub fn interrupt(&self) {
+        self.machine.interrupt(&self.task);
+    }
+
+    /// User code of a registered thread, which sees the world as the last round left it.
+    pub fn step(&self) {
+        self.interrupt();
+        for other in self.machine.tasks().iter().filter(|task| task.settled) {
+            // What loom objects to here is a call that nothing orders before this step or after.
+            other.watch.with(|_| ());
+            if other.is_alive() && other.entry.get().is_some() {
+                assert_eq!(
+                    self.credentials(),
+                    other.credentials.get(),
+                    "thread {} runs between the first call and the last",
+                    self.number(),
+                );
+            }
+        }
+    }
+
+    /// Does nothing but answer until all others have played their parts.
+    pub fn until_over(&self) {
+        self.machine.linger(&self.task);
+    }
+
+    /// Blocks summonses, or takes them again.
+    pub fn block_summons(&self, block: bool) {
+        mask::set(block);
+    }
+
+    /// Runs round number `round`, one digit that no other round of the scene has.
+    ///
+    /// # Errors
+    ///
+    /// As psx's own.
+    pub fn broadcast(
+        &self,
+        plan: &Broadcast,
+        round: u32,
+        conduct: Conduct,
+    ) -> Result<Report, Error> {
+        let entry = self.task.entry.get().expect("a caller is registered");
+        // SAFETY: the thread's own entry, which stays until it leaves.
+        let entry = unsafe { entry.as_ref() };
+        let act = Act {
+            machine: Rc::clone(&self.machine),
+            caller: Rc::clone(&self.task),
+            round: round.into(),
+            conduct,
+        };
+        let op = || act.make_call();
+        let result =
+            self.machine.registry.broadcast(entry, plan, Call::new(CallName::Closure, false, &op));
+        let digits = self.machine.history.get().to_string();
+        let was_made = digits.contains(&round.to_string());
+        assert_eq!(was_made, result.is_ok(), "round {round} is {result:?} after {digits}");
+        result
+    }
+
+    /// Starts a thread, as psx does: with a passage and a ticket.
+    pub fn give_birth(&self, part: impl FnOnce(&Thread) + 'static) {
+        let passage = self.machine.registry.gate.enter();
+        let ticket = passage.another();
+        let entry = Entry::allocate().expect("memory");
+        self.interrupt();
+        self.clone_thread().spawn(move |child| {
+            child.interrupt();
+            child.register(entry, &ticket);
+            drop(ticket);
+            part(child);
+        });
+        self.interrupt();
+        drop(passage);
+    }
+
+    /// Starts a thread behind psx's back.
+    pub fn give_foreign_birth(&self, part: impl FnOnce(&Thread) + 'static) {
+        self.interrupt();
+        self.clone_thread().spawn(part);
+    }
+
+    fn clone_thread(&self) -> Thread {
+        let task = self.machine.clone_task(Some(&self.task));
+        Thread { machine: Rc::clone(&self.machine), task }
+    }
+
+    /// Registers the thread.
+    pub fn adopt(&self) {
+        let entry = Entry::allocate().expect("memory");
+        self.register(entry, &self.machine.registry.gate.enter());
+    }
+
+    fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
+        entry.belongs_to(self.number(), 0, Comm::default());
+        self.task.entry.set(Some(self.machine.registry.register(entry, pass)));
+    }
+
+    /// Leaves the registry.
+    pub fn leave(&self) {
+        let registry = self.machine.registry;
+        let entry = self.task.entry.get().expect("registered");
+        let pass = registry.gate.enter();
+        // SAFETY: the thread's own entry, which is in the list until here.
+        let entry = unsafe { registry.unregister(entry, &pass) };
+        self.task.entry.set(None);
+        drop(pass);
+        drop(entry);
+    }
+
+    /// Ends the thread, as `exit(2)` does. It has nothing more to do.
+    pub fn exit(&self) {
+        self.machine.die(&self.task);
+    }
+
+    /// Walks the list, and returns how many entries it has.
+    #[must_use]
+    pub fn walk(&self) -> usize {
+        let mut entries = 0;
+        self.machine.registry.list.for_each(|_| entries += 1);
+        entries
+    }
+}
+
+/// One round's call.
+struct Act {
+    machine: Rc<Machine>,
+    caller: Rc<Task>,
+    round: u64,
+    conduct: Conduct,
+}
+
+// SAFETY: all threads of a model run on one OS thread.
+unsafe impl Sync for Act {}
+
+impl Act {
+    fn make_call(&self) -> Result<usize, Errno> {
+        let me = self.machine.me().expect("a thread of the scene");
+        let leads = me.tid == self.caller.tid;
+        if leads && self.conduct.fails {
+            return Err(Errno::from_raw(libc::EPERM));
+        }
+        if self.conduct.kills == Some(me.tid) {
+            self.machine.die(&me);
+            panic::resume_unwind(Box::new(Death));
+        }
+        me.tell("makes call", self.round);
+        me.watch.with_mut(|_| ());
+        let next = |credentials: u64| credentials * 10 + self.round;
+        if leads {
+            self.machine.history.set(next(self.machine.history.get()));
+        } else {
+            self.caller.watch.with(|_| ());
+        }
+        let before = me.credentials.get();
+        assert_ne!(before % 10, self.round, "thread {} makes the call twice", me.tid);
+        me.credentials.set(next(before));
+        assert_eq!(
+            me.credentials.get(),
+            self.caller.credentials.get(),
+            "thread {} and the caller have made other calls",
+            me.tid,
+        );
+        Ok(self.round as usize)
+    }
+}

@@ -1,0 +1,146 @@
+//! Rules of the protocol, each of which a test removes to see that a model notices.
+//!
+//! The protocol's source is not marked for it. A fault is bent in below the seam: an atomic
+//! operation knows the file that it is called from, so that "the load in word.rs" can be weakened,
+//! left out, or made to lie.
+
+use std::cell::Cell;
+use std::panic::Location;
+
+use super::machine;
+use super::sync::Ordering;
+
+/// A rule removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A round does not close the gate.
+    GateNotClosed,
+    /// A round does not wait for the passes that are out.
+    PassesNotAwaited,
+    /// Whoever wants through a closed gate goes through.
+    GateBarged,
+    /// Giving a pass back orders nothing.
+    PassReturnRelaxed,
+    /// The closing side orders nothing after the passes that came back.
+    GateCloseRelaxed,
+    /// Opening the gate orders nothing.
+    GateOpenRelaxed,
+    /// Publishing a phase orders nothing.
+    PhaseStoreRelaxed,
+    /// Reading the phase orders nothing.
+    PhaseLoadRelaxed,
+    /// Whoever wakes takes it that the next phase has come.
+    PhaseNotReadAgain,
+    /// All rounds have the same epoch.
+    EpochStandsStill,
+    /// A countdown orders nothing.
+    CountdownRelaxed,
+    /// The one who waits for a latch orders nothing after the countdowns.
+    LatchWaitRelaxed,
+    /// The last to count down does not wake the one who waits.
+    LatchForgetsToWake,
+    /// A standing changes whatever it was before.
+    StandingNotCompared,
+    /// Looking at the cursor and moving it are two steps.
+    ClaimNotAtomic,
+    /// A summons that the kernel refused is not noted.
+    RefusalForgotten,
+    /// Whoever wakes takes it that the lock is free.
+    LockNotTriedAgain,
+    /// Giving a lock back orders nothing.
+    LockReleaseRelaxed,
+    /// A caller that waits for its turn answers nobody.
+    TurnBlocksSummons,
+    /// Of all sleepers only one is woken.
+    WakeAllWakesOne,
+    /// A dead thread is waited for.
+    DeathUnnoticed,
+    /// Coverage is judged by psx's own count.
+    CountOfOnesOwn,
+}
+
+/// The kinds of operation that a fault tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Load,
+    Store,
+    Swap,
+    Exchange,
+    WeakExchange,
+    Sub,
+    And,
+    Or,
+}
+
+/// What a fault does to an operation.
+#[derive(Clone, Copy)]
+pub(super) enum Twist {
+    /// Nothing.
+    Not,
+    /// Orders nothing.
+    Weaken,
+    /// Leaves the change out.
+    Skip,
+    /// Exchanges without comparing.
+    Blind,
+    /// Compares and exchanges in two steps.
+    Tear,
+    /// Counts in without comparing.
+    Barge,
+    /// Changes the value on its way out.
+    Lie(fn(u64) -> u64),
+}
+
+thread_local! {
+    /// Of the OS thread that a model is explored on.
+    static ACTIVE: Cell<Option<Fault>> = const { Cell::new(None) };
+}
+
+/// Explores with a rule removed from now on.
+pub(crate) fn remove(fault: Option<Fault>) {
+    ACTIVE.set(fault);
+}
+
+pub(super) fn is(fault: Fault) -> bool {
+    ACTIVE.get() == Some(fault)
+}
+
+pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
+    let Some(fault) = ACTIVE.get() else {
+        return Twist::Not;
+    };
+    let ordered = order != Ordering::Relaxed;
+    let file = place.file().rsplit('/').next().unwrap_or_default();
+    match (fault, file, op) {
+        (Fault::GateNotClosed, "gate.rs", Op::Or) => Twist::Skip,
+        (Fault::PassesNotAwaited, "gate.rs", Op::Load) if ordered => Twist::Lie(|_| 0),
+        (Fault::GateBarged, "gate.rs", Op::Load) if !ordered => {
+            Twist::Lie(|word| word & !(1 << 31))
+        }
+        (Fault::GateBarged, "gate.rs", Op::Exchange) => Twist::Barge,
+        (Fault::PassReturnRelaxed, "gate.rs", Op::Sub) => Twist::Weaken,
+        (Fault::GateCloseRelaxed, "gate.rs", Op::Load) => Twist::Weaken,
+        (Fault::GateOpenRelaxed, "gate.rs", Op::And) => Twist::Weaken,
+        (Fault::PhaseStoreRelaxed, "word.rs", Op::Store) => Twist::Weaken,
+        (Fault::PhaseLoadRelaxed, "word.rs", Op::Load) => Twist::Weaken,
+        (Fault::PhaseNotReadAgain, "word.rs", Op::Load) if machine::just_woken() => {
+            Twist::Lie(|word| word & !7 | 2)
+        }
+        // A released word without its epoch: the next one is the first again.
+        (Fault::EpochStandsStill, "word.rs", Op::Load) => {
+            Twist::Lie(|word| if word & 7 == 0 { 0 } else { word })
+        }
+        (Fault::CountdownRelaxed, "latch.rs", Op::WeakExchange) => Twist::Weaken,
+        (Fault::LatchWaitRelaxed, "latch.rs", Op::Or) => Twist::Weaken,
+        (Fault::StandingNotCompared, "entry.rs", Op::Exchange) => Twist::Blind,
+        (Fault::ClaimNotAtomic, "roster.rs", Op::WeakExchange) => Twist::Tear,
+        (Fault::RefusalForgotten, "roster.rs", Op::Exchange) => Twist::Skip,
+        (Fault::LockNotTriedAgain, "lock.rs", Op::Swap) if machine::just_woken() => {
+            Twist::Lie(|_| 0)
+        }
+        (Fault::LockReleaseRelaxed, "lock.rs", Op::Swap) if order == Ordering::Release => {
+            Twist::Weaken
+        }
+        _ => Twist::Not,
+    }
+}

@@ -1,0 +1,552 @@
+//! The process of one execution of a model: its threads, what they sleep on, what they may do.
+
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use loom::thread::{self, Thread as LoomThread};
+
+use super::super::{Kind, Refusal};
+use crate::registry::{Entry, Registry};
+use crate::sys::Kernel;
+
+/// After how many times that nobody could run but by a timer the deadline itself has come.
+const PATIENCE: u32 = 3;
+/// After how many the model is taken to be stuck.
+const STUCK: u32 = 40;
+
+thread_local! {
+    /// The machine of the execution that is on. All threads of a model run on one OS thread.
+    static MACHINE: RefCell<Option<Rc<Machine>>> = const { RefCell::new(None) };
+}
+
+thread_local! {
+    /// Whether loads see the newest value only.
+    static NEWEST: Cell<bool> = const { Cell::new(false) };
+    /// What happened in this execution: who, what, and to whom or with which result.
+    static STORY: RefCell<Vec<(u32, &'static str, u64)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes an event, for the one who reads of a failure.
+fn tell(task: &Task, what: &'static str, of: u64) {
+    STORY.with_borrow_mut(|story| story.push((task.tid, what, of)));
+}
+
+/// What has happened in this execution.
+pub(crate) fn story() -> String {
+    let line = |(tid, what, of): &(u32, &str, u64)| format!("  thread {tid} {what} {of}\n");
+    STORY.with_borrow(|story| story.iter().map(line).collect())
+}
+
+/// The machine of this execution.
+pub(crate) fn get() -> Rc<Machine> {
+    MACHINE.with_borrow(|machine| machine.clone().expect("inside of a model"))
+}
+
+/// Called before each atomic operation of the protocol: a summons that has come is taken now.
+pub(crate) fn before_operation() {
+    let machine = MACHINE.with_borrow(Clone::clone);
+    let Some(machine) = machine.filter(|m| m.everywhere || m.summonses.get() > 0) else {
+        return;
+    };
+    if let Some(me) = machine.me() {
+        if machine.everywhere {
+            machine.interrupt(&me);
+        } else if me.can_be_summoned() && me.is_summoned() {
+            machine.take_summonses(&me);
+        }
+    }
+}
+
+/// Whether loads see the newest value only.
+pub(super) fn reads_the_newest() -> bool {
+    NEWEST.get()
+}
+
+/// Whether the running thread has slept since this was last asked.
+pub(crate) fn just_woken() -> bool {
+    get().me().is_some_and(|me| me.woken.take())
+}
+
+/// What the kernel may do, or not do, as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whim {
+    /// A sleep ends for no reason.
+    SpuriousWake,
+    /// A sleep with a limit reaches it.
+    Timer,
+    /// The deadline has passed.
+    Deadline,
+    /// A summons is refused.
+    Refusal,
+}
+
+impl Whim {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::SpuriousWake => "wakes for no reason, chance",
+            Self::Timer => "reaches a sleep's limit, chance",
+            Self::Deadline => "is late, chance",
+            Self::Refusal => "has a summons refused, chance",
+        }
+    }
+}
+
+/// How a thread sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleep {
+    /// Until it is woken.
+    Endless,
+    /// Until it is woken, or for a time.
+    Timed,
+    /// For a time.
+    Nap,
+    /// Until the scene is over: the thread has nothing to do but to answer.
+    Linger,
+}
+
+impl Sleep {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Endless => "sleeps on",
+            Self::Timed => "sleeps for a time on",
+            Self::Nap => "naps",
+            Self::Linger => "lingers",
+        }
+    }
+}
+
+/// What has ended a sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Roused {
+    Wake,
+    Summons,
+    Timer,
+    /// The end of the scene.
+    Over,
+}
+
+impl Roused {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Wake => "is woken by",
+            Self::Summons => "is roused by a summons of",
+            Self::Timer => "is roused by time, as there sleeps",
+            Self::Over => "may end as does",
+        }
+    }
+}
+
+/// A thread, in the eyes of the kernel and of the one who judges the protocol.
+pub(crate) struct Task {
+    pub(crate) tid: u32,
+    /// Was there when the exploration began.
+    pub(crate) settled: bool,
+    thread: RefCell<Option<LoomThread>>,
+    /// Counted up by each summons, taken by the thread: what makes loom try both orders. Release
+    /// and Acquire, since the kernel carries a signal under a lock.
+    signal: AtomicU32,
+    /// As many as `signal` says, to be seen without a turn of loom's.
+    pending: Cell<u32>,
+    /// How many summonses the kernel has taken for it in all.
+    pub(crate) accepted: Cell<u32>,
+    blocks: Cell<bool>,
+    handling: Cell<bool>,
+    asleep: Cell<Option<Sleep>>,
+    roused: Cell<Roused>,
+    woken: Cell<bool>,
+    late: Cell<bool>,
+    /// It exists.
+    alive: Cell<bool>,
+    /// It runs no more of the model.
+    finished: Cell<bool>,
+    pub(crate) entry: Cell<Option<NonNull<Entry>>>,
+    /// The numbers of the calls that it has made or inherited, as decimal digits.
+    pub(crate) credentials: Cell<u64>,
+    /// Written at each call, read by each step of user code: loom reports any two that nothing
+    /// orders, whatever the turns they came in.
+    pub(crate) watch: UnsafeCell<()>,
+}
+
+impl Task {
+    pub(crate) fn can_be_summoned(&self) -> bool {
+        !self.blocks.get() && !self.handling.get()
+    }
+
+    pub(crate) fn is_summoned(&self) -> bool {
+        self.pending.get() > 0
+    }
+
+    pub(crate) fn blocks_summons(&self) -> bool {
+        self.blocks.get()
+    }
+
+    pub(crate) fn block_summons(&self, blocks: bool) {
+        self.blocks.set(blocks);
+    }
+
+    pub(crate) fn has_slept(&self) {
+        self.woken.set(true);
+    }
+
+    pub(crate) fn be_late(&self, late: bool) {
+        self.late.set(late);
+    }
+
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.get()
+    }
+
+    /// Notes an event of the scene.
+    pub(crate) fn tell(&self, what: &'static str, of: u64) {
+        tell(self, what, of);
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    pub(crate) fn runs_as(&self, thread: LoomThread) {
+        *self.thread.borrow_mut() = Some(thread);
+    }
+}
+
+/// What is asked of the machine of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Habits {
+    /// How many occasions of each kind leave the kernel a choice: the first so many.
+    pub(crate) spurious_wakes: usize,
+    pub(crate) timers: usize,
+    pub(crate) deadlines: usize,
+    pub(crate) refusals: usize,
+    /// Where all sleep, and only a timer could go on, a wake-up was lost.
+    pub(crate) no_timer_needed: bool,
+    /// Loads see the newest value only.
+    pub(crate) newest_only: bool,
+    /// Each atomic operation of the protocol is a turn in which a summons may arrive.
+    pub(crate) interrupted_everywhere: bool,
+}
+
+/// Decisions that loom takes: a load of a number that another thread has stored to with nothing in
+/// between that orders the two may see the store or not.
+struct Coins {
+    whim: Whim,
+    coins: Vec<AtomicBool>,
+    tossed: Cell<usize>,
+}
+
+pub(crate) struct Machine {
+    pub(crate) registry: &'static Registry,
+    main: LoomThread,
+    tasks: RefCell<Vec<Rc<Task>>>,
+    /// In the order in which they fell asleep.
+    sleepers: RefCell<Vec<(usize, Rc<Task>)>>,
+    /// How many threads there are, for the kernel's count. Its changes are turns of loom's.
+    population: AtomicU32,
+    coins: [Coins; 4],
+    /// Summonses that nobody has taken yet.
+    summonses: Cell<u32>,
+    timers_needed: Cell<u32>,
+    no_timer_needed: bool,
+    everywhere: bool,
+    /// The calls that a round's caller has made, as the decimal digits of their numbers.
+    pub(crate) history: Cell<u64>,
+}
+
+impl Machine {
+    /// A machine without threads, for the execution that has just begun.
+    pub(crate) fn start(habits: Habits) -> Rc<Self> {
+        let coins = |whim, number| Coins {
+            whim,
+            coins: (0..number).map(|_| AtomicBool::new(false)).collect(),
+            tossed: Cell::new(0),
+        };
+        let machine = Rc::new(Self {
+            registry: Box::leak(Box::new(Registry::new(Kernel))),
+            main: thread::current(),
+            tasks: RefCell::default(),
+            sleepers: RefCell::default(),
+            population: AtomicU32::new(0),
+            coins: [
+                coins(Whim::SpuriousWake, habits.spurious_wakes),
+                coins(Whim::Timer, habits.timers),
+                coins(Whim::Deadline, habits.deadlines),
+                coins(Whim::Refusal, habits.refusals),
+            ],
+            summonses: Cell::new(0),
+            timers_needed: Cell::new(0),
+            no_timer_needed: habits.no_timer_needed,
+            everywhere: habits.interrupted_everywhere,
+            history: Cell::new(0),
+        });
+        MACHINE.set(Some(Rc::clone(&machine)));
+        STORY.take();
+        NEWEST.set(habits.newest_only);
+        machine
+    }
+
+    /// Runs the model's threads to their ends.
+    pub(crate) fn run(&self) {
+        for coins in &self.coins {
+            for coin in &coins.coins {
+                // Relaxed, and after the threads were spawned: they may see it or not.
+                coin.store(true, Ordering::Relaxed);
+            }
+        }
+        loom::explore();
+        while self.tasks.borrow().iter().any(|task| !task.finished.get()) {
+            thread::park();
+        }
+    }
+
+    /// Frees what the execution leaves. Only the main thread is left.
+    pub(crate) fn stop(self: Rc<Self>) {
+        // SAFETY: leaked by `start`, and nobody is left to use it.
+        drop(unsafe { Box::from_raw(core::ptr::from_ref(self.registry).cast_mut()) });
+        MACHINE.set(None);
+    }
+
+    /// The running thread; `None` for the one that sets the model up.
+    pub(crate) fn me(&self) -> Option<Rc<Task>> {
+        let id = thread::current().id();
+        let tasks = self.tasks.borrow();
+        let is_me = |task: &&Rc<Task>| {
+            task.thread.borrow().as_ref().is_some_and(|thread| thread.id() == id)
+        };
+        tasks.iter().find(is_me).cloned()
+    }
+
+    pub(crate) fn tasks(&self) -> Vec<Rc<Task>> {
+        self.tasks.borrow().clone()
+    }
+
+    /// A new thread, with its parent's credentials.
+    pub(crate) fn clone_task(&self, parent: Option<&Task>) -> Rc<Task> {
+        self.population.fetch_add(1, Ordering::Relaxed);
+        let task = Rc::new(Task {
+            tid: self.tasks.borrow().len() as u32 + 1,
+            settled: parent.is_none(),
+            thread: RefCell::new(None),
+            signal: AtomicU32::new(0),
+            pending: Cell::new(0),
+            accepted: Cell::new(0),
+            blocks: Cell::new(parent.is_some_and(|parent| parent.blocks.get())),
+            handling: Cell::new(false),
+            asleep: Cell::new(None),
+            roused: Cell::new(Roused::Wake),
+            woken: Cell::new(false),
+            late: Cell::new(false),
+            alive: Cell::new(true),
+            finished: Cell::new(false),
+            entry: Cell::new(None),
+            credentials: Cell::new(parent.map_or(0, |parent| parent.credentials.get())),
+            watch: UnsafeCell::new(()),
+        });
+        self.tasks.borrow_mut().push(Rc::clone(&task));
+        task
+    }
+
+    /// The thread exists no more.
+    pub(crate) fn die(&self, task: &Task) {
+        // Release pairs with the Acquire in `kind`: the kernel finds a thread dead, or not, under
+        // locks that its end takes too.
+        self.population.fetch_sub(1, Ordering::Release);
+        tell(task, "dies", 0);
+        self.summonses.set(self.summonses.get() - task.pending.take());
+        task.alive.set(false);
+        task.entry.set(None);
+    }
+
+    /// The thread runs no more of the model, dead or not.
+    pub(crate) fn finish(&self, me: &Task) {
+        me.finished.set(true);
+        tell(me, "ends", 0);
+        self.main.unpark();
+        if !self.others_are_awake(me) {
+            self.go_on();
+        }
+    }
+
+    /// Has played its part, and answers for as long as it is registered and others play.
+    pub(crate) fn linger(&self, me: &Rc<Task>) {
+        while me.is_alive() && me.entry.get().is_some() {
+            self.interrupt(me);
+            if !me.is_summoned() {
+                self.sleep(me, 0, Sleep::Linger);
+                if me.roused.get() == Roused::Over {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel does what it may do. A turn of loom's, while occasions are left.
+    pub(crate) fn whim(&self, whim: Whim) -> bool {
+        let Some(coins) = self.coins.iter().find(|coins| coins.whim == whim) else {
+            return false;
+        };
+        let Some(coin) = coins.coins.get(coins.tossed.get()) else {
+            return false;
+        };
+        coins.tossed.set(coins.tossed.get() + 1);
+        let heads = coin.load(Ordering::Relaxed);
+        if let (true, Some(me)) = (heads, self.me()) {
+            tell(&me, whim.verb(), coins.tossed.get() as u64);
+        }
+        heads
+    }
+
+    // Threads, as the kernel counts them.
+
+    pub(crate) fn count(&self) -> usize {
+        self.population.fetch_add(0, Ordering::Relaxed) as usize
+    }
+
+    pub(crate) fn registered(&self) -> usize {
+        self.tasks.borrow().iter().filter(|task| task.entry.get().is_some()).count()
+    }
+
+    pub(crate) fn alive(&self) -> Vec<u32> {
+        self.population.fetch_add(0, Ordering::Acquire);
+        let tasks = self.tasks.borrow();
+        let alive = tasks.iter().filter(|task| task.alive.get());
+        alive.map(|task| task.tid).collect()
+    }
+
+    pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
+        self.alive().contains(&tid).then_some(Kind::Missed)
+    }
+
+    // Summonses.
+
+    pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
+        let task = self.tasks.borrow().iter().find(|task| task.tid == tid).cloned();
+        let Some(task) = task.filter(|task| task.alive.get()) else {
+            return Err(Refusal::Gone);
+        };
+        if self.whim(Whim::Refusal) {
+            return Err(Refusal::Full);
+        }
+        task.signal.fetch_add(1, Ordering::Release);
+        if !task.alive.get() {
+            return Err(Refusal::Gone);
+        }
+        tell(&task, "is summoned by", self.me().map_or(0, |me| me.tid.into()));
+        task.accepted.set(task.accepted.get() + 1);
+        task.pending.set(task.pending.get() + 1);
+        self.summonses.set(self.summonses.get() + 1);
+        let waits = task.asleep.get().is_some() && task.can_be_summoned();
+        if waits {
+            self.rouse(&task, Roused::Summons);
+        }
+        Ok(())
+    }
+
+    /// A point at which a summons may arrive: a turn of loom's, so that each order of the two is
+    /// tried.
+    pub(crate) fn interrupt(&self, me: &Rc<Task>) {
+        if me.can_be_summoned() {
+            me.signal.fetch_add(0, Ordering::Acquire);
+            self.take_summonses(me);
+        }
+    }
+
+    /// Runs the handler once for each summons that has come.
+    fn take_summonses(&self, me: &Rc<Task>) {
+        while me.can_be_summoned() && me.pending.get() > 0 {
+            me.signal.fetch_add(0, Ordering::Acquire);
+            me.pending.set(me.pending.get() - 1);
+            self.summonses.set(self.summonses.get() - 1);
+            me.handling.set(true);
+            tell(me, "takes a summons", 0);
+            if let Some(entry) = me.entry.get() {
+                // SAFETY: the thread's own entry, which it takes out of the registry only when it
+                // no longer points to it.
+                self.registry.answer(unsafe { entry.as_ref() });
+            }
+            tell(me, "has taken it", 0);
+            me.handling.set(false);
+        }
+    }
+
+    // Sleep and time.
+
+    /// Sleeps until something ends it; returns whether that was the time. To be called in the turn
+    /// in which it was decided upon.
+    pub(crate) fn sleep(&self, me: &Rc<Task>, address: usize, kind: Sleep) -> bool {
+        me.asleep.set(Some(kind));
+        tell(me, kind.verb(), address as u64);
+        self.sleepers.borrow_mut().push((address, Rc::clone(me)));
+        if !self.others_are_awake(me) {
+            self.go_on();
+        }
+        while me.asleep.get().is_some() {
+            thread::park();
+        }
+        match me.roused.get() {
+            Roused::Wake | Roused::Over => false,
+            Roused::Timer => true,
+            Roused::Summons => {
+                self.take_summonses(me);
+                false
+            }
+        }
+    }
+
+    pub(crate) fn wake(&self, address: usize, count: usize) {
+        for _ in 0..count {
+            let sleepers = self.sleepers.borrow();
+            let Some((_, task)) = sleepers.iter().find(|(word, _)| *word == address).cloned()
+            else {
+                return;
+            };
+            drop(sleepers);
+            self.rouse(&task, Roused::Wake);
+        }
+    }
+
+    fn rouse(&self, task: &Rc<Task>, why: Roused) {
+        task.asleep.set(None);
+        tell(task, why.verb(), self.me().map_or(0, |me| me.tid.into()));
+        task.roused.set(why);
+        self.sleepers.borrow_mut().retain(|(_, sleeper)| !Rc::ptr_eq(sleeper, task));
+        if let Some(thread) = task.thread.borrow().as_ref() {
+            if thread.id() != thread::current().id() {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Whether anyone but `me` can go on.
+    pub(crate) fn others_are_awake(&self, me: &Task) -> bool {
+        let tasks = self.tasks.borrow();
+        let mut others = tasks.iter().filter(|task| task.tid != me.tid);
+        others.any(|task| !task.finished.get() && task.asleep.get().is_none())
+    }
+
+    /// Nobody is awake. Time passes to the next timer, if there is any; if there is none, and all
+    /// have played their parts, the scene is over. Otherwise loom will find that all are stuck.
+    fn go_on(&self) {
+        let sleepers = self.sleepers.borrow().clone();
+        let sleeps = |kind: Sleep| move |task: &&Rc<Task>| task.asleep.get() == Some(kind);
+        let tasks = || sleepers.iter().map(|(_, task)| task);
+        if let Some(task) = tasks().find(sleeps(Sleep::Timed)).or(tasks().find(sleeps(Sleep::Nap)))
+        {
+            let napping = task.asleep.get() == Some(Sleep::Nap);
+            assert!(napping || !self.no_timer_needed, "a wake-up was lost: all sleep");
+            let needed = self.timers_needed.get() + 1;
+            assert!(needed <= STUCK, "time goes by and nothing comes of it");
+            self.timers_needed.set(needed);
+            if needed > PATIENCE {
+                task.late.set(true);
+            }
+            self.rouse(task, Roused::Timer);
+        } else if tasks().all(|task| task.asleep.get() == Some(Sleep::Linger)) {
+            for task in tasks() {
+                self.rouse(task, Roused::Over);
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Whether the calling thread takes summonses. Nothing else is ever sent in the model.
+
+use super::fault::{self, Fault};
+use super::machine;
+
+/// The mask that was in force; put back when dropped.
+#[derive(Debug)]
+pub(crate) struct Masked {
+    before: bool,
+}
+
+/// Blocks every signal.
+pub(crate) fn block_all() -> Masked {
+    Masked { before: set(true) }
+}
+
+impl Masked {
+    /// Waits with the summons unblocked.
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
+        set(fault::is(Fault::TurnBlocksSummons));
+        let waited = wait();
+        set(true);
+        waited
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        set(self.before);
+    }
+}
+
+/// Sets the mask and takes what has been waiting for it. Returns the mask before.
+pub(crate) fn set(blocked: bool) -> bool {
+    let machine = machine::get();
+    let Some(me) = machine.me() else { return false };
+    let before = me.blocks_summons();
+    me.block_summons(blocked);
+    machine.interrupt(&me);
+    before
+}

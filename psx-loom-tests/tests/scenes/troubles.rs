@@ -1,0 +1,105 @@
+//! Rounds that something comes in the way of.
+
+use psx_model::model::{Conduct, Model, Scene, Thread};
+use psx_model::{Error, Outcome};
+
+use super::{plan, registered_only};
+
+fn tries_twice(caller: &Thread) {
+    match caller.broadcast(&registered_only(), 1, Conduct::default()) {
+        Ok(_) => {}
+        Err(Error::Unreachable(late)) => assert!(late.iter().all(|thread| thread.tid() > 1)),
+        Err(other) => panic!("{other}"),
+    }
+    caller.step();
+    let second = caller.broadcast(&registered_only(), 2, Conduct::default());
+    assert!(second.is_ok() || matches!(second, Err(Error::Unreachable(_))));
+    caller.step();
+}
+
+/// P1, P6: the deadline against an arrival, at any moment; then another round.
+pub(crate) mod late_arrival {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().timers(2).deadlines(2).preemptions(1)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(tries_twice);
+        scene.registered(|target| {
+            target.step();
+            target.step();
+        });
+    }
+}
+
+/// The same with two targets, so that one may be on time.
+pub(crate) mod late_arrivals {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().timers(1).deadlines(1).newest_values_only().preemptions(1)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(tries_twice);
+        scene.registered(Thread::step);
+        scene.registered(Thread::step);
+    }
+}
+
+/// P4: an attempt that finds a stranger lets the world go, so that the stranger gets in.
+pub(crate) mod uncovered_and_retried {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().deadlines(1).newest_values_only().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            match caller.broadcast(&plan(), 1, Conduct::default()) {
+                Ok(report) => assert!((2..=3).contains(&report.threads())),
+                Err(Error::Uncovered(missed)) => assert_eq!(missed[0].tid(), 3),
+                Err(other) => panic!("{other}"),
+            }
+            caller.step();
+        });
+        scene.registered(|parent| {
+            parent.give_foreign_birth(|stranger| {
+                stranger.adopt();
+                stranger.step();
+            });
+            parent.step();
+        });
+    }
+}
+
+/// A target that dies in its call is noticed and told of, and the next round does without it; who
+/// leaves the list meanwhile finds it whole.
+pub(crate) mod death_in_the_call {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().timers(1).newest_values_only().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let kills = Conduct { kills: Some(2), ..Conduct::default() };
+            let report = caller.broadcast(&registered_only(), 1, kills).unwrap();
+            assert_eq!(report.divergent().len(), 1);
+            assert_eq!(report.divergent()[0].outcome(), Outcome::Died);
+            assert_eq!(report.divergent()[0].thread().tid(), 2);
+            let report = caller.broadcast(&registered_only(), 2, Conduct::default()).unwrap();
+            assert!((1..=2).contains(&report.threads()));
+        });
+        scene.registered(|_| ());
+        scene.registered(|survivor| {
+            survivor.step();
+            survivor.leave();
+            survivor.exit();
+        });
+    }
+}
