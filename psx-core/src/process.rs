@@ -5,10 +5,11 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::marker::PhantomData;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use crate::memory::{NoMemory, try_vec};
 use crate::registry::{Entry, Pass, Registry};
+use crate::report::Comm;
 use crate::round::Call;
 use crate::sys::Kernel;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
@@ -92,7 +93,7 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
     EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
     EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
-    entry.belongs_to(tid, REGISTRY.gate.generation(), raw::thread_name());
+    entry.belongs_to(tid, REGISTRY.gate.generation());
     mask::unblock_summons();
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
@@ -156,7 +157,7 @@ pub fn threads() -> Result<Vec<NamedThread>, Error> {
             if entry.tid() != Entry::NOBODY {
                 complete &= threads.len() < room;
                 if complete {
-                    threads.push(NamedThread { tid: entry.tid(), name: entry.name() });
+                    threads.push(NamedThread { tid: entry.tid(), name: Comm::default() });
                 }
             }
         });
@@ -302,13 +303,18 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
 /// destructors are gone before the first (glibc) or go among them (musl); so the thread stays until
 /// the last round. What the program still runs after that, the coverage proof catches.
 unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
-    let Some(me) = current().filter(|me| core::ptr::eq(*me, entry.cast())) else {
-        return;
-    };
-    if me.count_destructor_round() < DESTRUCTOR_ROUNDS && EXIT_HOOK.arm(entry).is_ok() {
+    let ours = |me: &NonNull<Entry>| ptr::eq(me.as_ptr(), entry.cast());
+    let Some(me) = CURRENT.get().filter(ours) else { return };
+    // SAFETY: as in `place`.
+    let rounds = unsafe { me.as_ref() }.count_destructor_round();
+    if rounds < DESTRUCTOR_ROUNDS && EXIT_HOOK.arm(entry).is_ok() {
         return;
     }
-    let me = NonNull::from(me);
+    notice_fork();
+    // SAFETY: as in `place`.
+    if unsafe { me.as_ref() }.generation() != REGISTRY.gate.generation() {
+        return;
+    }
     // musl leaves the signal blocked in a thread that was cancelled, and a round may be waiting.
     if cfg!(target_env = "musl") {
         mask::unblock_summons();

@@ -29,6 +29,14 @@ pub(crate) enum Standing {
     Fallen,
 }
 
+/// What a call came to on one thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// The thread's name, where there is reason to tell it.
+    pub(crate) name: Comm,
+}
+
 /// A thread's place in the registry. As large as a cache line, but not aligned to one: an allocator
 /// would pay for that with the room of two.
 pub(crate) struct Entry {
@@ -44,11 +52,9 @@ pub(crate) struct Entry {
     /// The gate's generation when the thread registered; another one's entry is left over from a
     /// parent. Written as `tid` is.
     generation: OwnedU32,
-    /// What the call came to. Written by the thread itself between `Arrived` and `Done`, read by
+    /// What the last call came to. Written by the thread itself between `Arrived` and `Done`, read by
     /// the caller once it has seen `Done`.
-    outcome: UnsafeCell<Outcome>,
-    /// Its name when it registered. Written before it is in the list.
-    name: Comm,
+    verdict: UnsafeCell<Verdict>,
     /// Whether the thread is inside a round, leading it or making its call. Touched by the thread
     /// alone, in its handler too.
     engaged: OwnedU8,
@@ -59,7 +65,7 @@ pub(crate) struct Entry {
 }
 
 // SAFETY: each field says who may touch it and when that passes on: `links` by invariant I2,
-// `outcome` by invariant I6; the rest is atomic or does not change.
+// `verdict` by invariant I6; the rest is atomic or does not change.
 unsafe impl Sync for Entry {}
 // SAFETY: an entry belongs to the list, not to a thread: nothing in it is bound to the thread that
 // allocated it.
@@ -90,8 +96,7 @@ impl Entry {
             standing: AtomicU32::new(0),
             tid: OwnedU32::new(0),
             generation: OwnedU32::new(0),
-            outcome: UnsafeCell::new(Outcome::Died),
-            name: Comm::default(),
+            verdict: UnsafeCell::new(Verdict { outcome: Outcome::Died, name: Comm::default() }),
             engaged: OwnedU8::new(0),
             passages: OwnedU8::new(0),
             destructor_rounds: OwnedU8::new(0),
@@ -99,10 +104,9 @@ impl Entry {
     }
 
     /// Whose place it is. Said by the thread itself, before the entry is in the list.
-    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32, name: Comm) {
+    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32) {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
-        self.name = name;
     }
 
     /// The thread's id. Relaxed: written before the list's lock was released, or before the child's
@@ -114,11 +118,6 @@ impl Entry {
     /// In which process, counted in forks, the thread registered.
     pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Relaxed)
-    }
-
-    /// The thread's name when it registered.
-    pub(crate) fn name(&self) -> Comm {
-        self.name
     }
 
     /// Says how the thread stands in the round of `epoch`. For the caller, before it announces the
@@ -153,19 +152,20 @@ impl Entry {
     /// # Safety
     ///
     /// The calling thread owns the entry and stands at `Arrived` in a committed round.
-    pub(crate) unsafe fn note(&self, outcome: Outcome) {
+    pub(crate) unsafe fn note(&self, verdict: Verdict) {
         // SAFETY: between `Arrived` and `Done` the cell is the thread's own (invariant I6).
-        self.outcome.with_mut(|cell| unsafe { *cell = outcome });
+        self.verdict.with_mut(|cell| unsafe { *cell = verdict });
     }
 
     /// What the call of the round of `epoch` came to, where the thread was there to make it.
-    pub(crate) fn outcome(&self, epoch: Epoch) -> Option<Outcome> {
+    pub(crate) fn verdict(&self, epoch: Epoch) -> Option<Verdict> {
         if self.stands(epoch, Standing::Done) {
             // SAFETY: the thread has set `Done` after its write, and writes no more until another
             // round has been committed, which is ours to begin (invariant I6).
-            Some(self.outcome.with(|cell| unsafe { *cell }))
+            Some(self.verdict.with(|cell| unsafe { *cell }))
         } else {
-            self.stands(epoch, Standing::Fallen).then_some(Outcome::Died)
+            self.stands(epoch, Standing::Fallen)
+                .then_some(Verdict { outcome: Outcome::Died, name: Comm::default() })
         }
     }
 

@@ -15,7 +15,7 @@ mod lock;
 use core::ptr::NonNull;
 use core::time::Duration;
 
-pub(crate) use entry::{Entry, Standing};
+pub(crate) use entry::{Entry, Standing, Verdict};
 pub(crate) use gate::{Closed, Gate, Pass};
 pub(crate) use list::{Buried, List};
 pub(crate) use lock::Lock;

@@ -11,9 +11,9 @@ use core::time::Duration;
 use super::gathering::Gathering;
 use super::ledger::{Finding, Ledger};
 use super::roster::Array;
-use super::{Call, Round};
+use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Buried, Entry, Registry, Standing};
+use crate::registry::{Buried, Entry, Registry, Standing, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
@@ -257,14 +257,12 @@ impl Leader<'_> {
         }
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(Setback::Os)?;
-        gathering.commit(stopped, casualties);
+        gathering.commit(Lent { call: self.call.raw, value }, stopped, casualties);
 
         for entry in gathering.targets() {
-            let Some(outcome) = entry.outcome(gathering.epoch) else {
-                continue;
-            };
+            let Some(Verdict { outcome, name }) = entry.verdict(gathering.epoch) else { continue };
             if outcome != Outcome::Returned(value) {
-                ledger.note(Finding { tid: entry.tid(), name: entry.name(), outcome });
+                ledger.note(Finding { tid: entry.tid(), name, outcome });
             }
         }
         if self.plan.divergence == Divergence::Abort && !ledger.findings().is_empty() {

@@ -5,13 +5,13 @@
 
 use core::time::Duration;
 
-use super::Epoch;
 use super::caller::{Leader, Setback};
 use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
+use super::{Epoch, Lent};
 use crate::registry::{Closed, Entry, Registry, Standing};
-use crate::report::Outcome;
+use crate::report::{Comm, Outcome};
 use crate::sys::clock::Deadline;
 use crate::sys::futex::Limit;
 use crate::sys::{Quota, Refusal};
@@ -46,8 +46,6 @@ impl<'a> Gathering<'a> {
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        // SAFETY: no round is committed, so no target reads the cell (invariant I5).
-        round.call.with_mut(|cell| unsafe { *cell = Some(call.raw) });
         round.manners.set(targets >= registry.kernel.cores(), call.may_filter);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
@@ -156,7 +154,7 @@ impl<'a> Gathering<'a> {
                 late = true;
                 ledger.note(Finding {
                     tid: entry.tid(),
-                    name: entry.name(),
+                    name: Comm::default(),
                     outcome: Outcome::Died,
                 });
             }
@@ -166,11 +164,13 @@ impl<'a> Gathering<'a> {
 
     /// Has all stopped threads make the call, and waits until they have. There is no way back, no
     /// deadline, and no system call but futex: the call may have forbidden every other.
-    pub(super) fn commit(&self, stopped: usize, casualties: &mut bool) {
+    pub(super) fn commit(&self, lent: Lent, stopped: usize, casualties: &mut bool) {
         if stopped == 0 {
             return;
         }
         let Registry { kernel, round, .. } = self.registry;
+        // SAFETY: no round is committed, so no target reads the cell (invariant I5).
+        round.lent.with_mut(|cell| unsafe { *cell = Some(lent) });
         round.completions.arm(self.epoch, stopped);
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();

@@ -56,9 +56,9 @@ pub(crate) struct Round {
     /// Targets that have not made the call.
     completions: CachePadded<Latch>,
     roster: CachePadded<Roster>,
-    /// Written by the caller before it announces the round; read by targets that have arrived and
-    /// see it committed.
-    call: UnsafeCell<Option<RawCall>>,
+    /// Written by the caller before it commits; read by targets that have arrived and see the round
+    /// committed.
+    lent: UnsafeCell<Option<Lent>>,
     /// How its threads wait for each other.
     manners: Manners,
     /// How many threads beside the registered ones the last proof has found to be harmless.
@@ -66,9 +66,9 @@ pub(crate) struct Round {
     bystanders: AtomicU32,
 }
 
-// SAFETY: `call` by invariant I5; the rest is atomic, or `Sync` by itself.
+// SAFETY: `lent` by invariant I5; the rest is atomic, or `Sync` by itself.
 unsafe impl Sync for Round {}
-// SAFETY: what `call` points to is `Sync`, as `Call::new` demands.
+// SAFETY: what `lent` points to is `Sync`, as `Call::new` demands.
 unsafe impl Send for Round {}
 
 impl Round {
@@ -80,7 +80,7 @@ impl Round {
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
-                call: UnsafeCell::new(None),
+                lent: UnsafeCell::new(None),
                 manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
             }
@@ -107,6 +107,13 @@ pub(crate) struct Call<'c> {
     /// Whether it may install a filter on system calls, for all that we know.
     may_filter: bool,
     closure: PhantomData<&'c ()>,
+}
+
+/// What the caller lends to the targets: the call, and what it came to on the caller.
+#[derive(Clone, Copy)]
+struct Lent {
+    call: RawCall,
+    value: usize,
 }
 
 /// A closure without its type and lifetime.

@@ -79,6 +79,11 @@ impl Manners {
         if PATIENT { self.flags.load(Ordering::Relaxed) } else { WARY }
     }
 
+    /// Whether the round at hand may be one with no system call but futex.
+    pub(super) fn is_futex_only(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & FUTEX_ONLY != 0
+    }
+
     /// How a target waits, with so many missing.
     pub(super) fn of_target(&self, missing: usize) -> Patience {
         self.patience(missing <= FEW)

@@ -4,8 +4,8 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round};
-use crate::registry::{Entry, Registry, Standing};
-use crate::report::Outcome;
+use crate::registry::{Entry, Registry, Standing, Verdict};
+use crate::report::{Comm, Outcome};
 use crate::sys::Kernel;
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
@@ -34,12 +34,17 @@ impl Registry {
         }
         me.engage();
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
-        // its completion below before it lets go of the call (invariant I5).
-        let result = unsafe { round.call.with(|call| (*call).map(|call| call.make())) };
+        // its completion below before it takes the cell back (invariant I5).
+        let lent = round.lent.with(|cell| unsafe { *cell });
+        // SAFETY: as above, the call is alive.
+        let made = lent.map(|lent| (lent.value, Outcome::from(unsafe { lent.call.make() })));
         me.disengage();
-        if let Some(result) = result {
+        if let Some((value, outcome)) = made {
+            let diverges = outcome != Outcome::Returned(value);
+            let told = diverges && !round.manners.is_futex_only();
+            let name = if told { self.kernel.own_name() } else { Comm::default() };
             // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
-            unsafe { me.note(Outcome::from(result)) };
+            unsafe { me.note(Verdict { outcome, name }) };
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         let missing = round.completions.count_down(epoch);

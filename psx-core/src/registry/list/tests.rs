@@ -5,7 +5,6 @@ use core::time::Duration;
 
 use super::*;
 use crate::registry::Gate;
-use crate::report::Comm;
 use crate::sys::clock::Deadline;
 
 /// Knuth's linear congruential generator (MMIX): the same numbers everywhere.
@@ -44,7 +43,7 @@ impl Pair {
     fn insert(&mut self) {
         self.next += 1;
         let mut entry = Entry::allocate().unwrap();
-        entry.belongs_to(self.next, Comm::default());
+        entry.belongs_to(self.next, 0);
         self.expected.push((self.next, self.list.insert(entry)));
     }
 

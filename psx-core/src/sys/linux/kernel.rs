@@ -131,6 +131,11 @@ impl Kernel {
         self.tasks.name(tid)
     }
 
+    /// The name of the calling thread.
+    pub(crate) fn own_name(&self) -> Comm {
+        raw::thread_name()
+    }
+
     /// Whether the thread `tid` has ended. Needs no system call but futex.
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
         super::futex::is_dead(tid)

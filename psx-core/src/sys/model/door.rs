@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::broadcast::CallName;
 use crate::registry::{Entry, Pass};
-use crate::report::Comm;
 use crate::round::Call;
 use crate::sys::fault;
 pub use crate::sys::fault::Fault;
@@ -148,7 +147,7 @@ impl Scene {
     pub fn registered(&self, part: impl FnOnce(&Thread) + 'static) {
         let task = self.machine.clone_task(None);
         let mut entry = Entry::allocate().expect("memory");
-        entry.belongs_to(task.tid, 0, Comm::default());
+        entry.belongs_to(task.tid, 0);
         let registry = self.machine.registry;
         task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
         self.cast(task, part);
@@ -333,7 +332,7 @@ impl Thread {
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
-        entry.belongs_to(self.number(), 0, Comm::default());
+        entry.belongs_to(self.number(), 0);
         self.task.entry.set(Some(self.machine.registry.register(entry, pass)));
     }
 
