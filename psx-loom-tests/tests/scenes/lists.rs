@@ -51,7 +51,7 @@ pub(crate) mod birth_and_exit {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().newest_values_only().preemptions(2)
+        Model::new().newest_values_only().preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -89,7 +89,7 @@ pub(crate) mod exit_with_old_values {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().preemptions(2)
+        Model::new().no_timer_needed().preemptions(4)
     }
 
     pub(crate) fn scene(scene: &Scene) {

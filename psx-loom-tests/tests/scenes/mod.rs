@@ -1,4 +1,6 @@
-//! The scenes that loom explores. Each has a bound or is exhaustive, and says what it is about.
+//! The scenes that loom explores, each with a bound on how often a thread that could go on is kept
+//! from it: as high as leaves the scene a minute. Without one, a round of two threads has more
+//! orders than anyone can wait for, most of them alike. `LOOM_MAX_PREEMPTIONS=4` sets another.
 
 mod lists;
 mod rounds;

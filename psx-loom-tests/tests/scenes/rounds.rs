@@ -21,7 +21,7 @@ fn round(threads: usize) -> impl FnOnce(&Thread) {
     }
 }
 
-/// P2, P3 with one target, all orders, all that the orderings let a load see.
+/// P2, P3 with one target, and all that the orderings let a load see.
 pub(crate) mod one_target {
     use super::*;
 
@@ -40,7 +40,7 @@ pub(crate) mod one_target_interrupted_everywhere {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().interrupted_everywhere().preemptions(3)
+        Model::new().no_timer_needed().interrupted_everywhere().preemptions(4)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -68,7 +68,7 @@ pub(crate) mod two_targets {
     }
 }
 
-/// The same with all that the orderings let a load see, and fewer orders.
+/// The same with all that the orderings let a load see, and fewer turns.
 pub(crate) mod two_targets_with_old_values {
     use super::*;
 
@@ -116,7 +116,7 @@ pub(crate) mod two_callers {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().preemptions(2)
+        Model::new().no_timer_needed().preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
