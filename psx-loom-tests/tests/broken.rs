@@ -40,7 +40,7 @@ const BROKEN: &[Broken] = broken! {
     GateOpenRelaxed: death_in_the_call says RACE;
     PhaseStoreRelaxed: one_target says RACE;
     PhaseLoadRelaxed: one_target says RACE;
-    PhaseNotReadAgain: one_target says "have made other calls";
+    PhaseNotReadAgain: one_target says RACE;
     EpochStandsStill: late_arrival says RACE;
     CountdownRelaxed: one_target says RACE;
     LatchWaitRelaxed: one_target says RACE;
