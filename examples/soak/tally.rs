@@ -63,7 +63,7 @@ impl Event {
         [Self::Stranger, Self::Blocked, Self::Vforked, Self::NoQueue, Self::Stillborn];
 }
 
-static COUNTERS: [AtomicU64; Event::ALL.len()] = [const { AtomicU64::new(0) }; _];
+static COUNTERS: [AtomicU64; Event::ALL.len()] = [const { AtomicU64::new(0) }; Event::ALL.len()];
 static SLOWEST_STOP: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn count(event: Event) {

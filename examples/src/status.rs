@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn this_process_is_listed_with_the_calling_thread() {
         // SAFETY: gettid takes nothing and only returns a number.
-        let me = unsafe { libc::gettid() }.cast_unsigned();
+        let me = unsafe { libc::gettid() } as u32;
         let threads = of_this_process().expect("/proc can be read");
         assert!(threads.iter().any(|thread| thread.tid == me));
     }

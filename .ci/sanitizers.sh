@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# psx under AddressSanitizer, ThreadSanitizer and valgrind. docs/testing.md says what
+# each of them can see here, and explains what is left out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=.ci/packages
+. .ci/packages
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# built CARGO-OPTIONS...: builds tests, and prints the paths of their programs.
+built() {
+    cargo "$@" --no-run --message-format=json | grep -o '"executable":"[^"]*"' | cut -d'"' -f4
+}
+
+# sanitized KIND FLAGS COMMAND...: the cargo command on nightly, with std as it comes.
+sanitized() {
+    local kind=$1 flags=$2
+    shift 2
+    RUSTFLAGS="-Zsanitizer=$kind $flags" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/$kind \
+        RUSTUP_TOOLCHAIN=nightly "$@" --target "$host"
+}
+
+address() {
+    # Left to the end of the process by design: see Tasks::directory.
+    echo 'leak:psx_core::sys::platform::tasks::tests' >"$scratch/leaks"
+    LSAN_OPTIONS=suppressions=$scratch/leaks \
+        sanitized address '' cargo test -p psx-core --lib
+    local programs
+    mapfile -t programs < <(sanitized address '' built test -p psx-spawn --test runtime --test faults)
+    for program in "${programs[@]}"; do
+        case ${program##*/} in
+        # Two cases want more births than a slow program has while 500 rounds run.
+        runtime-*) "$program" churn:: --skip last_destructors ;;
+        faults-*) "$program" --subject psx raw-exit ;;
+        esac
+    done
+}
+
+# Fails on a report whose two accesses are both psx-core's. In others one is std's or a test's own,
+# later than a hand-over that ThreadSanitizer has not seen, since std is not instrumented.
+thread() {
+    TSAN_OPTIONS="exitcode=0 log_path=$scratch/report" RUST_TEST_THREADS=1 \
+        sanitized thread -Cunsafe-allow-abi-mismatch=sanitizer cargo test -p psx-core --lib
+    cat "$scratch"/report* 2>/dev/null | awk '
+        /^WARNING/ { report = ""; ours = 0; reports++ }
+        /^  (Read|Write|Atomic|Previous)/ { unseen = 1 }
+        /^  (Location|Mutex|Thread|As if)/ { unseen = 0 }
+        unseen && /psx-core\/src\// && !/::tests::/ { ours++; unseen = 0 }
+        { report = report $0 "\n" }
+        /^SUMMARY/ && ours == 2 { print report; found++ }
+        END {
+            printf "%d reports, %d of them about psx-core\n", reports, found
+            exit found > 0
+        }'
+}
+
+# memcheck COMMAND...: the command under valgrind.
+memcheck() {
+    # std's threads turn their signal stacks off before they end, which valgrind overlooks. They
+    # have none where both signals are ignored.
+    env --ignore-signal=SEGV,BUS valgrind -q --vgdb=no --fair-sched=yes --error-exitcode=9 \
+        --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite "$@"
+}
+
+# answered COMMAND...: the command, with somebody at its standard input who answers each line that
+# it says there.
+answered() {
+    # shellcheck disable=SC2016  # perl's variables
+    perl -MSocket -e '
+        socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, 0) or die $!;
+        my $child = fork() // die $!;
+        if (!$child) { close $ours; open STDIN, "<&", $theirs; exec @ARGV or die $! }
+        close $theirs;
+        while (<$ours>) { print; syswrite $ours, "go\n" }
+        waitpid $child, 0;
+        exit($? >> 8 || $? & 127);' "$@"
+}
+
+memory() {
+    local programs
+    mapfile -t programs < <(built test -p psx-spawn --test runtime --test faults)
+    export -f memcheck
+    for program in "${programs[@]}"; do
+        case ${program##*/} in
+        runtime-*)
+            for case in keepcaps_toggles newborns_that_adopt last_destructors_are_registered; do
+                echo "valgrind: churn::$case"
+                memcheck "$program" --child "churn::$case" </dev/null
+            done
+            ;;
+        faults-*)
+            echo 'valgrind: raw-exit'
+            answered bash -c 'memcheck "$@"' memcheck "$program" --child raw-exit
+            ;;
+        esac
+    done
+}
+
+if rustup run nightly rustc --version 2>/dev/null; then
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    address
+    thread
+else
+    echo 'sanitizers: no nightly toolchain here, so neither AddressSanitizer nor ThreadSanitizer'
+fi
+if command -v valgrind >/dev/null || packages valgrind; then
+    memory
+else
+    echo 'sanitizers: valgrind cannot be had here'
+fi
