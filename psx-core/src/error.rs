@@ -133,7 +133,7 @@ impl From<Error> for io::Error {
     /// there is none.
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Step(step) => match step.cause() {
+            Error::Step(step) => match step.reason() {
                 Cause::Kernel(errno) => Self::from(*errno).kind(),
                 Cause::Foreseen(_) => io::ErrorKind::InvalidInput,
                 Cause::Unsynced(_) => io::ErrorKind::Other,

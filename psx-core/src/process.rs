@@ -242,7 +242,10 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.me.end_passage();
+        // In a forked child the thread is in no passage: this one is its parent's.
+        if self.pass.is_of_this_process() {
+            self.me.end_passage();
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl StepError {
 
     /// Why it failed.
     #[must_use]
-    pub fn cause(&self) -> &Cause {
+    pub fn reason(&self) -> &Cause {
         &self.cause
     }
 

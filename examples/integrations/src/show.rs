@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use psx::Report;
-use psx::privileges::{Cause, StepError};
+use psx::privileges::Cause;
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status::{self, Credentials};
 use psx_examples::table::{self, counted, some_of};
@@ -63,8 +63,7 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 fn is_lacking(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref::<psx::Error>() {
         Some(psx::Error::Step(step)) => {
-            let step: &StepError = step;
-            step.made().is_empty() && matches!(step.cause(), Cause::Foreseen(_))
+            step.made().is_empty() && matches!(step.reason(), Cause::Foreseen(_))
         }
         _ => error.is::<Lacking>(),
     }

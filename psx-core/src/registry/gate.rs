@@ -115,6 +115,11 @@ pub(crate) struct Pass<'g> {
 }
 
 impl<'g> Pass<'g> {
+    /// Whether it was taken here, and not before a fork.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.generation == self.gate.generation()
+    }
+
     /// One more, at once: since this one is out, no round can have begun.
     pub(crate) fn another(&self) -> Pass<'g> {
         // SAFETY: this pass is out.
@@ -124,7 +129,7 @@ impl<'g> Pass<'g> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.generation != self.gate.generation() {
+        if !self.is_of_this_process() {
             return;
         }
         // Release pairs with the Acquire in `Gate::close`.

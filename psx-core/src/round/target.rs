@@ -25,6 +25,9 @@ impl Registry {
         }
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
+        // Whoever may not ask for it later asks before the countdown, hence before the commit.
+        let futex_only = round.manners.is_futex_only();
+        let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
         let missing = round.arrivals.count_down(epoch);
         let patience = round.manners.of_target(missing);
 
@@ -40,9 +43,9 @@ impl Registry {
         let made = lent.map(|lent| (lent.value, Outcome::from(unsafe { lent.call.make() })));
         me.disengage();
         if let Some((value, outcome)) = made {
-            let diverges = outcome != Outcome::Returned(value);
-            let told = diverges && !round.manners.is_futex_only();
-            let name = if told { self.kernel.own_name() } else { Comm::default() };
+            if outcome != Outcome::Returned(value) && !futex_only {
+                name = self.kernel.own_name();
+            }
             // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
             unsafe { me.note(Verdict { outcome, name }) };
             me.advance(epoch, Standing::Arrived, Standing::Done);

@@ -65,7 +65,8 @@ pub struct Ids {
 
 /// The registered threads and their privileges: for logs and health checks.
 ///
-/// A thread that ends meanwhile is left out.
+/// A thread that ends meanwhile is left out. One that has just been started may be missing: it is
+/// registered by the first thing that it does, and only a round waits for that.
 ///
 /// # Errors
 ///

@@ -7,14 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use psx::{Broadcast, Errno};
-
 use crate::case::Case;
 use crate::case::Expected::{Abort, Clean, Exit, Ok};
-use crate::raw;
 use crate::stage::{Stage, is_level, keeps_up};
 use crate::supervisor::workshop;
-use crate::threads::idle;
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("churn", "thread churn, 500 calls, 100,000 threads", &[Ok], |stage| {
@@ -34,25 +30,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| many(stage, 10_000))
         .seconds(120)
         .alone(),
-    Case::new(
-        "divergent-strict",
-        "a call with results that differ, strictest setting",
-        &[Abort("stray")],
-        |stage| diverge(stage, |_, tid| Result::Ok(tid as usize)),
-    ),
-    Case::new("one-fails", "one thread's call fails, default", &[Abort("stray")], |stage| {
-        diverge(stage, fail_on)
-    }),
-    Case::new("one-fails-report", "the same under Divergence::Report", &[Ok], |stage| {
-        let _crew = stage.crew();
-        let stray = idle(stage, "stray");
-        let strict = Broadcast::new().divergence(psx::Divergence::Report);
-        // SAFETY: gettid changes nothing.
-        let report = unsafe { strict.run(|| fail_on(stray, raw::tid())) }.expect("a report");
-        let named: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
-        assert_eq!(named, [stray], "the threads that the report names");
-        stage.change();
-    }),
     Case::new("panic", "400 workers panic while rounds run", &[Ok], |stage| {
         let crew = stage.crew_that(is_level);
         panic::set_hook(Box::new(|_| ()));
@@ -144,18 +121,6 @@ fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
 fn many(stage: &Stage, threads: usize) {
     stage.park(threads);
     stage.conclude(stage.count_to(20), 0);
-}
-
-/// The result of a call on thread `tid` that fails on `stray` alone.
-fn fail_on(stray: u32, tid: u32) -> Result<usize, Errno> {
-    if tid == stray { Err(Errno::from_raw(libc::EPERM)) } else { Result::Ok(0) }
-}
-
-fn diverge(stage: &Stage, result: fn(u32, u32) -> Result<usize, Errno>) {
-    let _crew = stage.crew();
-    let stray = idle(stage, "stray");
-    // SAFETY: gettid changes nothing.
-    let _ = unsafe { Broadcast::new().run(|| result(stray, raw::tid())) };
 }
 
 /// Starts a thread that calls for ever, and returns when it has done so 20 times.

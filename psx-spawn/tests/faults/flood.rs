@@ -98,6 +98,7 @@ fn flood(kind: &str, target: u32, mut line: UnixStream) {
             let _ = match kind {
                 "kill" => raw::kill(target, None, 33),
                 "tgkill" => raw::kill(target, Some(tid), 33),
+                "drip" if code % 2 == 0 => raw::kill(target, Some(tid), 33),
                 _ => raw::queue(target, tid, 33, code),
             };
             if kind == "drip" {

@@ -1,9 +1,14 @@
 //! Processes that are born while rounds run.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::{hint, thread};
 
-use psx::Error;
+use psx::{Broadcast, Error};
+use psx_core::Passage;
 
 use crate::case::Case;
 use crate::case::Expected::Ok;
@@ -18,6 +23,60 @@ pub(crate) const CASES: &[Case] = &[
                 -1 => panic!("fork: {}", io::Error::last_os_error()),
                 0 => in_child(stage),
                 child => assert_eq!(exit_code(child), 0, "a call in a forked child"),
+            }
+        });
+    })
+    .seconds(60),
+    Case::new(
+        "fork-in-birth",
+        "fork in the middle of a birth; a call in the child",
+        &[Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            for entered in [true, false] {
+                let passage = Passage::enter().expect("no round is on");
+                let ticket = passage.ticket().expect("memory for a ticket");
+                let passage = entered.then_some(passage);
+                // SAFETY: as in the storm.
+                match unsafe { libc::fork() } {
+                    -1 => panic!("fork: {}", io::Error::last_os_error()),
+                    0 => {
+                        drop((ticket, passage));
+                        in_child(stage)
+                    }
+                    child => assert_eq!(exit_code(child), 0, "a call after a birth given up"),
+                }
+            }
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
+    ),
+    Case::new(
+        "raw-fork",
+        "1,000 forks by raw clone; in each 16 threads adopt at once; a call",
+        &[Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            for _ in 0..1000 {
+                match raw::fork() {
+                    0 => leave_by(all_adopt),
+                    child => assert_eq!(exit_code(child), 0, "16 threads and a call in a child"),
+                }
+            }
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
+    )
+    .seconds(60),
+    Case::new("raw-fork-in-round", "the same 200 times while a round waits", &[Ok], |stage| {
+        fork_in_rounds(stage, 200, |_| leave_by(all_adopt));
+    })
+    .seconds(60),
+    Case::new("raw-fork-forks", "the same with a fork by libc in the child", &[Ok], |stage| {
+        fork_in_rounds(stage, 50, |stage| {
+            // SAFETY: as in the storm.
+            match unsafe { libc::fork() } {
+                -1 => panic!("fork: {}", io::Error::last_os_error()),
+                0 => in_child(stage),
+                child => leave_by(|| Result::Ok(exit_code(child) == 0)),
             }
         });
     })
@@ -45,6 +104,61 @@ fn storm(stage: &Stage, births: usize, birth: fn(&Stage)) {
     stage.conclude(counted, crew.strays());
 }
 
+/// A registered thread forks by a raw clone, of which no hook of libc's hears, while a round waits
+/// for it. What the child then does ends it.
+fn fork_in_rounds(stage: &Stage, children: usize, child: fn(&Stage) -> !) {
+    let crew = stage.crew_that(is_level);
+    let (mut told, mut tell) = UnixStream::pair().expect("a socket pair");
+    let forker = stage.clone();
+    let join = stage.spawn("forker", move || {
+        for _ in 0..children {
+            raw::block_every_signal();
+            tell.write_all(&[0]).expect("main waits");
+            while !raw::is_33_pending() {
+                thread::yield_now();
+            }
+            let pid = raw::fork();
+            raw::unblock_every_signal();
+            match pid {
+                0 => child(&forker),
+                child => assert_eq!(exit_code(child), 0, "a child of a round"),
+            }
+        }
+    });
+    let round = |_| {
+        told.read_exact(&mut [0]).expect("a word from the forker");
+        stage.count()
+    };
+    let counted = (0..children).map(round).collect();
+    join();
+    stage.conclude(counted, crew.strays());
+}
+
+/// The first thing that 16 threads do is to adopt themselves; then a call must find them all.
+fn all_adopt() -> Result<bool, Error> {
+    const THREADS: usize = 16;
+    static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+    let adopted = Arc::new(Barrier::new(THREADS + 1));
+    for lag in 0..THREADS {
+        let adopted = Arc::clone(&adopted);
+        thread::spawn(move || {
+            ARRIVED.fetch_add(1, Ordering::Relaxed);
+            while ARRIVED.load(Ordering::Relaxed) < THREADS {
+                thread::yield_now();
+            }
+            // The second to come finds the first in the middle of things.
+            (0..100 * lag).for_each(|_| hint::spin_loop());
+            psx::thread::adopt().expect("a place in the child's registry");
+            adopted.wait();
+            thread::park();
+        });
+    }
+    adopted.wait();
+    // SAFETY: nothing is done.
+    let report = unsafe { Broadcast::new().run(|| Result::Ok(0)) }?;
+    Result::Ok(report.threads() == THREADS + 1)
+}
+
 /// A call in a process of one thread, then one in a process of two, each counted by the kernel.
 fn in_child(stage: &Stage) -> ! {
     let calls = || -> Result<bool, Error> {
@@ -56,6 +170,11 @@ fn in_child(stage: &Stage) -> ! {
         stage.count()?;
         Result::Ok(raw::counted() == before + 2 && crew.strays() == 0)
     };
+    leave_by(calls)
+}
+
+/// Ends a forked child: with status 0 if all went as it should.
+fn leave_by(calls: impl FnOnce() -> Result<bool, Error>) -> ! {
     let code = match calls() {
         Result::Ok(true) => 0,
         Result::Ok(false) => 2,

@@ -36,6 +36,7 @@ mod table;
 
 mod churn;
 mod company;
+mod diverge;
 mod flood;
 mod fork;
 mod landlock;

@@ -1,5 +1,7 @@
 //! A process that cannot see /proc any more.
 
+use std::fs;
+
 use crate::case::Expected::{Clean, Ok};
 use crate::case::{Case, Start};
 use crate::raw;
@@ -31,6 +33,13 @@ pub(crate) const CASES: &[Case] = &[
     )
     .start(Start::Root),
     Case::new(
+        "chroot-forged",
+        "the same with a folder as /proc/self/task: Require, Registered",
+        &[Clean(UNPROVABLE, "Registered"), Ok],
+        |stage| before(stage, enter_forged),
+    )
+    .start(Start::Root),
+    Case::new(
         "no-descriptor",
         "no descriptor to be had at the first use: Require, Registered",
         &[Clean(UNPROVABLE, "Registered"), Ok],
@@ -45,6 +54,15 @@ pub(crate) const CASES: &[Case] = &[
 
 fn enter_empty() {
     raw::change_root(&workshop("empty"));
+}
+
+/// A link count that would prove nine threads, the eight of the crew and main.
+fn enter_forged() {
+    let root = workshop("forged");
+    for thread in 0..9 {
+        fs::create_dir_all(root.join(format!("proc/self/task/{thread}"))).expect("a folder");
+    }
+    raw::change_root(&root);
 }
 
 /// The descriptor that psx opened on its first use still tells the number of threads.

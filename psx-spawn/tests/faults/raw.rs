@@ -89,6 +89,27 @@ pub(crate) fn block_every_signal() {
     must("rt_sigprocmask", libc::SYS_rt_sigprocmask, [how, at, 0, 8, 0, 0]);
 }
 
+/// Undoes [`block_every_signal`].
+pub(crate) fn unblock_every_signal() {
+    let none = 0u64;
+    let how = libc::SIG_SETMASK as usize;
+    let at = ptr::from_ref(&none).addr();
+    must("rt_sigprocmask", libc::SYS_rt_sigprocmask, [how, at, 0, 8, 0, 0]);
+}
+
+/// Whether the calling thread has been sent signal 33, and blocks it.
+pub(crate) fn is_33_pending() -> bool {
+    let mut pending = 0u64;
+    let at = ptr::from_mut(&mut pending).addr();
+    must("rt_sigpending", libc::SYS_rt_sigpending, [at, 8, 0, 0, 0, 0]);
+    pending & 1 << 32 != 0
+}
+
+/// fork, without libc and its hooks: 0 in the child.
+pub(crate) fn fork() -> libc::pid_t {
+    must("clone", libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0]) as libc::pid_t
+}
+
 /// Takes /proc away from the calling process alone.
 pub(crate) fn unmount_proc() {
     must("unshare", libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
@@ -159,14 +180,18 @@ pub(crate) fn start_raw_thread() -> u32 {
     clone(body, flags, 0)
 }
 
-/// Goes into vfork, writes a byte to `announce` from there, and comes back when `seconds` are over.
+/// Goes into vfork, writes the child's id to `announce` from there, and comes back when `seconds`
+/// are over.
 pub(crate) fn vfork(announce: c_int, seconds: u32) {
     extern "C" fn body(argument: *mut c_void) -> c_int {
         let (announce, seconds) = (argument.addr() & 0xffff, argument.addr() >> 16);
-        let byte = 0u8;
-        must("write", libc::SYS_write, [announce, ptr::from_ref(&byte).addr(), 1, 0, 0, 0]);
-        let time = [seconds as u64, 0];
-        must("nanosleep", libc::SYS_nanosleep, [time.as_ptr().addr(), 0, 0, 0, 0, 0]);
+        let pid = must("getpid", libc::SYS_getpid, [0; 6]) as u32;
+        must("write", libc::SYS_write, [announce, ptr::from_ref(&pid).addr(), 4, 0, 0, 0]);
+        let mut left = [seconds as u64, 0];
+        let at = left.as_mut_ptr().addr();
+        // A signal ends the sleep, and then the kernel says how much of it is left.
+        // SAFETY: a time that outlives the call.
+        while unsafe { call(libc::SYS_nanosleep, [at, at, 0, 0, 0, 0]) }.is_err() {}
         0
     }
     let argument = announce as usize | (seconds as usize) << 16;
@@ -178,14 +203,24 @@ std::arch::global_asm!("faults_restorer:", "mov eax, 15", "syscall");
 
 /// Installs `handler` for signal 33, which libc's own wrappers refuse to touch.
 pub(crate) fn handle_33(handler: extern "C" fn(c_int)) {
-    act_on_33(handler as *const () as usize);
+    act_on_33(handler as *const () as usize, 0);
+}
+
+/// What a handler that is told more takes.
+pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+/// The same for a handler that wants to pass signals on: returns the address of the [`Handler`]
+/// that was there.
+pub(crate) fn put_over_33(handler: Handler) -> usize {
+    act_on_33(handler as *const () as usize, libc::SA_SIGINFO as usize)
 }
 
 pub(crate) fn ignore_33() {
-    act_on_33(libc::SIG_IGN);
+    act_on_33(libc::SIG_IGN, 0);
 }
 
-fn act_on_33(handler: usize) {
+fn act_on_33(handler: usize, flags: usize) -> usize {
+    const RESTART: usize = libc::SA_RESTART as usize;
     #[repr(C)]
     struct Action {
         handler: usize,
@@ -198,13 +233,15 @@ fn act_on_33(handler: usize) {
         unsafe extern "C" {
             fn faults_restorer();
         }
-        (0x0400_0000 | libc::SA_RESTART as usize, faults_restorer as *const () as usize)
+        (flags | RESTART | 0x0400_0000, faults_restorer as *const () as usize)
     };
     #[cfg(not(target_arch = "x86_64"))]
-    let (flags, restorer) = (libc::SA_RESTART as usize, 0);
+    let (flags, restorer) = (flags | RESTART, 0);
     let action = Action { handler, flags, restorer, mask: 0 };
-    let at = ptr::from_ref(&action).addr();
-    must("rt_sigaction", libc::SYS_rt_sigaction, [33, at, 0, 8, 0, 0]);
+    let mut before = Action { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let (at, old) = (ptr::from_ref(&action).addr(), ptr::from_mut(&mut before).addr());
+    must("rt_sigaction", libc::SYS_rt_sigaction, [33, at, old, 8, 0, 0]);
+    before.handler
 }
 
 /// A siginfo_t that says no more than signal and code.

@@ -1,7 +1,7 @@
 //! Signals that cannot be sent, cannot be received, or belong to somebody else.
 
-use std::ffi::c_int;
-use std::io::Write;
+use std::ffi::{c_int, c_void};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{mem, process, ptr};
@@ -9,7 +9,7 @@ use std::{mem, process, ptr};
 use crate::case::Expected::{Clean, Ok};
 use crate::case::{Case, Start};
 use crate::raw;
-use crate::stage::Stage;
+use crate::stage::{Stage, is_level};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("none", "none", &[Ok], |stage| {
@@ -133,6 +133,23 @@ pub(crate) const CASES: &[Case] = &[
             stage.change();
         },
     ),
+    Case::new(
+        "handler-over",
+        "a handler over psx's that passes on to it; glibc's own setresuid",
+        &[Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            stage.count().expect("a first round");
+            let round = |_| {
+                BELOW.store(raw::put_over_33(pass_on), Ordering::Relaxed);
+                set_no_user();
+                let counted = stage.count();
+                set_no_user();
+                counted
+            };
+            stage.conclude((0..50).map(round).collect(), crew.strays());
+        },
+    ),
 ];
 
 fn no_queue(stage: &Stage, limit: [u64; 2], change: fn(&Stage)) {
@@ -158,6 +175,21 @@ static HEARD: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn note_33(_: c_int) {
     HEARD.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The handler that the library has found.
+static BELOW: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: stored before this handler can run: psx's, which was first in line after a round.
+    let below: raw::Handler = unsafe { mem::transmute(BELOW.load(Ordering::Relaxed)) };
+    below(signal, info, context);
+}
+
+/// glibc's broadcast, which returns when every thread has had its signal 33. Changes nothing.
+fn set_no_user() {
+    // SAFETY: no id is to change.
+    assert_eq!(unsafe { libc::setresuid(!0, !0, !0) }, 0, "{}", io::Error::last_os_error());
 }
 
 /// Sends signal 33 to this thread as strangers would: each must reach the program's own handler.

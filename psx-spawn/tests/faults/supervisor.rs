@@ -151,7 +151,11 @@ impl Watch<'_> {
             "trace" => raw::trace(rest.parse().expect("a thread id")),
             "untrace" => raw::untrace(rest.parse().expect("a thread id")),
             "exempt-poller" => self.exempt = "iou-sqp-",
-            "help" => self.helper = Some(start_helper(self.case, rest, child.pid())),
+            "help" => {
+                let (kind, pid) = rest.split_once(' ').unwrap_or((rest, ""));
+                let pid = pid.parse().unwrap_or(child.pid());
+                self.helper = Some(start_helper(self.case, kind, pid));
+            }
             "dismiss" => self.helper = None,
             _ => panic!("{}: {line:?} means nothing", self.case.name),
         }

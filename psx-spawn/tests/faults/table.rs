@@ -12,7 +12,7 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    churn, company, flood, fork, landlock, memory, proc, seccomp, signals, threads, uring,
+    churn, company, diverge, flood, fork, landlock, memory, proc, seccomp, signals, threads, uring,
 };
 
 /// Most cases wait more than they work.
@@ -27,6 +27,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         seccomp::CASES,
         uring::CASES,
         churn::CASES,
+        diverge::CASES,
         fork::CASES,
         memory::CASES,
         flood::CASES,

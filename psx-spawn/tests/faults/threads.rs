@@ -34,6 +34,18 @@ pub(crate) const CASES: &[Case] = &[
     )
     .bites(),
     Case::new(
+        "vfork-forged",
+        "the same, its child sent signals 33 that pose as psx's",
+        &[Clean("Unreachable", "vforker")],
+        |stage| {
+            let _crew = stage.crew();
+            stage.count().expect("a round before the child takes over the handlers");
+            let child = in_vfork(stage, 30);
+            stage.ask(format_args!("help drip {child}"));
+            stage.change_soon();
+        },
+    ),
+    Case::new(
         "traced",
         "a thread stopped by a debugger; then let go",
         &[Clean("Unreachable", "patient"), Ok],
@@ -58,6 +70,27 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .bites(),
+    Case::new(
+        "raw-clone-forged",
+        "the same, sent signals 33 that pose as psx's: Registered",
+        &[Clean("Unreachable", "creator")],
+        |stage| {
+            let _crew = stage.crew();
+            stage.count().expect("a round that puts the handler in place");
+            let (mut told, mut tell) = UnixStream::pair().expect("a socket pair");
+            let _ = stage.spawn("creator", move || {
+                raw::start_raw_thread();
+                raw::block_every_signal();
+                tell.write_all(&[0]).expect("main waits");
+                loop {
+                    thread::park();
+                }
+            });
+            told.read_exact(&mut [0]).expect("a word from the creator");
+            stage.ask("help drip");
+            stage.change_registered();
+        },
+    ),
     Case::new("main-pthread-exit", "main thread left by pthread_exit", &[Ok], |stage| {
         without_main(stage);
         LEAVE_MAIN.store(true, Ordering::Relaxed);
@@ -124,11 +157,13 @@ pub(crate) fn idle(stage: &Stage, name: &str) -> u32 {
     u32::from_ne_bytes(tid)
 }
 
-/// Starts a thread, `vforker`, that has gone into vfork for so long when this returns.
-fn in_vfork(stage: &Stage, seconds: u32) {
+/// Starts a thread, `vforker`, that has gone into vfork for so long when this returns its child.
+fn in_vfork(stage: &Stage, seconds: u32) -> u32 {
     let (mut announced, announce) = UnixStream::pair().expect("a socket pair");
     let _ = stage.spawn("vforker", move || raw::vfork(announce.as_raw_fd(), seconds));
-    announced.read_exact(&mut [0]).expect("a word from the vfork child");
+    let mut child = [0; 4];
+    announced.read_exact(&mut child).expect("a word from the vfork child");
+    u32::from_ne_bytes(child)
 }
 
 /// Starts the thread that goes on when main has gone.

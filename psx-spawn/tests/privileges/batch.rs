@@ -171,7 +171,7 @@ fn fourth_fails(line: &Line) {
         panic!("{error:?}");
     };
     assert_eq!(error.failed(), Step::Gid);
-    assert_eq!(*error.cause(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
+    assert_eq!(*error.reason(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
     assert_eq!(error.made(), [Step::SecureBits, Step::Bounding, Step::Groups]);
     let no_root = SecureBits::NO_ROOT.bits() as i32;
     assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));

@@ -108,6 +108,6 @@ fn expect_foreseen(step: Step, wanted: &Privileges) {
         panic!("{error:?}");
     };
     assert_eq!(error.failed(), step);
-    assert!(matches!(error.cause(), Cause::Foreseen(_)), "{error:?}");
+    assert!(matches!(error.reason(), Cause::Foreseen(_)), "{error:?}");
     assert_eq!(error.made(), []);
 }

@@ -76,7 +76,7 @@ fn expect_unsynced(before: fn(), made: &[Step]) {
         panic!("{error:?}");
     };
     assert_eq!((error.failed(), error.made()), (Step::Seccomp, made));
-    let Cause::Unsynced(thread) = error.cause() else {
+    let Cause::Unsynced(thread) = error.reason() else {
         panic!("{error:?}");
     };
     assert_eq!(thread.name(), "differs");

@@ -4,8 +4,9 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Barrier, mpsc};
 use std::{process, thread as std_thread};
 
-use psx::Coverage;
 use psx::thread::{self, Builder};
+use psx::{Coverage, Error};
+use psx_core::Passage;
 
 use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, slack, tid};
 use crate::support::{Case, Ending, Line, procfs};
@@ -33,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
             command.env("RUST_MIN_STACK", NO_STACK.to_string());
         }),
         Case::new("births::spawning_thread_is_adopted", spawning_thread_is_adopted),
+        Case::new("births::too_many_in_one_another", too_many_in_one_another),
     ]
 }
 
@@ -153,6 +155,17 @@ fn expect_panic(f: impl FnOnce()) -> String {
     let result = panic::catch_unwind(AssertUnwindSafe(f));
     panic::set_hook(hook);
     *result.unwrap_err().downcast::<String>().expect("a message")
+}
+
+fn too_many_in_one_another(_: &Line) {
+    let passages: Vec<_> = (0..255).map(|_| Passage::enter().unwrap()).collect();
+    for _ in 0..2 {
+        assert!(matches!(Passage::enter(), Err(Error::Reentrant)));
+    }
+    assert_eq!(broadcast_slack(STRICT, 1), Err(Error::Reentrant));
+    drop(passages);
+    drop(Passage::enter().unwrap());
+    assert_eq!(broadcast_slack(STRICT, 2), Ok(1));
 }
 
 fn spawning_thread_is_adopted(_: &Line) {
