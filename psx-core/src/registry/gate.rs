@@ -187,6 +187,7 @@ mod tests {
         let gate = Gate::new();
         let parents = gate.enter();
         gate.begin_anew();
+        assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
         drop(parents);
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
     }
