@@ -47,6 +47,7 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::late_arrivals,
     troubles::uncovered_and_retried,
     troubles::death_in_the_call,
+    troubles::death_without_an_answer,
 ];
 
 /// As users have it by default, but that results which differ are reported.

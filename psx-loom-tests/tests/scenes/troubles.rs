@@ -103,3 +103,26 @@ pub(crate) mod death_in_the_call {
         });
     }
 }
+
+/// A target that ends without answering, before its summons or after, is not waited for, and its
+/// entry is buried.
+pub(crate) mod death_without_an_answer {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().timers(1).newest_values_only().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            assert_eq!(report.threads(), 2);
+            assert_eq!(caller.walk(), 2);
+        });
+        scene.registered(|mortal| {
+            mortal.block_summons(true);
+            mortal.exit();
+        });
+        scene.registered(Thread::step);
+    }
+}
