@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use psx_examples::status::tids;
 use psx_examples::table::{Table, counted};
 
 use crate::line::Line;
@@ -135,7 +136,7 @@ impl Judge {
         let (expected, tally) = rest.split_once(' ').ok_or("a checkpoint without a number")?;
         self.tally = tally.parse()?;
         self.checkpoints += 1;
-        for tid in tids(self.subject.id()) {
+        for tid in tids(self.subject.id()).unwrap_or_default() {
             let path = format!("/proc/{}/task/{tid}", self.subject.id());
             let Some((name, state)) = name_and_state(&path) else { continue };
             // What runs no code of the program's: the dead, and the kernel's own.
@@ -204,13 +205,6 @@ impl Judge {
     }
 }
 
-/// The ids of a process's threads.
-pub(crate) fn tids(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let names = tasks.into_iter().flatten().flatten().map(|task| task.file_name());
-    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
-}
-
 /// From a thread's `stat`; none if it is gone.
 fn name_and_state(task: &str) -> Option<(String, char)> {
     let stat = fs::read_to_string(format!("{task}/stat")).ok()?;
@@ -227,5 +221,5 @@ fn whereabouts(pid: u32) -> String {
         let [syscall, channel] = ["syscall", "wchan"].map(read);
         Some(format!("  {tid} ({name}) {state} {} {}", syscall.trim(), channel.trim()))
     };
-    tids(pid).into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    tids(pid).into_iter().flatten().filter_map(line).collect::<Vec<_>>().join("\n")
 }

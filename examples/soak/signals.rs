@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use psx_examples::raw;
+use psx_examples::status::tids;
 
-use crate::judge::tids;
 use crate::random::Random;
 
 const SIGNAL: usize = 33;
@@ -17,11 +17,9 @@ const SUMMONS: i32 = -0x0070_7378;
 pub(crate) fn disturb(pid: u32, count: &AtomicU64, is_over: &AtomicBool) {
     let mut random = Random::new(u64::from(pid), 0);
     while !is_over.load(Ordering::Relaxed) {
-        let tids = tids(pid);
+        let Ok(tids) = tids(pid) else { return };
+        let tids = Vec::from_iter(tids);
         for _ in 0..random.below(100) {
-            if tids.is_empty() {
-                return;
-            }
             send(pid, random.pick(&tids), &mut random);
             count.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,6 +1,8 @@
 //! What the kernel says about each thread's privileges, in `/proc/PID/task/TID/status`.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::{fs, io, process};
@@ -31,8 +33,8 @@ pub struct Credentials {
     pub no_new_privs: bool,
 }
 
-/// Every thread of this process, in the order of `/proc`, which is the order of their birth as
-/// long as thread ids have not wrapped.
+/// Every thread of this process in the order of their ids, which is the order of their birth as
+/// long as ids have not wrapped.
 ///
 /// # Errors
 ///
@@ -50,13 +52,41 @@ pub fn of_this_process() -> io::Result<Vec<ThreadStatus>> {
 /// As [`of_this_process`]; also where there is no such process.
 pub fn of_process(pid: u32) -> io::Result<Vec<ThreadStatus>> {
     let mut threads = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-        match read(&entry?.path().join("status")) {
+    for tid in tids(pid)? {
+        match read(Path::new(&format!("/proc/{pid}/task/{tid}/status"))) {
             Err(e) if is_gone(&e) => {}
             status => threads.push(status?),
         }
     }
     Ok(threads)
+}
+
+/// The ids of the threads of the process `pid`; of those that end meanwhile some.
+///
+/// The kernel ends the list early, and says nothing, when the thread that it has come to ends
+/// (`proc_task_readdir` in fs/proc/base.c). So the list is read until it is the same twice and as
+/// long as the kernel's count, or often enough that no thread was left out each time.
+///
+/// # Errors
+///
+/// Where `/proc` cannot be read; also where there is no such process.
+pub fn tids(pid: u32) -> io::Result<BTreeSet<u32>> {
+    const READS: usize = 100;
+    let folder = format!("/proc/{pid}/task");
+    let (mut all, mut last) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..READS {
+        let mut tids = BTreeSet::new();
+        for entry in fs::read_dir(&folder)? {
+            tids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        all.extend(&tids);
+        // The folder's link count is the number of threads and two.
+        if tids == last && tids.len() as u64 + 2 == fs::metadata(&folder)?.nlink() {
+            return Ok(tids);
+        }
+        last = tids;
+    }
+    Ok(all)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -122,6 +152,9 @@ fn spaced<T: Display>(values: &[T]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Barrier, mpsc};
+    use std::thread;
+
     use super::*;
 
     const STATUS: &str = "Name:\tread 1\nUmask:\t0022\nTgid:\t7\nPid:\t9\nUid:\t0\t1\t2\t3\n\
@@ -148,5 +181,26 @@ mod tests {
         let me = unsafe { libc::gettid() } as u32;
         let threads = of_this_process().expect("/proc can be read");
         assert!(threads.iter().any(|thread| thread.tid == me));
+    }
+
+    #[test]
+    fn a_thread_is_listed_while_an_older_one_ends() {
+        for _ in 0..300 {
+            let (old, young) = (Barrier::new(2), Barrier::new(2));
+            let (tell, told) = mpsc::channel();
+            thread::scope(|scope| {
+                scope.spawn(|| old.wait());
+                scope.spawn(|| {
+                    // SAFETY: gettid takes nothing and only returns a number.
+                    tell.send(unsafe { libc::gettid() } as u32).expect("somebody listens");
+                    young.wait();
+                });
+                let young_tid = told.recv().expect("it says its id");
+                old.wait();
+                let tids = tids(process::id()).expect("/proc can be read");
+                young.wait();
+                assert!(tids.contains(&young_tid));
+            });
+        }
     }
 }

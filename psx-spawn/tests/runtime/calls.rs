@@ -203,7 +203,6 @@ fn divergence_is_reported(_: &Line) {
     told.sort_unstable();
     let mut others = procfs::tids(process::id());
     others.retain(|&other| other != tid());
-    others.sort_unstable();
     assert_eq!(told, others);
     for divergent in report.divergent() {
         assert_eq!(divergent.outcome(), Outcome::Returned(divergent.thread().tid() as usize));
