@@ -296,6 +296,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     }
     // SAFETY: the kernel calls this handler with SA_SIGINFO.
     if unsafe { !REGISTRY.kernel.is_summons(info) } {
+        REGISTRY.round.note_stranger();
         HAD.with(|had| REGISTRY.kernel.pass_on(had, signal, info, context));
     }
     // SAFETY: as above.

@@ -87,6 +87,11 @@ impl Round {
         }
     }
 
+    /// A signal has come that is no summons. Async-signal-safe.
+    pub(crate) fn note_stranger(&self) {
+        self.manners.note_stranger();
+    }
+
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
     /// fits the child's.
     pub(crate) fn begin_anew(&self) {

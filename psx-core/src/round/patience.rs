@@ -11,6 +11,8 @@
 //!   included, who keeps it for milliseconds, where a sleeper is put in front of him when it is
 //!   woken. That cannot be known before; so the time is limited, and after a round that took far too
 //!   long everybody sleeps at once for some rounds, twice as many if the next try is no better.
+//! - Nobody else sends our signal. Threads that are flooded with it are hungry themselves, all the
+//!   time: a round whose threads yield to those takes a hundred times as long.
 //!
 //! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
 //! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
@@ -57,12 +59,19 @@ pub(super) struct Manners {
     wary: AtomicU32,
     /// How many tries in a row have been too long.
     strikes: AtomicU32,
+    /// Signals 33 since the last round that nobody of ours has sent.
+    strangers: AtomicU32,
 }
 
 impl Manners {
     const_on_linux! {
         pub(super) fn new() -> Self {
-            Self { flags: AtomicU32::new(0), wary: AtomicU32::new(0), strikes: AtomicU32::new(0) }
+            Self {
+                flags: AtomicU32::new(0),
+                wary: AtomicU32::new(0),
+                strikes: AtomicU32::new(0),
+                strangers: AtomicU32::new(0),
+            }
         }
     }
 
@@ -71,8 +80,14 @@ impl Manners {
         let wary = self.wary.load(Ordering::Relaxed);
         self.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
-        let flags = flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(wary > 0, WARY);
+        let wary = wary > 0 || PATIENT && self.strangers.swap(0, Ordering::Relaxed) > 0;
+        let flags = flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(wary, WARY);
         self.flags.store(flags, Ordering::Relaxed);
+    }
+
+    /// Somebody else sends our signal. Async-signal-safe.
+    pub(super) fn note_stranger(&self) {
+        self.strangers.fetch_add(1, Ordering::Relaxed);
     }
 
     fn flags(&self) -> u32 {
@@ -147,5 +162,60 @@ impl Patience {
             return false;
         }
         true
+    }
+}
+
+#[cfg(all(test, not(psx_loom)))]
+mod tests {
+    use super::*;
+
+    fn yields(manners: &Manners) -> bool {
+        manners.set(true, false);
+        manners.of_target(1).yields > 0
+    }
+
+    #[test]
+    fn nobody_yields_while_strangers_signal() {
+        let manners = Manners::new();
+        assert!(yields(&manners));
+        manners.note_stranger();
+        assert!(!yields(&manners));
+        manners.judge(1, Duration::from_secs(1));
+        assert!(yields(&manners), "they have stopped, and how long that round took tells nothing");
+    }
+
+    #[test]
+    fn nobody_yields_for_a_while_after_a_round_that_was_too_long() {
+        let manners = Manners::new();
+        for tries in 0..2 * DOUBLINGS {
+            assert!(yields(&manners), "the round after the last wary one is a try");
+            manners.judge(1, Duration::from_secs(1));
+            for _ in 0..WARY_ROUNDS << tries.min(DOUBLINGS) {
+                assert!(!yields(&manners));
+                manners.judge(1, Duration::ZERO);
+            }
+        }
+        assert!(yields(&manners));
+        manners.judge(1, LONG);
+        assert!(yields(&manners), "a short one ends it");
+    }
+
+    #[test]
+    fn a_call_that_may_forbid_it_is_waited_for_asleep() {
+        let manners = Manners::new();
+        manners.set(true, true);
+        assert!(manners.is_futex_only());
+        assert_eq!((manners.of_target(1).yields, manners.of_caller().yields), (0, 0));
+        manners.set(false, false);
+        assert!(!manners.is_futex_only());
+        assert!(manners.of_target(1).yields > 0 && manners.of_caller().yields > 0);
+    }
+
+    #[test]
+    fn thousands_and_the_caller_of_a_crowd_sleep_at_once() {
+        let manners = Manners::new();
+        manners.set(true, false);
+        assert_eq!((manners.of_target(FEW + 1).yields, manners.of_caller().yields), (0, 0));
+        assert!(manners.of_target(FEW).yields > 0);
     }
 }
