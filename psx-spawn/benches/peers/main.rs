@@ -4,6 +4,7 @@
 //! cargo bench -p psx-spawn --bench peers                    about six minutes; writes docs/*.svg
 //! cargo bench -p psx-spawn --bench peers -- --quick         under a minute, tables only
 //! cargo bench -p psx-spawn --bench peers -- --count 100     system calls and context switches
+//! cargo bench -p psx-spawn --bench peers -- --births        births and deaths of threads alone
 //! PSX_LIBPSX_PREFIX=/opt/libpsx cargo bench ...             another libpsx than the distribution's
 //! ```
 //!
@@ -74,6 +75,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     let budget = Duration::from_secs_f64(seconds);
     println!("{}.\n", report::machine());
+    if args.iter().any(|arg| arg == "--births") {
+        return Ok(registration::run(&programs, budget / 4)?);
+    }
     let mut session = Session::new(programs);
     for &threads in sizes {
         session.interleave(Setting::quiet("one", threads), budget);

@@ -1,6 +1,9 @@
 //! psx's own side of the comparison: the protocol of `peer.h` in a process of its own.
 
+use std::ffi::{c_int, c_void};
 use std::io::{self, BufRead, Write};
+use std::mem::{self, MaybeUninit};
+use std::ptr;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
@@ -48,6 +51,11 @@ fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, Error> {
         "spawn-adopt" => timed(rounds, || {
             joined(std::thread::spawn(|| thread::adopt().expect("a thread can register")))
         }),
+        "create" => timed(rounds, || created(libc::pthread_create)),
+        "create-libc" => {
+            let create = libcs_own();
+            timed(rounds, || created(create))
+        }
         "adopt" => timed_adoptions(rounds),
         "memory" => Ok(vec![bytes_per_adoption(rounds)]),
         _ => unreachable!("the driver asked for {op}"),
@@ -66,6 +74,38 @@ fn nanoseconds(run: impl FnOnce() -> Result<(), Error>) -> Result<u64, Error> {
 
 fn joined(thread: std::thread::JoinHandle<()>) -> Result<(), Error> {
     thread.join().expect("the thread does not panic");
+    Ok(())
+}
+
+type PthreadCreate = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    extern "C" fn(*mut c_void) -> *mut c_void,
+    *mut c_void,
+) -> c_int;
+
+/// The one that the feature `interpose` stands before.
+fn libcs_own() -> PthreadCreate {
+    // SAFETY: the name is a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
+    assert!(!found.is_null(), "a libc has pthread_create");
+    // SAFETY: the function of that name has this type.
+    unsafe { mem::transmute::<*mut c_void, PthreadCreate>(found) }
+}
+
+fn created(create: PthreadCreate) -> Result<(), Error> {
+    extern "C" fn nothing(argument: *mut c_void) -> *mut c_void {
+        argument
+    }
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: a thread that does nothing, and is joined if it could be started.
+    let result = unsafe {
+        match create(thread.as_mut_ptr(), ptr::null(), nothing, ptr::null_mut()) {
+            0 => libc::pthread_join(thread.assume_init(), ptr::null_mut()),
+            error => error,
+        }
+    };
+    assert_eq!(result, 0, "a thread starts and ends");
     Ok(())
 }
 
