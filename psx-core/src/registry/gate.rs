@@ -16,7 +16,7 @@ use core::sync::atomic::AtomicU32 as ForkCount;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU32, Ordering};
+use crate::sys::sync::{AtomicU32, Ordering, give_way};
 
 const CLOSED: u32 = 1 << 31;
 /// Somebody waits outside for the gate to open.
@@ -51,9 +51,9 @@ impl Gate {
             match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
                 Err(now) => word = now,
                 Ok(_) if next & CLOSED == 0 => return self.pass(),
+                // What has become of the word, the next try tells.
                 Ok(_) => {
                     futex::wait(&self.word, next, Limit::Never);
-                    word = self.word.load(Ordering::Relaxed);
                 }
             }
         }
@@ -152,6 +152,7 @@ impl Drop for Closed<'_> {
         let word = self.gate.word.fetch_and(!(CLOSED | WANTED), Ordering::Release);
         if word & WANTED != 0 {
             futex::wake(&self.gate.word, i32::MAX);
+            give_way();
         }
     }
 }

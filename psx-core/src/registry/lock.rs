@@ -55,11 +55,13 @@ impl Lock {
         debug_assert!(taken, "no limit, no giving up");
     }
 
-    /// Gives the lock back. Only its holder calls this.
-    pub(crate) fn release(&self) {
-        if self.state.swap(FREE, Ordering::Release) == AWAITED {
+    /// Gives the lock back, and returns whether somebody waits for it. Only its holder calls this.
+    pub(crate) fn release(&self) -> bool {
+        let awaited = self.state.swap(FREE, Ordering::Release) == AWAITED;
+        if awaited {
             futex::wake(&self.state, 1);
         }
+        awaited
     }
 
     /// Free again, in a forked child, whoever held it in the parent.

@@ -17,6 +17,7 @@ use crate::registry::{Buried, Entry, Registry, Standing, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
+use crate::sys::sync::give_way;
 use crate::sys::{AMPLE, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
@@ -163,7 +164,7 @@ impl Registry {
 struct Turn<'r> {
     round: &'r Round,
     /// Dropped after the lock is free.
-    _masked: mask::Masked,
+    masked: mask::Masked,
 }
 
 impl<'r> Turn<'r> {
@@ -173,7 +174,7 @@ impl<'r> Turn<'r> {
         // A caller that waits must still answer another's summons.
         if lock.try_acquire_now() || masked.except_summons(|| lock.try_acquire(Limit::At(deadline)))
         {
-            Ok(Self { round, _masked: masked })
+            Ok(Self { round, masked })
         } else {
             Err(Setback::Busy)
         }
@@ -182,7 +183,10 @@ impl<'r> Turn<'r> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.round.lock.release();
+        if self.round.lock.release() {
+            // Whoever leads next may summon this thread as well.
+            self.masked.except_summons(give_way);
+        }
     }
 }
 

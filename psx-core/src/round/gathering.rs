@@ -92,7 +92,6 @@ impl<'a> Gathering<'a> {
                 if !round.arrivals.wait(Limit::For(LAST_LOOK), patience) {
                     return Err(Setback::Busy);
                 }
-                break;
             }
             look = (look * 2).min(LAST_LOOK);
         }
@@ -188,7 +187,6 @@ impl<'a> Gathering<'a> {
 impl Drop for Gathering<'_> {
     fn drop(&mut self) {
         let round = &self.registry.round;
-        round.roster.close(self.epoch);
         round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
         round.word.wake_all();
     }

@@ -182,3 +182,6 @@ atomic!(AtomicU32, u32, store);
 // it after a later store of the same thread's. A store that is a read-modify-write itself has its
 // place; the price is that it continues the release sequence, which a plain one would end.
 atomic!(AtomicU64, u64, swap);
+
+/// The model's order of turns is loom's affair.
+pub(crate) fn give_way() {}
