@@ -30,6 +30,12 @@ pub(crate) const CASES: &[Case] = &[
         &[Ok, OkOrClean],
         |stage| by_round(stage, &deny_waiting()),
     ),
+    Case::new(
+        "seccomp-by-round-kill",
+        "applies a filter that kills whoever signals, or yields",
+        &[Ok],
+        |stage| apply(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT)),
+    ),
     Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
         before(stage, &deny(&KILLS), Stage::change);
     })
@@ -52,7 +58,18 @@ const KILLS: [i64; 2] = [libc::SYS_tkill, libc::SYS_tgkill];
 const SENDS: [i64; 4] =
     [libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo, libc::SYS_rt_sigqueueinfo];
 
+/// What a round that may put up a filter does not call from its commit on.
+const NOT_AFTER_THE_COMMIT: [i64; 6] = [
+    libc::SYS_tkill,
+    libc::SYS_tgkill,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_sched_yield,
+    libc::SYS_prctl,
+];
+
 const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
 
 /// Loads 32 bits of `struct seccomp_data`.
 const fn load(offset: u32) -> sock_filter {
@@ -66,8 +83,13 @@ const fn if_equal(k: u32) -> sock_filter {
 
 /// A filter that fails these calls with EPERM.
 fn deny(calls: &[i64]) -> Vec<sock_filter> {
-    let denials = calls.iter().flat_map(|&nr| [if_equal(nr as u32), DENY]);
-    [load(0)].into_iter().chain(denials).chain([ALLOW]).collect()
+    filter(DENY, calls)
+}
+
+/// A filter that does so with these calls.
+fn filter(what: sock_filter, calls: &[i64]) -> Vec<sock_filter> {
+    let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), what]);
+    [load(0)].into_iter().chain(steps).chain([ALLOW]).collect()
 }
 
 /// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
@@ -89,6 +111,12 @@ fn deny_waiting() -> Vec<sock_filter> {
 
 /// Eight threads, a round that puts the filter on all, and a second round under it.
 fn by_round(stage: &Stage, filter: &[sock_filter]) {
+    apply(stage, filter);
+    stage.change_soon();
+}
+
+/// Eight threads, and a round that puts the filter on all.
+fn apply(stage: &Stage, filter: &[sock_filter]) {
     let _crew = stage.crew();
     stage.count().expect("a round without a filter");
     let start = Instant::now();
@@ -101,7 +129,6 @@ fn by_round(stage: &Stage, filter: &[sock_filter]) {
     let result = unsafe { Broadcast::new().run(apply) };
     let timeout = Duration::from_secs(5);
     stage.answer(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
-    stage.change_soon();
 }
 
 fn before(stage: &Stage, filter: &[sock_filter], change: fn(&Stage)) {
