@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("births::spawning_thread_is_adopted", spawning_thread_is_adopted),
         Case::new("births::too_many_in_one_another", too_many_in_one_another),
+        Case::new("births::more_at_once_than_was_laid_out", more_at_once_than_was_laid_out),
     ]
 }
 
@@ -187,4 +188,42 @@ fn spawning_thread_is_adopted(_: &Line) {
         assert!(is_registered(parent));
         step.wait();
     });
+}
+
+/// More threads register while a round waits at the gate than it has room for; it lays out more,
+/// and reaches all of them.
+fn more_at_once_than_was_laid_out(_: &Line) {
+    const BURST: usize = 200;
+    let lenient = STRICT.coverage(Coverage::Registered);
+    for turn in 1..=10 {
+        let expected = slack() + turn;
+        let (open, born) = (Barrier::new(2), Barrier::new(BURST + 1));
+        std_thread::scope(|scope| {
+            let round = scope.spawn(|| {
+                thread::adopt().unwrap();
+                open.wait();
+                open.wait();
+                broadcast_slack(lenient, expected).unwrap()
+            });
+            open.wait();
+            let passage = Passage::enter().unwrap();
+            let tickets: Vec<_> = (0..BURST).map(|_| passage.ticket().unwrap()).collect();
+            open.wait();
+            let born = &born;
+            let redeem = |ticket: psx_core::Ticket| {
+                scope.spawn(move || {
+                    ticket.redeem();
+                    born.wait();
+                    slack()
+                })
+            };
+            let children: Vec<_> = tickets.into_iter().map(redeem).collect();
+            drop(passage);
+            assert_eq!(round.join().unwrap(), BURST + 2);
+            born.wait();
+            for child in children {
+                assert_eq!(child.join().unwrap(), expected);
+            }
+        });
+    }
 }

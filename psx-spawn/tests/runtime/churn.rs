@@ -8,7 +8,9 @@ use std::{ptr, thread as std_thread};
 
 use psx::{Broadcast, Coverage, thread};
 
-use crate::kernel::{STRICT, Teller, broadcast_name, broadcast_slack, prctl_on_all, slack};
+use crate::kernel::{
+    STRICT, Teller, breathe, broadcast_name, broadcast_slack, prctl_on_all, slack,
+};
 use crate::support::{Case, Ending, Line};
 
 const CHURNERS: usize = 4;
@@ -185,13 +187,13 @@ fn last_destructors(broadcast: Broadcast) {
                 }
             });
         }
-        // Until each churner can have seen ten threads through their five destructors, too: rounds
-        // without pause leave them little time.
+        // Until each churner can have seen ten threads through their five destructors, too.
         let mut round = 0;
         while round < ROUNDS || WITNESSES.load(Ordering::Relaxed) < 10 * 5 * CHURNERS {
             round += 1;
             broadcast_slack(broadcast, round).unwrap();
             RETURNED.store(round, Ordering::Release);
+            breathe();
         }
         DONE.store(true, Ordering::Relaxed);
     });

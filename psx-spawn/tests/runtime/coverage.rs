@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("coverage::stranger_is_not_interrupted", stranger_is_not_interrupted),
+        Case::new("coverage::closed_descriptor_is_opened_again", closed_descriptor),
         Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named).alone().judge(
             |child| {
                 child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
@@ -147,4 +148,16 @@ fn blocked_thread_is_named(line: &Line) {
     unblock.send(()).unwrap();
     assert_eq!(answers.recv().unwrap(), 123);
     assert_eq!(other.tell(), 123);
+}
+
+/// A program that closes every descriptor it does not know also closes psx's.
+fn closed_descriptor(_: &Line) {
+    start_idlers(2);
+    for round in 1..=2 {
+        assert_eq!(broadcast_slack(STRICT, round), Ok(3));
+        // SAFETY: nobody in this process needs a descriptor above standard error's again, but psx,
+        // and the line to the test, which this case does not use.
+        unsafe { libc::close_range(3, u32::MAX, 0) };
+    }
+    assert_eq!(broadcast_slack(STRICT, 3), Ok(3));
 }

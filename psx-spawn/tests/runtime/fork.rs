@@ -8,7 +8,7 @@ use std::{env, hint, thread as std_thread};
 
 use psx::{Coverage, thread};
 
-use crate::kernel::{STRICT, broadcast_slack, slack};
+use crate::kernel::{STRICT, breathe, broadcast_slack, slack};
 use crate::support::{Case, Line};
 
 const FORKS: usize = 100;
@@ -30,6 +30,7 @@ fn each_child_makes_its_own_round(_: &Line) {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     broadcast_slack(STRICT.coverage(Coverage::Registered), 1).unwrap();
+                    breathe();
                 }
             });
         }
@@ -120,6 +121,7 @@ fn exec_in_a_loop(_: &Line) {
             loop {
                 broadcast_slack(STRICT, 1).unwrap();
                 rounds.fetch_add(1, Ordering::Relaxed);
+                breathe();
             }
         });
     }

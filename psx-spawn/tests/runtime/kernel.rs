@@ -2,11 +2,19 @@
 
 use std::ffi::{CStr, c_long};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use psx::{Broadcast, Errno, Error, Report, thread};
 
 /// What `psx::syscall3` uses.
-pub(crate) const STRICT: Broadcast = Broadcast::new();
+pub(crate) const STRICT: Broadcast = Broadcast::new().timeout(Duration::from_secs(60));
+
+/// Between rounds without end. On a machine that somebody else is busy with, rounds without pause
+/// would leave births, forks and execs next to no time: a gate that is open for a microsecond is
+/// closed again before those that it has woken have a core.
+pub(crate) fn breathe() {
+    thread::sleep(Duration::from_micros(100));
+}
 
 /// Broadcasts a timer slack: a number that each thread has for itself, and may set unprivileged.
 /// Says, as the next two do, how many threads there were.
