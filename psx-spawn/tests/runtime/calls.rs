@@ -204,8 +204,11 @@ fn divergence_is_reported(_: &Line) {
     let mut others = procfs::tids(process::id());
     others.retain(|&other| other != tid());
     assert_eq!(told, others);
+    let tasks = procfs::tasks(process::id());
     for divergent in report.divergent() {
-        assert_eq!(divergent.outcome(), Outcome::Returned(divergent.thread().tid() as usize));
+        let thread = divergent.thread();
+        assert_eq!(divergent.outcome(), Outcome::Returned(thread.tid() as usize));
+        assert!(tasks.iter().any(|task| (task.tid, task.name()) == (thread.tid(), thread.name())));
     }
 }
 
