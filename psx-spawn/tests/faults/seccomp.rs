@@ -34,7 +34,10 @@ pub(crate) const CASES: &[Case] = &[
         "seccomp-by-round-kill",
         "applies a filter that kills whoever signals, or yields",
         &[Ok],
-        |stage| apply(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT)),
+        |stage| {
+            let _crew = stage.crew();
+            apply(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT));
+        },
     ),
     Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
         before(stage, &deny(&KILLS), Stage::change);
@@ -111,13 +114,13 @@ fn deny_waiting() -> Vec<sock_filter> {
 
 /// Eight threads, a round that puts the filter on all, and a second round under it.
 fn by_round(stage: &Stage, filter: &[sock_filter]) {
+    let _crew = stage.crew();
     apply(stage, filter);
     stage.change_soon();
 }
 
-/// Eight threads, and a round that puts the filter on all.
+/// A round that puts the filter on all threads.
 fn apply(stage: &Stage, filter: &[sock_filter]) {
-    let _crew = stage.crew();
     stage.count().expect("a round without a filter");
     let start = Instant::now();
     let apply = || {
