@@ -62,6 +62,18 @@ pub(crate) fn cases() -> Vec<Case> {
                 assert!(message.contains(&name), "no {name} in {message:?}");
             }
         }),
+        Case::new("calls::divergence_of_many_ends_the_process", |_| {
+            start_idlers(20);
+            // SAFETY: the call only reads.
+            let _ = unsafe { psx::syscall3(libc::SYS_gettid, 0, 0, 0) };
+        })
+        .judge(|child| {
+            assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
+            let message = child.output();
+            // Sixteen are named, so that the message fits into a pipe that nobody reads.
+            assert_eq!(message.matches("psx:   thread ").count(), 16, "{message}");
+            assert!(message.contains("psx:   and 4 more\n"), "{message}");
+        }),
         Case::new("calls::divergence_is_reported", divergence_is_reported),
         Case::new("calls::unknown_number", |_| {
             start_idlers(2);
