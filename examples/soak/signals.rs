@@ -18,7 +18,9 @@ pub(crate) fn disturb(pid: u32, count: &AtomicU64, is_over: &AtomicBool) {
     let mut random = Random::new(u64::from(pid), 0);
     while !is_over.load(Ordering::Relaxed) {
         let Ok(tids) = tids(pid) else { return };
-        let tids = Vec::from_iter(tids);
+        if tids.is_empty() {
+            return;
+        }
         for _ in 0..random.below(100) {
             send(pid, random.pick(&tids), &mut random);
             count.fetch_add(1, Ordering::Relaxed);

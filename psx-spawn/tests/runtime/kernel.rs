@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use psx::{Broadcast, Errno, Error, Report, thread};
 
-/// What `psx::syscall3` uses.
+/// As `psx::syscall3`, but for a machine that somebody else is busy with.
 pub(crate) const STRICT: Broadcast = Broadcast::new().timeout(Duration::from_secs(60));
 
 /// Between rounds without end. On a machine that somebody else is busy with, rounds without pause

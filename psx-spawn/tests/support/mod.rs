@@ -41,6 +41,7 @@ pub mod procfs;
 
 mod line;
 mod supervised;
+mod tids;
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};

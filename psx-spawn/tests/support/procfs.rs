@@ -1,8 +1,9 @@
 //! What the kernel says about each thread of a process: the oracle outside the code under test.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeMap;
 use std::{fs, io};
+
+use super::tids;
 
 /// A thread, as `/proc/PID/task/TID/status` showed it.
 #[derive(Debug)]
@@ -49,26 +50,8 @@ pub fn tasks(pid: u32) -> Vec<Task> {
 }
 
 /// The ids of all threads of the process `pid`, in their order; none if it is gone.
-///
-/// The kernel ends the list early, and says nothing, when the thread that it has come to ends
-/// (`proc_task_readdir` in fs/proc/base.c). So the list is read until it is the same twice and as
-/// long as the kernel's count, or often enough that no thread was left out each time.
 pub fn tids(pid: u32) -> Vec<u32> {
-    let folder = format!("/proc/{pid}/task");
-    let (mut all, mut last) = (BTreeSet::new(), BTreeSet::new());
-    for _ in 0..100 {
-        let entries = unless_gone(fs::read_dir(&folder)).into_iter().flatten();
-        let tids: BTreeSet<u32> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        all.extend(&tids);
-        // The folder's link count is the number of threads and two.
-        let count = unless_gone(fs::metadata(&folder)).map_or(0, |folder| folder.nlink() - 2);
-        if tids == last && tids.len() as u64 == count {
-            return tids.into_iter().collect();
-        }
-        last = tids;
-    }
-    all.into_iter().collect()
+    unless_gone(tids::tids(pid)).unwrap_or_default()
 }
 
 /// The system call that a thread is blocked in, as its number and arguments; none while it runs.
