@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 
-use super::machine::{self, Sleep, Whim};
+use super::machine::{self, Whim};
+use super::task::Sleep;
 
 /// A point in time. All are the same: what matters is decided by [`Deadline`].
 #[derive(Clone, Copy, Debug)]

@@ -16,8 +16,9 @@ use crate::registry::{Entry, Pass};
 use crate::round::Call;
 use crate::sys::fault;
 pub use crate::sys::fault::Fault;
-use crate::sys::machine::{self, Habits, Machine, Task};
+use crate::sys::machine::{self, Habits, Machine};
 use crate::sys::mask;
+use crate::sys::task::Task;
 use crate::{Broadcast, Errno, Error, Report};
 
 /// How a scene is explored.

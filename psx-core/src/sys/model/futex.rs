@@ -8,8 +8,9 @@ use core::time::Duration;
 
 use super::clock::Deadline;
 use super::fault::{self, Fault};
-use super::machine::{self, Sleep, Whim};
+use super::machine::{self, Whim};
 use super::sync::{AtomicU32, AtomicU64};
+use super::task::Sleep;
 
 /// What can be slept on.
 pub(crate) trait Word {

@@ -1,7 +1,6 @@
 //! The process of one execution of a model: its threads, what they sleep on, what they may do.
 
 use std::cell::{Cell, RefCell};
-use std::ptr::NonNull;
 use std::rc::Rc;
 
 use loom::cell::UnsafeCell;
@@ -9,7 +8,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread::{self, Thread as LoomThread};
 
 use super::super::{Kind, Refusal};
-use crate::registry::{Entry, Registry};
+use super::task::{Roused, Sleep, Task};
+use crate::registry::Registry;
 use crate::sys::Kernel;
 
 /// After how many times that nobody could run but by a timer the deadline itself has come.
@@ -30,7 +30,7 @@ thread_local! {
 }
 
 /// Notes an event, for the one who reads of a failure.
-fn tell(task: &Task, what: &'static str, of: u64) {
+pub(super) fn tell(task: &Task, what: &'static str, of: u64) {
     STORY.with_borrow_mut(|story| story.push((task.tid, what, of)));
 }
 
@@ -91,125 +91,6 @@ impl Whim {
             Self::Deadline => "is late, chance",
             Self::Refusal => "has a summons refused, chance",
         }
-    }
-}
-
-/// How a thread sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sleep {
-    /// Until it is woken.
-    Endless,
-    /// Until it is woken, or for a time.
-    Timed,
-    /// For a time.
-    Nap,
-    /// Until the scene is over: the thread has nothing to do but to answer.
-    Linger,
-}
-
-impl Sleep {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Endless => "sleeps on",
-            Self::Timed => "sleeps for a time on",
-            Self::Nap => "naps",
-            Self::Linger => "lingers",
-        }
-    }
-}
-
-/// What has ended a sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Roused {
-    Wake,
-    Summons,
-    Timer,
-    /// The end of the scene.
-    Over,
-}
-
-impl Roused {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Wake => "is woken by",
-            Self::Summons => "is roused by a summons of",
-            Self::Timer => "is roused by time, as there sleeps",
-            Self::Over => "may end as does",
-        }
-    }
-}
-
-/// A thread, in the eyes of the kernel and of the one who judges the protocol.
-pub(crate) struct Task {
-    pub(crate) tid: u32,
-    /// Was there when the exploration began.
-    pub(crate) settled: bool,
-    thread: RefCell<Option<LoomThread>>,
-    /// Counted up by each summons, taken by the thread: what makes loom try both orders. Release
-    /// and Acquire, since the kernel carries a signal under a lock.
-    signal: AtomicU32,
-    /// As many as `signal` says, to be seen without a turn of loom's.
-    pending: Cell<u32>,
-    /// How many summonses the kernel has taken for it in all.
-    pub(crate) accepted: Cell<u32>,
-    blocks: Cell<bool>,
-    handling: Cell<bool>,
-    asleep: Cell<Option<Sleep>>,
-    roused: Cell<Roused>,
-    woken: Cell<bool>,
-    late: Cell<bool>,
-    /// It exists.
-    alive: Cell<bool>,
-    /// It runs no more of the model.
-    finished: Cell<bool>,
-    pub(crate) entry: Cell<Option<NonNull<Entry>>>,
-    /// The numbers of the calls that it has made or inherited, as decimal digits.
-    pub(crate) credentials: Cell<u64>,
-    /// Written at each call, read by each step of user code: loom reports any two that nothing
-    /// orders, whatever the turns they came in.
-    pub(crate) watch: UnsafeCell<()>,
-}
-
-impl Task {
-    pub(crate) fn can_be_summoned(&self) -> bool {
-        !self.blocks.get() && !self.handling.get()
-    }
-
-    pub(crate) fn is_summoned(&self) -> bool {
-        self.pending.get() > 0
-    }
-
-    pub(crate) fn blocks_summons(&self) -> bool {
-        self.blocks.get()
-    }
-
-    pub(crate) fn block_summons(&self, blocks: bool) {
-        self.blocks.set(blocks);
-    }
-
-    pub(crate) fn has_slept(&self) {
-        self.woken.set(true);
-    }
-
-    pub(crate) fn be_late(&self, late: bool) {
-        self.late.set(late);
-    }
-
-    pub(crate) fn is_late(&self) -> bool {
-        self.late.get()
-    }
-
-    /// Notes an event of the scene.
-    pub(crate) fn tell(&self, what: &'static str, of: u64) {
-        tell(self, what, of);
-    }
-
-    pub(crate) fn is_alive(&self) -> bool {
-        self.alive.get()
-    }
-
-    pub(crate) fn runs_as(&self, thread: LoomThread) {
-        *self.thread.borrow_mut() = Some(thread);
     }
 }
 

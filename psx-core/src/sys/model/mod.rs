@@ -2,7 +2,8 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `machine` | the threads of one execution: asleep, dead, with which credentials; and time |
+//! | `machine` | the process of one execution: its threads, their summonses and sleeps, and time |
+//! | `task` | one of its threads: asleep, dead, with which credentials |
 //! | `sync` | loom's atomics, each operation a place where a signal may arrive |
 //! | `futex`, `clock`, `mask`, `kernel`, `fatal` | as on the Linux side |
 //! | `fault` | rules of the protocol that a test removes, to see a model fail |
@@ -21,6 +22,7 @@ mod kernel;
 pub(crate) mod machine;
 pub(crate) mod mask;
 pub(crate) mod sync;
+pub(crate) mod task;
 
 pub(crate) use kernel::{Kernel, Quota};
 
