@@ -2,7 +2,8 @@
 
 use std::{error, fmt, io};
 
-/// A Linux error number, as the kernel returned it.
+/// A Linux error number, as the kernel returned it. `{}` and `{:?}` print its text and number:
+/// `Operation not permitted (os error 1)`.
 ///
 /// The thread's own `errno` is never read or written by psx, so this is the only place where a
 /// broadcast call's failure can be read.
@@ -45,13 +46,13 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        io::Error::from_raw_os_error(self.0).fmt(f)
+        fmt::Display::fmt(&io::Error::from_raw_os_error(self.0), f)
     }
 }
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Errno({})", self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 

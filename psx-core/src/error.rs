@@ -7,7 +7,7 @@ use crate::{Cause, Errno, StepError, Threads};
 /// Why a broadcast did not happen. Every one of these means that **no thread made the call**, the
 /// caller included, with two exceptions: after [`Error::Os`] the caller made it, the kernel refused it,
 /// and nobody else made it; [`Error::Step`] says itself how far all threads have come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// The call failed on the caller, which makes it first and alone.
@@ -44,7 +44,8 @@ impl fmt::Display for Error {
             Self::Unreachable(threads) => write!(
                 f,
                 "nothing changed: {} did not stop in time: {threads}; look for a blocked signal \
-                 33, a vfork that has not reached its exec, a debugger, or a full signal queue \
+                 33 (a raw rt_sigprocmask, or a signal set of all ones where sigfillset leaves 33 \
+                 out), a vfork that has not reached its exec, a debugger, or a full signal queue \
                  (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
             ),
@@ -52,8 +53,9 @@ impl fmt::Display for Error {
             Self::Unprovable(errno) => write!(
                 f,
                 "nothing changed: the kernel's thread count of this process cannot be read \
-                 ({errno}); call psx::thread::adopt() before /proc goes away, or accept the \
-                 registered threads with Coverage::Registered"
+                 ({errno}); call psx::thread::adopt() before /proc goes away; \
+                 Coverage::Registered needs no count, and leaves every other thread with the \
+                 privileges that it has"
             ),
             Self::Unsendable(errno) => write!(
                 f,
@@ -85,16 +87,47 @@ impl fmt::Display for Error {
     }
 }
 
+/// The variant's name, and then what [`Display`](fmt::Display) says: `fn main() -> Result<(), Box<dyn
+/// Error>>` prints this, for the person who has to act on it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variant = match self {
+            Self::Os(_) => "Os",
+            Self::Unreachable(_) => "Unreachable",
+            Self::Uncovered(_) => "Uncovered",
+            Self::Unprovable(_) => "Unprovable",
+            Self::Unsendable(_) => "Unsendable",
+            Self::Reentrant => "Reentrant",
+            Self::Busy => "Busy",
+            Self::ZeroTimeout => "ZeroTimeout",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::Unregistrable(_) => "Unregistrable",
+            Self::Step(_) => "Step",
+        };
+        write!(f, "{variant}: {self}")
+    }
+}
+
 fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     write!(
         f,
         "nothing changed: {} of this process cannot be stopped by psx: {threads}",
         Counted(threads.len())
     )?;
-    if threads.iter().any(|thread| !thread.is_uring_poller()) {
+    // The main thread's id is the process's.
+    let main = std::process::id();
+    if threads.iter().any(|thread| thread.tid() == main) {
+        write!(
+            f,
+            "; {main} is the main thread: call psx::thread::adopt() at the start of main, since it \
+             has started no thread through psx"
+        )?;
+    }
+    if threads.iter().any(|thread| !thread.is_uring_poller() && thread.tid() != main) {
         f.write_str(
             "; what was not started through psx can call psx::thread::adopt() itself, be \
-             registered by psx's feature `interpose`, or be accepted with Coverage::Registered",
+             registered by psx's feature `interpose`, or be left with the privileges that they have \
+             by Coverage::Registered",
         )?;
     }
     if threads.iter().any(|thread| thread.is_uring_poller()) {
@@ -129,8 +162,27 @@ impl error::Error for Error {
 }
 
 impl From<Error> for io::Error {
-    /// Keeps the kernel's error number where there is one, and the whole error as the source where
-    /// there is none.
+    /// Keeps the whole error, so that the text is psx's. The kind is that of the kernel's error number
+    /// where there is one; the number itself is in [`source`](error::Error::source), an [`Errno`], and
+    /// [`get_ref`](io::Error::get_ref) has the psx error.
+    /// [`raw_os_error`](io::Error::raw_os_error) is `None`: std prints nothing else of an error that
+    /// has it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # extern crate psx_core as psx;
+    /// use std::error::Error as _;
+    /// use std::io;
+    ///
+    /// use psx::{Errno, Error};
+    ///
+    /// let error = io::Error::from(Error::Os(Errno::from_raw(libc::EPERM)));
+    /// assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    /// assert!(error.to_string().contains("no other thread made it"));
+    /// let number = error.source().and_then(|source| source.downcast_ref::<Errno>());
+    /// assert_eq!(number.map(|errno| errno.raw()), Some(libc::EPERM));
+    /// ```
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Step(step) => match step.reason() {
@@ -138,7 +190,7 @@ impl From<Error> for io::Error {
                 Cause::Foreseen(_) => io::ErrorKind::InvalidInput,
                 Cause::Unsynced(_) => io::ErrorKind::Other,
             },
-            Error::Os(errno) | Error::Unregistrable(errno) => return (*errno).into(),
+            Error::Os(errno) | Error::Unregistrable(errno) => Self::from(*errno).kind(),
             Error::Unreachable(_) | Error::Busy => io::ErrorKind::TimedOut,
             Error::Reentrant => io::ErrorKind::Deadlock,
             Error::ZeroTimeout => io::ErrorKind::InvalidInput,
@@ -153,8 +205,8 @@ impl From<Error> for io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NamedThread;
     use crate::report::Comm;
+    use crate::{Divergent, NamedThread, Outcome, Step};
 
     fn thread(tid: u32, name: &str) -> NamedThread {
         let mut comm = Comm::default();
@@ -170,6 +222,11 @@ mod tests {
         assert!(text.contains("4711 (jemalloc_bg_thd)"), "{text}");
         assert!(text.contains("adopt()") && !text.contains("io_uring"), "{text}");
 
+        let main = std::process::id();
+        let text = Error::Uncovered([thread(main, "server")].into_iter().collect()).to_string();
+        assert!(text.contains(&format!("{main} (server); {main} is the main thread")), "{text}");
+        assert!(text.contains("at the start of main") && !text.contains("interpose"), "{text}");
+
         let both = [thread(1, "iou-sqp-9"), thread(2, "x")].into_iter().collect();
         let text = Error::Uncovered(both).to_string();
         assert!(text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"), "{text}");
@@ -177,12 +234,59 @@ mod tests {
     }
 
     #[test]
-    fn errors_keep_the_kernels_number_as_io_errors() {
-        let refused = io::Error::from(Error::Os(Errno::from_raw(1)));
-        assert_eq!(refused.raw_os_error(), Some(1));
-        let late = io::Error::from(Error::Unreachable(Threads::from_iter([])));
-        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
-        assert!(late.get_ref().is_some_and(|source| source.is::<Error>()));
+    fn io_errors_keep_the_text_and_the_kernels_number() {
+        let errors = [
+            (Error::Os(Errno::from_raw(1)), io::ErrorKind::PermissionDenied, Some(1)),
+            (Error::Unregistrable(Errno::from_raw(11)), io::ErrorKind::WouldBlock, Some(11)),
+            (Error::Unsendable(Errno::from_raw(1)), io::ErrorKind::PermissionDenied, Some(1)),
+            (Error::Unreachable(Threads::from_iter([])), io::ErrorKind::TimedOut, None),
+        ];
+        for (error, kind, number) in errors {
+            let text = error.to_string();
+            let converted = io::Error::from(error.clone());
+            assert_eq!(converted.kind(), kind);
+            assert_eq!(converted.to_string(), text);
+            let source = error::Error::source(&converted);
+            let found = source.and_then(|source| source.downcast_ref::<Errno>());
+            assert_eq!(found.map(|errno| errno.raw()), number);
+            let kept = converted.get_ref().and_then(|kept| kept.downcast_ref::<Error>());
+            assert_eq!(kept, Some(&error));
+        }
+    }
+
+    #[test]
+    fn debug_is_what_main_prints_and_a_person_reads() {
+        let worker = thread(4711, "worker-1");
+        assert_eq!(format!("{worker:?}"), "4711 (worker-1)");
+        assert_eq!(format!("{:?}", worker.name), "worker-1");
+        let denied = Errno::from_raw(1);
+        assert_eq!(format!("{denied:?}"), "Operation not permitted (os error 1)");
+        let threads = Threads::from_iter([worker.clone(), thread(4712, "x")]);
+        assert_eq!(format!("{threads:?}"), "4711 (worker-1), 4712 (x)");
+
+        let outcome = Outcome::Failed(denied);
+        let divergent = Divergent { thread: worker, outcome };
+        assert_eq!(format!("{divergent:?}"), divergent.to_string());
+        let step = StepError::new(Step::Uid, Cause::Kernel(denied), Vec::new(), vec![divergent]);
+        assert_eq!(format!("{step:?}"), step.to_string());
+
+        let errors = [
+            ("Os", Error::Os(denied)),
+            ("Unreachable", Error::Unreachable(threads.clone())),
+            ("Uncovered", Error::Uncovered(threads)),
+            ("Unprovable", Error::Unprovable(denied)),
+            ("Unsendable", Error::Unsendable(denied)),
+            ("Reentrant", Error::Reentrant),
+            ("Busy", Error::Busy),
+            ("ZeroTimeout", Error::ZeroTimeout),
+            ("OutOfMemory", Error::OutOfMemory),
+            ("Unregistrable", Error::Unregistrable(denied)),
+            ("Step", Error::Step(Box::new(step))),
+        ];
+        for (variant, error) in errors {
+            // The alternate form too: that is what `dbg!` and many loggers use.
+            assert_eq!(format!("{error:#?}"), format!("{variant}: {error}"));
+        }
     }
 
     #[test]

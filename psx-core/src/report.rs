@@ -69,8 +69,8 @@ impl Report {
     }
 }
 
-/// A thread whose outcome was not the caller's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A thread whose outcome was not the caller's. `{:?}` prints what `{}` prints.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Divergent {
     pub(crate) thread: NamedThread,
     pub(crate) outcome: Outcome,
@@ -93,6 +93,12 @@ impl Divergent {
 impl fmt::Display for Divergent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "thread {} {}", self.thread, self.outcome)
+    }
+}
+
+impl fmt::Debug for Divergent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -127,8 +133,9 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A thread as an operator knows it: its kernel id and its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A thread as an operator knows it: its kernel id and its name. `{}` and `{:?}` print
+/// `4711 (worker-1)`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NamedThread {
     pub(crate) tid: u32,
     pub(crate) name: Comm,
@@ -172,8 +179,14 @@ impl fmt::Display for NamedThread {
     }
 }
 
-/// A list of threads, printed as `4711 (worker-1), 4712 (worker-2)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl fmt::Debug for NamedThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A list of threads. `{}` and `{:?}` print `4711 (worker-1), 4712 (worker-2)`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Threads(pub(crate) Box<[NamedThread]>);
 
 impl Deref for Threads {
@@ -196,16 +209,28 @@ impl fmt::Display for Threads {
             if i > 0 {
                 f.write_str(", ")?;
             }
-            thread.fmt(f)?;
+            write!(f, "{thread}")?;
         }
         Ok(())
     }
 }
 
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A thread's name in the kernel's own form (`TASK_COMM_LEN`): 16 bytes, the rest zero. Fixed
 /// size, so that it can be read and stored where nothing may be allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Comm(pub(crate) [u8; 16]);
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 impl Comm {
     pub(crate) fn as_str(&self) -> &str {

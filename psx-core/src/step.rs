@@ -60,7 +60,8 @@ impl fmt::Display for Step {
     }
 }
 
-/// Which step of a batch failed, why, and how far the batch had come: on every thread alike.
+/// Which step of a batch failed, why, and how far the batch had come: on every thread alike. `{:?}`
+/// prints the same sentence as `{}`.
 ///
 /// # Examples
 ///
@@ -76,7 +77,7 @@ impl fmt::Display for Step {
 /// }
 /// # assert!(is_harmless(&Error::Busy));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StepError {
     failed: Step,
     cause: Cause,
@@ -171,6 +172,12 @@ impl fmt::Display for StepError {
             write!(f, "; {divergent}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -37,7 +37,10 @@
 //!
 //! # What the program's threads notice
 //!
-//! Each is interrupted by a signal (33, which no program can block through its libc). Its `errno`,
+//! Each is interrupted by a signal: 33, which the libc leaves out of every mask that `sigprocmask` and
+//! `pthread_sigmask` set, and out of `sigfillset`'s set. A set of all ones that a program makes itself
+//! and gives to `ppoll`, `sigwait`, `signalfd` or a handler's `sa_mask` does hold the signal back:
+//! a broadcast then ends as [`Error::Unreachable`] and names the thread. Each thread's `errno`,
 //! registers and signal mask stay as they were, and the kernel resumes most calls that it was
 //! blocked in: `read`, `recv`, `accept`, `wait4`, `fcntl(F_SETLKW)`, a futex without a timeout and
 //! so a [`Mutex`](std::sync::Mutex).

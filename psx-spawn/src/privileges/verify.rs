@@ -8,8 +8,9 @@ use super::builder::ThreeIds;
 use super::foresee::Caller;
 use super::{Ids, Privileges, Step, threads};
 
-/// A thread that is not as the steps want it. For an example see [`VerifyError`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A thread that is not as the steps want it. For an example see [`VerifyError`]. `{}` and `{:?}`
+/// print `thread 4711 (worker-1): uid`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Difference {
     /// Which thread it is.
     pub thread: NamedThread,
@@ -17,7 +18,7 @@ pub struct Difference {
     pub step: Step,
 }
 
-/// Why [`Privileges::verify`] does not confirm the steps.
+/// Why [`Privileges::verify`] does not confirm the steps. `{:?}` prints the same sentence as `{}`.
 ///
 /// # Examples
 ///
@@ -33,7 +34,6 @@ pub struct Difference {
 /// }
 /// # log(&VerifyError::Different(Vec::new()));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum VerifyError {
     /// The kernel's account of the threads cannot be read.
@@ -115,12 +115,30 @@ impl fmt::Display for VerifyError {
             }
             Self::Different(differences) => {
                 f.write_str("not every thread is as it should be")?;
-                for Difference { thread, step } in differences {
-                    write!(f, "; thread {thread}: {step}")?;
+                for difference in differences {
+                    write!(f, "; {difference}")?;
                 }
                 f.write_str("; something has changed them one by one since")
             }
         }
+    }
+}
+
+impl fmt::Debug for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {}: {}", self.thread, self.step)
+    }
+}
+
+impl fmt::Debug for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

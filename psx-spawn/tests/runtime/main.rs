@@ -11,6 +11,8 @@ mod company;
 mod coverage;
 mod fork;
 mod kernel;
+mod masked;
+mod messages;
 mod runner;
 mod signals;
 
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         fork::cases(),
         signals::cases(),
         company::cases(),
+        masked::cases(),
+        messages::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }

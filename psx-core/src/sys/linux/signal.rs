@@ -15,7 +15,8 @@ use super::raw;
 use super::sync::{AtomicU32, Ordering, UnsafeCell};
 use crate::Errno;
 
-/// The one signal that libc's own functions never let a program block. glibc uses it for its own
+/// The one signal that no libc lets a program block by `sigprocmask` or `pthread_sigmask`, and that
+/// `sigfillset` leaves out. docs/signal-safety.md lists what blocks it all the same. glibc uses it for its own
 /// setxid broadcast, musl for thread cancellation.
 pub(crate) const SUMMONS: c_int = 33;
 
