@@ -160,21 +160,24 @@ impl Registry {
     }
 }
 
-/// A thread's claim to lead the next round: no signal is taken any more, and nobody else leads.
+/// A thread's claim to lead the next round: no signal is taken any more but the synchronous ones, whose
+/// handlers find the thread engaged, and nobody else leads.
 struct Turn<'r> {
     round: &'r Round,
+    me: &'r Entry,
     /// Dropped after the lock is free.
     masked: mask::Masked,
 }
 
 impl<'r> Turn<'r> {
-    fn take(round: &'r Round, deadline: Deadline) -> Result<Self, Setback> {
+    fn take(round: &'r Round, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
         let masked = mask::block_all();
         let lock = &round.lock;
         // A caller that waits must still answer another's summons.
         if lock.try_acquire_now() || masked.except_summons(|| lock.try_acquire(Limit::At(deadline)))
         {
-            Ok(Self { round, masked })
+            me.engage();
+            Ok(Self { round, me, masked })
         } else {
             Err(Setback::Busy)
         }
@@ -183,6 +186,7 @@ impl<'r> Turn<'r> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        self.me.disengage();
         if self.round.lock.release() {
             // Whoever leads next may summon this thread as well.
             self.masked.except_summons(give_way);
@@ -208,7 +212,7 @@ impl Leader<'_> {
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
         let Registry { kernel, gate, list, round, .. } = self.registry;
-        let _turn = Turn::take(round, self.deadline)?;
+        let _turn = Turn::take(round, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Unregistrable)?;
         let frozen = gate.close(close_by).ok_or(Setback::Busy)?;
@@ -219,7 +223,6 @@ impl Leader<'_> {
             self.registry.let_leavers_vanish(self.seen);
         }
 
-        self.me.engage();
         let began = Instant::now();
         let gathering = Gathering::announce(self, &frozen);
         let casualties = &mut false;
@@ -228,7 +231,6 @@ impl Leader<'_> {
         drop(gathering);
         let stopped = began.elapsed();
         round.manners.judge(list.len(), stopped);
-        self.me.disengage();
 
         if *casualties {
             let is_dead = |entry: &Entry| {

@@ -23,6 +23,16 @@ impl Registry {
         {
             return;
         }
+        // A handler for a synchronous signal may interrupt this thread from here on.
+        me.engage();
+        self.answer_until_released(me, gathering);
+        me.disengage();
+    }
+
+    /// From the arrival to the release.
+    fn answer_until_released(&self, me: &Entry, gathering: State) {
+        let round = &self.round;
+        let epoch = gathering.epoch;
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
         round.help(&self.kernel, epoch);
         // Whoever may not ask for it later asks before the countdown, hence before the commit.
@@ -35,13 +45,11 @@ impl Registry {
         if round.word.wait_past(gathering, patience) != committed {
             return;
         }
-        me.engage();
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
         // its completion below before it takes the cell back (invariant I5).
         let lent = round.lent.with(|cell| unsafe { *cell });
         // SAFETY: as above, the call is alive.
         let made = lent.map(|lent| (lent.value, Outcome::from(unsafe { lent.call.make() })));
-        me.disengage();
         if let Some((value, outcome)) = made {
             if outcome != Outcome::Returned(value) && !futex_only {
                 name = self.kernel.own_name();

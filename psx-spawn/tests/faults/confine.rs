@@ -30,11 +30,30 @@ pub(crate) const fn step(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
 /// The step that lets a call through.
 pub(crate) const ALLOW: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0, 0);
 
+/// Loads 32 bits of `struct seccomp_data`.
+pub(crate) const fn load(offset: u32) -> sock_filter {
+    step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
+}
+
+/// Skips the next step unless the loaded value is `k`.
+pub(crate) const fn if_equal(k: u32) -> sock_filter {
+    step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1)
+}
+
 /// Puts a seccomp filter on the calling thread.
 pub(crate) fn filter(steps: &[sock_filter]) {
+    install(steps, 0);
+}
+
+/// Puts a seccomp filter on every thread of the process.
+pub(crate) fn filter_all(steps: &[sock_filter]) {
+    install(steps, libc::SECCOMP_FILTER_FLAG_TSYNC as usize);
+}
+
+fn install(steps: &[sock_filter], flags: usize) {
     let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_ptr().cast_mut() };
     let mode = libc::SECCOMP_SET_MODE_FILTER as usize;
-    must("seccomp", libc::SYS_seccomp, [mode, 0, ptr::from_ref(&program).addr(), 0, 0, 0]);
+    must("seccomp", libc::SYS_seccomp, [mode, flags, ptr::from_ref(&program).addr(), 0, 0, 0]);
 }
 
 /// The kernel's Landlock version, 0 where it has none.

@@ -45,6 +45,7 @@ mod proc;
 mod seccomp;
 mod signals;
 mod threads;
+mod traps;
 mod uring;
 
 use std::env;

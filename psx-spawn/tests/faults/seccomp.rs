@@ -7,7 +7,7 @@ use psx::Broadcast;
 
 use crate::case::Case;
 use crate::case::Expected::{Clean, Ok, OkOrClean};
-use crate::confine::{self, ALLOW, step};
+use crate::confine::{self, ALLOW, if_equal, load, step};
 use crate::judge::Mark;
 use crate::stage::Stage;
 
@@ -73,16 +73,6 @@ const NOT_AFTER_THE_COMMIT: [i64; 6] = [
 
 const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
-
-/// Loads 32 bits of `struct seccomp_data`.
-const fn load(offset: u32) -> sock_filter {
-    step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
-}
-
-/// Skips the next step unless the loaded value is `k`.
-const fn if_equal(k: u32) -> sock_filter {
-    step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1)
-}
 
 /// A filter that fails these calls with EPERM.
 fn deny(calls: &[i64]) -> Vec<sock_filter> {

@@ -12,7 +12,8 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    churn, company, diverge, flood, fork, landlock, memory, proc, seccomp, signals, threads, uring,
+    churn, company, diverge, flood, fork, landlock, memory, proc, seccomp, signals, threads, traps,
+    uring,
 };
 
 /// Most cases wait more than they work.
@@ -25,6 +26,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         proc::CASES,
         landlock::CASES,
         seccomp::CASES,
+        traps::CASES,
         uring::CASES,
         churn::CASES,
         diverge::CASES,

@@ -11,15 +11,29 @@ const fn only(signal: i32) -> Set {
     1 << (signal - 1)
 }
 
+/// The signals by which the kernel reports what the thread itself has just done: a fault, a trap, a
+/// system call that a seccomp filter traps.
+const SYNCHRONOUS: Set = only(libc::SIGSYS)
+    | only(libc::SIGSEGV)
+    | only(libc::SIGBUS)
+    | only(libc::SIGILL)
+    | only(libc::SIGFPE)
+    | only(libc::SIGTRAP);
+
+/// What psx blocks: every signal but the synchronous ones. The kernel ends the process when it has to
+/// deliver one of those to a thread that blocks it (`force_sig_info_to_task` in kernel/signal.c), and
+/// the program may have a handler that would have dealt with it.
+pub(super) const BLOCKED: Set = !SYNCHRONOUS;
+
 /// The mask that was in force; put back when dropped.
 #[derive(Debug)]
 pub(crate) struct Masked {
     before: Set,
 }
 
-/// Blocks every signal.
+/// Blocks every signal but the synchronous ones.
 pub(crate) fn block_all() -> Masked {
-    Masked { before: change(libc::SIG_BLOCK, Set::MAX) }
+    Masked { before: change(libc::SIG_BLOCK, BLOCKED) }
 }
 
 /// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.

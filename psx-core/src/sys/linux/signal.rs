@@ -11,8 +11,8 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 
 use super::super::Refusal;
-use super::raw;
 use super::sync::{AtomicU32, Ordering, UnsafeCell};
+use super::{mask, raw};
 use crate::Errno;
 
 /// The one signal that no libc lets a program block by `sigprocmask` or `pthread_sigmask`, and that
@@ -88,14 +88,14 @@ struct Action {
 const SA_RESTORER: usize = 0x0400_0000;
 
 /// `SA_ONSTACK` for programs with small stacks, `SA_RESTART` for the calls that the kernel can
-/// resume, a full mask so that nothing runs on top of a stopped thread.
+/// resume, a mask that lets nothing but the synchronous signals interrupt a stopped thread.
 fn ours(handler: Handler) -> Action {
     let flags = (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as usize;
     #[cfg(target_arch = "x86_64")]
     let (flags, restorer) = (flags | SA_RESTORER, restorer as *const () as usize);
     #[cfg(not(target_arch = "x86_64"))]
     let restorer = 0;
-    Action { handler: handler as *const () as usize, flags, restorer, mask: u64::MAX }
+    Action { handler: handler as *const () as usize, flags, restorer, mask: mask::BLOCKED }
 }
 
 /// What a handler with `SA_SIGINFO` looks like.
