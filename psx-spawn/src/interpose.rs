@@ -1,9 +1,14 @@
-//! Feature `interpose`: the program's `pthread_create`, so that every thread is registered without
-//! a change to the code that starts it.
+//! Feature `interpose`: the program's `pthread_create` and `thrd_create`, so that every thread is
+//! registered without a change to the code that starts it.
 //!
 //! A program's own definition of a libc function comes before the libc's, for the program and for
-//! every shared library that it loads. What the libc calls within itself (a timer's helper thread)
-//! and threads made by `clone` do not pass here: the coverage proof finds those.
+//! every shared library that it loads. What the libc calls within itself (a timer's helper thread),
+//! what a library loaded with `RTLD_DEEPBIND` starts, and threads made by `clone` do not pass here:
+//! the coverage proof finds those. docs/integration.md lists them.
+//!
+//! The libc's own function is behind ours: in a program with a shared libc the dynamic linker finds
+//! the next definition of the name; a static libc has the function under a second name, which is
+//! internal to it, the same in glibc and musl.
 //!
 //! The parent's side of a birth is the same as in [`thread::spawn`](crate::thread::spawn). A thread
 //! that is started there passes here too: it enters a second time without waiting, and its second
@@ -19,18 +24,11 @@ use std::alloc::{Layout, alloc};
 use std::arch::global_asm;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use psx_core::{Passage, Ticket};
 
 use crate::Error;
-
-#[cfg(target_feature = "crt-static")]
-compile_error!(
-    "feature `interpose` needs a shared libc: there is no pthread_create behind another in a static one"
-);
 
 /// What a thread begins with.
 type Start = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
@@ -72,7 +70,7 @@ unsafe extern "C" fn pthread_create(
     start: Start,
     argument: *mut c_void,
 ) -> c_int {
-    let Some(create) = libcs_own() else { return libc::ENOSYS };
+    let Some(create) = real_pthread_create() else { return libc::ENOSYS };
     // SAFETY: the arguments are our caller's, for whom the libc's own function is meant.
     let create_as_it_is = || unsafe { create(thread, attributes, start, argument) };
     if LAYING_OUT.replace(true) {
@@ -94,6 +92,40 @@ unsafe extern "C" fn pthread_create(
         drop(unsafe { Box::from_raw(birth) });
     }
     result
+}
+
+/// What C11's function returns, in the numbers of glibc and musl.
+mod thrd {
+    use std::ffi::c_int;
+
+    pub(super) const SUCCESS: c_int = 0;
+    pub(super) const ERROR: c_int = 2;
+    pub(super) const NOMEM: c_int = 3;
+}
+
+/// Starts a registered thread: C11's `thrd_create(3)` otherwise. The libc's own calls its
+/// `pthread_create` by the internal name, past ours.
+///
+/// A `thrd_t` is a `pthread_t` in both libcs. The function returns an `int` where `Start` returns a
+/// pointer: the same register, of which `thrd_join` reads the half that an `int` has.
+///
+/// # Safety
+///
+/// As `thrd_create(3)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn thrd_create(
+    thread: *mut libc::pthread_t,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: the arguments are our caller's; without attributes a thread has the default ones.
+    match unsafe { pthread_create(thread, ptr::null(), start, argument) } {
+        0 => thrd::SUCCESS,
+        libc::ENOMEM => thrd::NOMEM,
+        // The standard's word for it, and musl's; glibc says "error".
+        libc::EAGAIN if cfg!(target_env = "musl") => thrd::NOMEM,
+        _ => thrd::ERROR,
+    }
 }
 
 fn lay_out(errand: Errand) -> Result<(Passage, Box<Birth>), Error> {
@@ -175,16 +207,81 @@ unsafe extern "C" {
     fn begin(birth: *mut c_void) -> *mut c_void;
 }
 
-/// The libc's `pthread_create`, behind ours.
-fn libcs_own() -> Option<PthreadCreate> {
+/// The libc's `pthread_create`, behind ours. `None` only in a static program that was not linked by
+/// rustc, and that has not asked the linker for the function (docs/integration.md).
+#[cfg(not(target_feature = "crt-static"))]
+fn real_pthread_create() -> Option<PthreadCreate> {
+    use std::mem;
+    use std::sync::atomic::{AtomicPtr, Ordering};
+
     /// Relaxed: every thread finds the same.
     static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let mut found = FOUND.load(Ordering::Relaxed);
     if found.is_null() {
         // SAFETY: the name is a C string.
         found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
+        if found.is_null() {
+            found = weak_pthread_create();
+        }
         FOUND.store(found, Ordering::Relaxed);
     }
     // SAFETY: null, or a function of that type.
     unsafe { mem::transmute::<*mut c_void, Option<PthreadCreate>>(found) }
+}
+
+/// In a program that rustc links with a static libc there is no other definition to look for at run
+/// time. This name makes the linker take the libc's function in beside ours.
+#[cfg(target_feature = "crt-static")]
+fn real_pthread_create() -> Option<PthreadCreate> {
+    unsafe extern "C" {
+        fn __pthread_create(
+            thread: *mut libc::pthread_t,
+            attributes: *const libc::pthread_attr_t,
+            start: Start,
+            argument: *mut c_void,
+        ) -> c_int;
+    }
+    Some(__pthread_create)
+}
+
+// The address of a static libc's function, if the program has it, else null: a weak reference, which
+// stable Rust cannot declare.
+#[cfg(all(not(target_feature = "crt-static"), target_arch = "x86_64"))]
+global_asm!(
+    ".pushsection .text.psx_interpose_weak,\"ax\",@progbits",
+    ".weak __pthread_create",
+    ".globl psx_interpose_weak",
+    ".hidden psx_interpose_weak",
+    ".type psx_interpose_weak,@function",
+    "psx_interpose_weak:",
+    ".cfi_startproc",
+    "endbr64",
+    "mov rax, qword ptr [rip + __pthread_create@GOTPCREL]",
+    "ret",
+    ".cfi_endproc",
+    ".size psx_interpose_weak, . - psx_interpose_weak",
+    ".popsection",
+);
+#[cfg(all(not(target_feature = "crt-static"), target_arch = "aarch64"))]
+global_asm!(
+    ".pushsection .text.psx_interpose_weak,\"ax\",@progbits",
+    ".weak __pthread_create",
+    ".globl psx_interpose_weak",
+    ".hidden psx_interpose_weak",
+    ".type psx_interpose_weak,@function",
+    "psx_interpose_weak:",
+    ".cfi_startproc",
+    "hint #34", // bti c
+    "adrp x0, :got:__pthread_create",
+    "ldr x0, [x0, #:got_lo12:__pthread_create]",
+    "ret",
+    ".cfi_endproc",
+    ".size psx_interpose_weak, . - psx_interpose_weak",
+    ".popsection",
+);
+
+#[cfg(not(target_feature = "crt-static"))]
+unsafe extern "C" {
+    #[link_name = "psx_interpose_weak"]
+    safe fn weak_pthread_create() -> *mut c_void;
 }

@@ -32,8 +32,9 @@
 //! # Features
 //!
 //! - `tracing`, on by default: a span for each round, with events from before and after it.
-//! - `interpose`: psx defines `pthread_create` for the program, so that every thread is registered,
-//!   whoever starts it: std, tokio, rayon, a C library. For programs; libraries leave it to them.
+//! - `interpose`: psx defines `pthread_create` and `thrd_create` for the program, so that every thread
+//!   that std, tokio, rayon or a C library starts by them is registered. For programs; libraries leave
+//!   the choice to them. docs/integration.md lists which threads it does not see.
 //!
 //! # What the program's threads notice
 //!

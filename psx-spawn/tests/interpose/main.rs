@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod direct;
 mod library;
 
 use std::process::{self, ExitCode};
@@ -27,30 +28,68 @@ fn main() -> ExitCode {
             let library = Library::load();
             start_with_std(1);
             // Its constructor has started one already.
-            library.start();
+            library.call("start");
             apply_and_show(4, line);
         })
         .needs(library::compiler)
         .judge(all_have_it),
+        Case::new("interpose::threads_of_c11", |line| {
+            let library = Library::load();
+            library.call("start_c11");
+            apply_and_show(3, line);
+        })
+        .needs(library::compiler)
+        .judge(all_have_it),
+        Case::new("interpose::ends_of_a_c11_thread", |_| {
+            let library = Library::load();
+            for how in 0..2 {
+                assert_eq!(library.call_with("start_and_end_c11", how), 0);
+            }
+            assert_registered_are(2);
+        })
+        .needs(library::compiler),
+        Case::new("interpose::threads_of_cxx", |line| {
+            Library::load_cxx().call("start");
+            apply_and_show(2, line);
+        })
+        .needs(library::cxx_compiler)
+        .judge(all_have_it),
+        Case::new("interpose::calls_from_this_program", |line| {
+            direct::start_pthread();
+            direct::start_c11();
+            apply_and_show(3, line);
+        })
+        .judge(all_have_it),
         Case::new("interpose::ends_of_a_c_thread", |_| {
             let library = Library::load();
             for how in 0..3 {
-                assert_eq!(library.start_and_end(how), 0);
+                assert_eq!(library.call_with("start_and_end", how), 0);
             }
             assert_eq!(Privileges::new().no_new_privs().apply().unwrap().threads(), 2);
             assert_registered_are(2);
         })
         .needs(library::compiler),
-        Case::new("interpose::a_raw_clone_stays_foreign", |line| {
-            let library = Library::load();
-            library.clone_raw();
-            let strict = Broadcast::new().timeout(Duration::from_millis(50));
-            let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
-            assert!(matches!(error, Error::Uncovered(threads) if threads.len() == 1));
-            line.show("refused");
-        })
-        .needs(library::compiler)
-        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+        foreign("interpose::a_raw_clone_stays_foreign", |line| {
+            Library::load().call("clone_raw");
+            refused(1, line);
+        }),
+        foreign("interpose::a_deeply_bound_library_stays_foreign", |line| {
+            // Its constructor starts the second.
+            Library::load_with_deepbind().call("start_c11");
+            refused(2, line);
+        }),
+        foreign("interpose::a_timers_thread_stays_foreign", |line| {
+            Library::load().call("start_timer");
+            refused(1, line);
+        }),
+        foreign("interpose::an_aio_thread_stays_foreign", |line| {
+            Library::load().call("start_aio");
+            refused(1, line);
+        }),
+        foreign("interpose::a_message_queues_thread_stays_foreign", |line| {
+            Library::load().call("start_mq");
+            refused(1, line);
+        }),
         Case::new("interpose::psx_threads_count_once", |_| {
             let (ready, is_ready) = mpsc::channel();
             psx::thread::spawn(move || {
@@ -81,6 +120,24 @@ fn start_with_std(count: usize) {
     for _ in 0..count {
         thread::spawn(idle as fn() -> _);
     }
+}
+
+/// A case in which a library's thread goes past psx, in a program with glibc: the proof finds it.
+fn foreign(name: &'static str, body: fn(&Line)) -> Case {
+    let judge = |child: &mut support::Supervised| {
+        child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
+        assert_eq!(child.end(), Ending::Exited(0));
+    };
+    Case::new(name, body).needs(library::compiler).judge(judge)
+}
+
+/// A broadcast names as many foreign threads.
+fn refused(foreign: usize, line: &Line) {
+    let strict = Broadcast::new().timeout(Duration::from_millis(50));
+    let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
+    let Error::Uncovered(threads) = error else { panic!("{error}") };
+    assert_eq!(threads.len(), foreign, "{threads}");
+    line.show("refused");
 }
 
 fn apply_and_show(threads: usize, line: &Line) {
