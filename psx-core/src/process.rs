@@ -66,7 +66,11 @@ fn current() -> Option<&'static Entry> {
 fn ensure_current() -> Result<&'static Entry, Error> {
     notice_fork();
     match place() {
-        Place::Own(entry) => Ok(entry),
+        Place::Own(entry) => {
+            // std's start may have come after this thread's registration.
+            REGISTRY.kernel.settle_signal_stack(entry.tid());
+            Ok(entry)
+        }
         Place::None => register(allocate()?, &REGISTRY.gate.enter()),
         Place::Borrowed => Err(Error::Unregistrable(Errno::from_raw(libc::EDEADLK))),
     }
@@ -94,6 +98,7 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
     EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let tid = raw::gettid();
     entry.belongs_to(tid, REGISTRY.gate.generation());
+    REGISTRY.kernel.settle_signal_stack(tid);
     mask::unblock_summons();
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));

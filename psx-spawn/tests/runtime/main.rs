@@ -9,6 +9,7 @@ mod calls;
 mod churn;
 mod company;
 mod coverage;
+mod exits;
 mod fork;
 mod kernel;
 mod masked;
@@ -19,6 +20,9 @@ mod signals;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(status) = exits::program() {
+        return status;
+    }
     let concerns = [
         runner::cases(),
         births::cases(),
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
         company::cases(),
         masked::cases(),
         messages::cases(),
+        exits::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }

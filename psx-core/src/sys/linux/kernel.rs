@@ -5,6 +5,7 @@ use core::ffi::{c_int, c_void};
 
 use super::super::{Kind, Refusal};
 use super::fork_mark::ForkMark;
+use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
 use super::sync::{AtomicU32, Ordering};
 use super::tasks::Tasks;
@@ -21,6 +22,7 @@ pub(crate) struct Kernel {
     tasks: Tasks,
     chain: Chain,
     handler: Handler,
+    main_stack: MainStack,
     /// Cores that this process may use; 0 before it was asked. Relaxed: a hint.
     cores: AtomicU32,
 }
@@ -34,6 +36,7 @@ impl Kernel {
             mark: ForkMark::new(),
             tasks: Tasks::new(),
             chain: Chain::new(),
+            main_stack: MainStack::new(),
             cores: AtomicU32::new(0),
         }
     }
@@ -62,6 +65,14 @@ impl Kernel {
         self.tasks.open();
         self.pid.store(raw::getpid(), Ordering::Relaxed);
         self.mark.known();
+    }
+
+    /// Makes sure that the signal stack of the calling thread `tid` stays mapped, where it is the main
+    /// thread: no other thread's is unmapped by a thread that it does not belong to.
+    pub(crate) fn settle_signal_stack(&self, tid: u32) {
+        if tid == self.pid.load(Ordering::Relaxed) {
+            self.main_stack.settle();
+        }
     }
 
     /// Opens again what a program may have closed. Allocates if so, so it comes before anything is

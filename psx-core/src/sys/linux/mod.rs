@@ -6,6 +6,7 @@ mod fork_mark;
 pub(crate) mod futex;
 pub(crate) mod hooks;
 mod kernel;
+mod main_stack;
 pub(crate) mod mask;
 mod quota;
 pub(crate) mod raw;
