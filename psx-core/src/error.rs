@@ -28,8 +28,17 @@ pub enum Error {
     ZeroTimeout,
     /// There is no memory left for the round's records, which are laid out before anything stops.
     OutOfMemory,
-    /// The thread cannot be registered, or the signal handler not installed.
+    /// The thread cannot be registered.
     Unregistrable(Errno),
+    /// psx's handler of signal 33 cannot be installed, or the handler that was there before cannot be
+    /// remembered: psx keeps up to eight different ones (`ENOSPC` after that).
+    Handler(Errno),
+    /// This code runs in a child of `vfork`, or of `clone` with `CLONE_VM`: another process that uses
+    /// the memory of the one that psx counts.
+    OtherProcess,
+    /// This thread uses the thread-local storage of another thread, as one made by a raw `clone`
+    /// without `CLONE_SETTLS` does.
+    SharedThreadLocals,
     /// A step of `psx::Privileges` failed.
     Step(Box<StepError>),
 }
@@ -83,6 +92,25 @@ impl fmt::Display for Error {
             Self::Unregistrable(errno) => {
                 write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
             }
+            Self::Handler(errno) if errno.raw() == libc::ENOSPC => f.write_str(
+                "nothing changed: signal 33 has had more than eight different handlers beside \
+                 psx's, and psx keeps no more to pass signals on to; install one handler once, \
+                 not a new one each time",
+            ),
+            Self::Handler(errno) => write!(
+                f,
+                "nothing changed: psx's handler of signal 33 cannot be installed ({errno}); look \
+                 for a seccomp filter against rt_sigaction, and broadcast before it is installed"
+            ),
+            Self::OtherProcess => f.write_str(
+                "nothing changed: this is a child of vfork, or of clone with CLONE_VM, which uses \
+                 the memory of another process; use psx in that process, or after fork or exec",
+            ),
+            Self::SharedThreadLocals => f.write_str(
+                "nothing changed: this thread uses another thread's thread-local storage, and psx \
+                 cannot tell the two apart; start it by pthread_create, or by clone with \
+                 CLONE_SETTLS and a thread-local storage of its own",
+            ),
         }
     }
 }
@@ -102,6 +130,9 @@ impl fmt::Debug for Error {
             Self::ZeroTimeout => "ZeroTimeout",
             Self::OutOfMemory => "OutOfMemory",
             Self::Unregistrable(_) => "Unregistrable",
+            Self::Handler(_) => "Handler",
+            Self::OtherProcess => "OtherProcess",
+            Self::SharedThreadLocals => "SharedThreadLocals",
             Self::Step(_) => "Step",
         };
         write!(f, "{variant}: {self}")
@@ -154,7 +185,8 @@ impl error::Error for Error {
             Self::Os(errno)
             | Self::Unprovable(errno)
             | Self::Unsendable(errno)
-            | Self::Unregistrable(errno) => Some(errno),
+            | Self::Unregistrable(errno)
+            | Self::Handler(errno) => Some(errno),
             Self::Step(error) => error.source(),
             _ => None,
         }
@@ -196,7 +228,8 @@ impl From<Error> for io::Error {
             Error::ZeroTimeout => io::ErrorKind::InvalidInput,
             Error::OutOfMemory => io::ErrorKind::OutOfMemory,
             Error::Unsendable(_) => io::ErrorKind::PermissionDenied,
-            Error::Uncovered(_) | Error::Unprovable(_) => io::ErrorKind::Other,
+            Error::OtherProcess | Error::SharedThreadLocals => io::ErrorKind::Unsupported,
+            Error::Uncovered(_) | Error::Unprovable(_) | Error::Handler(_) => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

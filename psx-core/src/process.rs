@@ -23,11 +23,9 @@ static EXIT_HOOK: ExitHook = ExitHook::new();
 static FORK_HOOKED: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
-    /// The calling thread's entry, while it is registered. Initialised by a constant and without a
-    /// destructor, so that a handler may read it at any time.
+    /// The calling thread's entry, while it is registered. Not for the signal handler: in a library
+    /// loaded by `dlopen` a thread's first access to it allocates.
     static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
-    /// Which of the earlier handlers have had the signal that this thread is passing on.
-    static HAD: Cell<u8> = const { Cell::new(0) };
     /// Whether the list was held for the fork that this thread is making.
     static LIST_HELD: Cell<bool> = const { Cell::new(false) };
 }
@@ -43,36 +41,43 @@ enum Place {
     Borrowed,
 }
 
-fn place() -> Place {
+fn place() -> Result<Place, Errno> {
     // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so what it
     // finds there is alive; and since the reference never leaves the thread, it is not used after.
-    match CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() }) {
-        Some(entry) if entry.generation() != REGISTRY.gate.generation() => Place::None,
-        Some(entry) if entry.tid() == raw::gettid() => Place::Own(entry),
-        Some(_) => Place::Borrowed,
+    let entry = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
+    Ok(match entry.filter(|entry| entry.generation() == REGISTRY.gate.generation()) {
         None => Place::None,
-    }
+        Some(entry) if entry.tid() == raw::gettid()? => Place::Own(entry),
+        Some(_) => Place::Borrowed,
+    })
 }
 
-/// The calling thread's entry.
-fn current() -> Option<&'static Entry> {
+/// Whether the calling thread is inside a round. It is taken to be the owner of the entry in its
+/// thread-local where it cannot be asked for its id.
+fn is_engaged() -> bool {
     match place() {
-        Place::Own(entry) => Some(entry),
-        Place::None | Place::Borrowed => None,
+        Ok(Place::Own(entry)) => entry.is_engaged(),
+        Ok(Place::None | Place::Borrowed) => false,
+        // SAFETY: as in `place`.
+        Err(_) => CURRENT.get().is_some_and(|entry| unsafe { entry.as_ref() }.is_engaged()),
     }
 }
 
 /// The calling thread's entry, made if need be.
 fn ensure_current() -> Result<&'static Entry, Error> {
     notice_fork();
-    match place() {
+    match place().map_err(Error::Unregistrable)? {
         Place::Own(entry) => {
             // std's start may have come after this thread's registration.
             REGISTRY.kernel.settle_signal_stack(entry.tid());
             Ok(entry)
         }
-        Place::None => register(allocate()?, &REGISTRY.gate.enter()),
-        Place::Borrowed => Err(Error::Unregistrable(Errno::from_raw(libc::EDEADLK))),
+        Place::None => {
+            let entry = allocate()?;
+            prepare()?;
+            register(entry, &REGISTRY.gate.enter())
+        }
+        Place::Borrowed => Err(Error::SharedThreadLocals),
     }
 }
 
@@ -85,21 +90,29 @@ fn allocate() -> Result<Box<Entry>, Error> {
     Entry::allocate().map_err(|NoMemory| Error::OutOfMemory)
 }
 
-/// Puts the calling thread into the registry. What can fail comes first; and no round comes in
-/// between, because of the pass.
-fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
-    REGISTRY.kernel.meet_process();
+/// What the first registration of a process does: hooks into the libc. May take the dynamic loader's
+/// locks, so it comes before any pass is taken.
+fn prepare() -> Result<(), Error> {
+    REGISTRY.kernel.meet_process().map_err(Error::Unregistrable)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::Unregistrable)?;
     }
-    EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)?;
-    EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
-    let tid = raw::gettid();
+    EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)
+}
+
+/// Puts the calling thread into the registry, once [`prepare`] has succeeded. What can fail comes
+/// first; and no round comes in between, because of the pass.
+fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
+    if !REGISTRY.kernel.is_this_process().map_err(Error::Unregistrable)? {
+        return Err(Error::OtherProcess);
+    }
+    let tid = raw::gettid().map_err(Error::Unregistrable)?;
     entry.belongs_to(tid, REGISTRY.gate.generation());
     REGISTRY.kernel.settle_signal_stack(tid);
     mask::unblock_summons();
+    EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
     // SAFETY: alive until this thread takes it out of the registry (invariant I4).
@@ -269,9 +282,14 @@ impl Ticket {
     /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
     /// the coverage proof of the next round finds it.
     pub fn redeem(self) {
-        if current().is_none() {
-            let _ = register(self.entry, &self.pass);
+        notice_fork();
+        // A thread whose id cannot be had stays unregistered, as one whose end cannot be noted.
+        if !matches!(place(), Ok(Place::None)) || prepare().is_err() {
+            return;
         }
+        // In a forked child the ticket is its parent's, and keeps no round away.
+        let own = (!self.pass.is_of_this_process()).then(|| REGISTRY.gate.enter());
+        let _ = register(self.entry, own.as_ref().unwrap_or(&self.pass));
     }
 }
 
@@ -288,24 +306,20 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
     result
 }
 
-/// Signal 33 has come.
+/// Signal 33 has come, to any thread of the process, of any sender. Uses no thread-local: the thread
+/// may be one that psx does not know, and may be in the middle of the allocator.
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the libc's errno is the thread's own; the user's call below may change it.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    let saved = unsafe { *errno };
     // Whoever sent the signal: a thread whose entry is summoned stops at the first that reaches it,
     // so that signals from elsewhere, queued before the summons, do not hold a round up.
-    if let Some(me) = current() {
-        REGISTRY.answer(me);
+    REGISTRY.answer();
+    // SAFETY: the kernel calls this handler with SA_SIGINFO, and a handler that passes the signal on
+    // to this one passes on what it was given.
+    unsafe {
+        if !REGISTRY.kernel.is_summons(info) {
+            REGISTRY.round.note_stranger();
+            REGISTRY.kernel.pass_on(signal, info, context);
+        }
     }
-    // SAFETY: the kernel calls this handler with SA_SIGINFO.
-    if unsafe { !REGISTRY.kernel.is_summons(info) } {
-        REGISTRY.round.note_stranger();
-        HAD.with(|had| REGISTRY.kernel.pass_on(had, signal, info, context));
-    }
-    // SAFETY: as above.
-    unsafe { *errno = saved };
 }
 
 /// A thread's end, told by the libc in each of its destructor rounds. Rust's thread-locals with
@@ -338,13 +352,13 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 
 unsafe extern "C" fn before_fork() {
     notice_fork();
-    if !current().is_some_and(Entry::is_engaged) {
+    if !is_engaged() {
         LIST_HELD.set(REGISTRY.hold_for_fork());
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
-    if !current().is_some_and(Entry::is_engaged) {
+    if !is_engaged() {
         REGISTRY.release_after_fork(LIST_HELD.replace(false));
     }
 }
@@ -360,5 +374,8 @@ fn begin_anew_in_child(list_held: bool) {
     // Of a list that is left behind nobody's entry is kept: which thread's is whose cannot be told
     // where several of the child's threads may have come before this one.
     let me = me.filter(|me| list_held && me.generation() == REGISTRY.gate.generation());
-    REGISTRY.begin_anew_in_child(me, raw::gettid(), list_held);
+    // Without its new id a thread cannot be summoned: it is not registered any more.
+    let tid = raw::gettid();
+    let me = me.filter(|_| tid.is_ok());
+    REGISTRY.begin_anew_in_child(me, tid.unwrap_or(Entry::NOBODY), list_held);
 }

@@ -41,7 +41,7 @@ const BROKEN: &[Broken] = broken! {
     PhaseStoreRelaxed: one_target says RACE;
     PhaseLoadRelaxed: one_target says RACE;
     PhaseNotReadAgain: one_target says RACE;
-    EpochStandsStill: late_arrival says RACE;
+    EpochStandsStill: late_arrival says MIXED;
     CountdownRelaxed: one_target says RACE;
     LatchWaitRelaxed: one_target says RACE;
     LatchForgetsToWake: one_target says LOST;

@@ -47,7 +47,8 @@ pub(crate) struct Entry {
     /// thread that arrives and the caller that gives it up just one succeeds.
     standing: AtomicU32,
     /// The thread's id. Written by the thread itself before it is in the list, or in a forked
-    /// child; read by the caller of a round.
+    /// child; cleared by the caller of a round that finds the thread dead; read by the caller of a
+    /// round.
     tid: OwnedU32,
     /// The gate's generation when the thread registered; another one's entry is left over from a
     /// parent. Written as `tid` is.
@@ -77,12 +78,13 @@ pub(super) struct Links {
     pub(super) next: Option<NonNull<Entry>>,
 }
 
-/// What a registered thread costs, the allocator's header and eight to sixteen bytes of the round's
-/// roster aside.
+/// What a registered thread costs, the allocator's header and 40 to 80 bytes of the round's roster
+/// aside.
 const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 64);
 
 impl Entry {
-    /// The id of an entry without a thread: what a fork leaves of the other threads' entries.
+    /// The id of an entry without a thread: one that a fork has left behind, or whose thread a round
+    /// has found dead.
     pub(crate) const NOBODY: u32 = 0;
 
     /// A place for a thread that has not taken it yet.
@@ -113,6 +115,12 @@ impl Entry {
     /// second thread existed.
     pub(crate) fn tid(&self) -> u32 {
         self.tid.load(Relaxed)
+    }
+
+    /// The thread is dead, and its id may be another's by now. For the caller of a round, before it
+    /// announces the round. Relaxed: read under the same lock.
+    pub(crate) fn disown(&self) {
+        self.tid.store(Self::NOBODY, Relaxed);
     }
 
     /// In which process, counted in forks, the thread registered.

@@ -42,7 +42,7 @@ pub(super) enum Setback {
     Missed,
     Unprovable(Errno),
     Unsendable(Errno),
-    Unregistrable(Errno),
+    Handler(Errno),
     /// Another round, or a birth, was in the way.
     Busy,
     /// More threads have registered than there was room laid out for.
@@ -135,7 +135,7 @@ impl Registry {
                 Setback::Os(errno) => return Err(Error::Os(errno)),
                 Setback::Unprovable(errno) => return Err(Error::Unprovable(errno)),
                 Setback::Unsendable(errno) => return Err(Error::Unsendable(errno)),
-                Setback::Unregistrable(errno) => return Err(Error::Unregistrable(errno)),
+                Setback::Handler(errno) => return Err(Error::Handler(errno)),
             }
         }
     }
@@ -214,7 +214,7 @@ impl Leader<'_> {
         let Registry { kernel, gate, list, round, .. } = self.registry;
         let _turn = Turn::take(round, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
-        kernel.confirm_handler().map_err(Setback::Unregistrable)?;
+        kernel.confirm_handler().map_err(Setback::Handler)?;
         let frozen = gate.close(close_by).ok_or(Setback::Busy)?;
         if list.len() > round.roster.capacity().min(ledger.capacity()) {
             return Err(Setback::NoRoom);

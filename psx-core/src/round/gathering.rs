@@ -28,7 +28,7 @@ pub(super) struct Gathering<'a> {
     me: &'a Entry,
     pub(super) epoch: Epoch,
     targets: usize,
-    /// Entries that a fork left behind were seen.
+    /// Entries without a thread were seen: left behind by a fork, or of a thread that is dead.
     orphans: bool,
     deadline: Deadline,
 }
@@ -38,11 +38,23 @@ impl<'a> Gathering<'a> {
     pub(super) fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
         let Leader { registry, me, call, deadline, .. } = *leader;
         let round = &registry.round;
-        let epoch = round.word.read().epoch.next();
+        let last = round.word.read().epoch;
+        let epoch = last.next();
         let mut orphans = false;
+        round.roster.prepare_index(last, epoch);
+        round.roster.enter_index(epoch, me);
         let targets = registry.list.iter(frozen).filter(|entry| {
-            orphans |= entry.tid() == Entry::NOBODY;
-            !core::ptr::eq(*entry, me) && entry.tid() != Entry::NOBODY
+            if core::ptr::eq(*entry, me) {
+                return false;
+            }
+            // The list has the newest entries first, and no two living threads have the same id: of
+            // two entries with one id the second is a dead thread's, whose id was given away again.
+            let is_alive = entry.tid() != Entry::NOBODY && round.roster.enter_index(epoch, entry);
+            if !is_alive {
+                entry.disown();
+                orphans = true;
+            }
+            is_alive
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));

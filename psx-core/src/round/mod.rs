@@ -9,6 +9,7 @@
 //! | `patience` | how they wait before they sleep |
 //! | `latch` | how many have not arrived, how many have not made the call |
 //! | `roster` | who is to be summoned, and by whom: helped signalling |
+//! | `index` | from a thread's id to its entry, for the signal handler |
 //! | `coverage` | the proof that no thread was missed |
 //! | `ledger` | records laid out before the stop, since nothing is allocated inside it |
 //!
@@ -19,6 +20,7 @@
 mod caller;
 mod coverage;
 mod gathering;
+mod index;
 mod latch;
 mod ledger;
 mod patience;

@@ -7,15 +7,17 @@
 //!
 //! A helper may be stopped by the scheduler at any point, and find its round long over. So both the
 //! cursor and the slots carry the epoch: it claims nothing in another round. And the slots are
-//! never freed, since it may still look at one; they are eight bytes a thread, and arrays double,
-//! so that all of them together are less than twice the largest.
+//! never freed, since it may still look at one; with their index they are 40 bytes a thread, and arrays
+//! double, so that all of them together are less than twice the largest.
 //!
 //! Why not walk the list of entries itself: a late helper would step on entries that have left it.
 //! Contains `unsafe`: the array is behind a pointer.
 
 use core::ptr;
 
+use super::index::Index;
 use crate::memory::{NoMemory, try_box, try_vec};
+use crate::registry::Entry;
 use crate::round::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::sys::{AMPLE, const_on_linux};
@@ -36,6 +38,8 @@ pub(crate) struct Roster {
 /// helper under the epoch.
 pub(crate) struct Array {
     slots: Box<[AtomicU64]>,
+    /// From the ids in the slots, and the caller's, to the entries.
+    index: Index,
     smaller: *mut Array,
 }
 
@@ -67,7 +71,9 @@ impl Roster {
         let count = count.next_power_of_two().max(AMPLE);
         let mut slots = try_vec(count)?;
         slots.resize_with(count, || AtomicU64::new(0));
-        try_box(Array { slots: slots.into_boxed_slice(), smaller: ptr::null_mut() }).map(Some)
+        let index = Index::for_threads(count)?;
+        let slots = slots.into_boxed_slice();
+        try_box(Array { slots, index, smaller: ptr::null_mut() }).map(Some)
     }
 
     /// Puts a larger array in place, or gives it back where another caller was faster. The caller
@@ -82,6 +88,27 @@ impl Roster {
         // Release pairs with the Acquire in `slots`.
         self.array.store(Box::into_raw(array), Ordering::Release);
         None
+    }
+
+    /// Prepares the index for the round of `epoch`, the one after `last`. The caller holds the
+    /// round's lock, and no round is on.
+    pub(crate) fn prepare_index(&self, last: Epoch, epoch: Epoch) {
+        if epoch.has_wrapped(last) {
+            if let Some(array) = self.array() {
+                array.index.clear();
+            }
+        }
+    }
+
+    /// Enters the thread of `entry` into the index of the round of `epoch`, by which its handler
+    /// will find the entry. Returns `false` where another entry has the same id already.
+    pub(crate) fn enter_index(&self, epoch: Epoch, entry: &Entry) -> bool {
+        self.array().is_none_or(|array| array.index.insert(epoch, entry.tid(), entry))
+    }
+
+    /// The entry of the calling thread, whose id is `tid`, if the round of `epoch` has laid it out.
+    pub(crate) fn find(&self, epoch: Epoch, tid: u32) -> Option<&Entry> {
+        self.array()?.index.find(epoch, tid)
     }
 
     /// Lays out the targets of the round of `epoch`, as many as there is room for, and returns how
@@ -157,9 +184,13 @@ impl Roster {
     }
 
     fn slots(&self) -> &[AtomicU64] {
+        self.array().map_or(&[], |array| &array.slots)
+    }
+
+    fn array(&self) -> Option<&Array> {
         // SAFETY: arrays are not freed before the roster is (invariant I8). Acquire pairs with the
         // Release in `install`.
-        unsafe { self.array.load(Ordering::Acquire).as_ref() }.map_or(&[], |array| &array.slots)
+        unsafe { self.array.load(Ordering::Acquire).as_ref() }
     }
 }
 

@@ -6,21 +6,30 @@ use super::word::{Phase, State};
 use super::{Epoch, Round};
 use crate::registry::{Entry, Registry, Standing, Verdict};
 use crate::report::{Comm, Outcome};
-use crate::sys::Kernel;
+use crate::sys::{Kernel, errno};
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
 const HELP: usize = 2;
 
 impl Registry {
-    /// Answers a summons, or something that looks like one: a thread whose entry is not summoned,
-    /// because the signal was forged or came too late, returns at once.
-    pub(crate) fn answer(&self, me: &Entry) {
+    /// Stops the calling thread if a round has summoned it, until the round lets it go. Called for
+    /// every signal 33: a signal that was forged or came too late finds no round that wants this
+    /// thread, and this returns at once.
+    ///
+    /// Uses no thread-local storage. The calling thread may be one that psx does not know.
+    pub(crate) fn answer(&self) {
         let round = &self.round;
         let gathering = round.word.read();
         let epoch = gathering.epoch;
-        if gathering.phase != Phase::Gathering
-            || !me.advance(epoch, Standing::Summoned, Standing::Arrived)
-        {
+        if gathering.phase != Phase::Gathering {
+            return;
+        }
+        let Some(me) = self.kernel.own_tid().and_then(|tid| round.roster.find(epoch, tid)) else {
+            return;
+        };
+        // Only now is it sure that the thread has an errno of its own.
+        let _errno = errno::Saved::here();
+        if !me.advance(epoch, Standing::Summoned, Standing::Arrived) {
             return;
         }
         // A handler for a synchronous signal may interrupt this thread from here on.

@@ -21,6 +21,11 @@ impl Epoch {
         Self(if next == 0 { 1 } else { next })
     }
 
+    /// Whether this is the epoch after `last`, and the count has begun anew.
+    pub(crate) fn has_wrapped(self, last: Self) -> bool {
+        self.0 < last.0
+    }
+
     /// A number of at most three bits, marked with the epoch.
     pub(crate) fn tag(self, low: u32) -> u32 {
         debug_assert!(low < 8);
@@ -134,7 +139,9 @@ mod tests {
 
     #[test]
     fn epochs_wrap_past_never() {
-        assert_eq!(Epoch((1 << Epoch::BITS) - 1).next(), Epoch(1));
+        let last = Epoch((1 << Epoch::BITS) - 1);
+        assert_eq!(last.next(), Epoch(1));
+        assert!(last.next().has_wrapped(last) && !Epoch(2).has_wrapped(Epoch(1)));
         assert_ne!(Epoch::default().next(), Epoch::default());
     }
 }

@@ -10,6 +10,7 @@
 //! | [`sync`] | atomics and [`sync::UnsafeCell`] |
 //! | [`futex`] | sleep on a word, wake its sleepers |
 //! | [`clock`] | the monotonic clock and [`clock::Deadline`] |
+//! | [`errno`] | what a handler must put back |
 //! | [`mask`] | which signals the calling thread takes |
 //! | [`Kernel`] | summons, the thread count, who is dead: what the kernel knows of this process |
 

@@ -39,6 +39,7 @@ mod company;
 mod diverge;
 mod flood;
 mod fork;
+mod identity;
 mod landlock;
 mod memory;
 mod proc;

@@ -134,6 +134,24 @@ pub(crate) const CASES: &[Case] = &[
         },
     ),
     Case::new(
+        "handlers-many",
+        "nine different handlers for 33, each installed over psx's",
+        &[Clean("Handler", "more than eight different handlers")],
+        |stage| {
+            let _crew = stage.crew();
+            // glibc's own is the first that psx finds.
+            stage.count().expect("a first round");
+            for handler in [hear::<1>, hear::<2>, hear::<3>, hear::<4>, hear::<5>, hear::<6>] {
+                raw::handle_33(handler);
+                stage.count().expect("a round with one more handler to remember");
+            }
+            raw::handle_33(hear::<7>);
+            stage.count().expect("a round with the eighth handler");
+            raw::handle_33(hear::<8>);
+            stage.change_soon();
+        },
+    ),
+    Case::new(
         "handler-over",
         "a handler over psx's that passes on to it; glibc's own setresuid",
         &[Ok],
@@ -175,6 +193,11 @@ static HEARD: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn note_33(_: c_int) {
     HEARD.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A handler that no other is like.
+extern "C" fn hear<const N: usize>(_: c_int) {
+    HEARD.fetch_add(N, Ordering::Relaxed);
 }
 
 /// The handler that the library has found.

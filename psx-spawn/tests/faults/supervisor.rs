@@ -35,8 +35,9 @@ pub(crate) struct Workshop(PathBuf);
 /// Where a case's process finds the [`Workshop`].
 const WORKSHOP: &str = "PSX_FAULTS_DIR";
 
-/// Threads of a C library's own.
-const LIBRARY: &str = include_str!("library.c");
+/// C libraries: one with threads of its own, one with a handler for signal 33.
+const LIBRARIES: [(&str, &str); 2] =
+    [("library", include_str!("library.c")), ("jump", include_str!("jump.c"))];
 
 impl Workshop {
     pub(crate) fn open() -> io::Result<Self> {
@@ -44,12 +45,14 @@ impl Workshop {
         fs::create_dir(&shop.0)?;
         fs::create_dir(shop.0.join("empty"))?;
         fs::set_permissions(&shop.0, PermissionsExt::from_mode(0o777))?;
-        let (source, library) = (shop.0.join("library.c"), shop.0.join("library.so"));
-        fs::write(&source, LIBRARY)?;
-        // Where there is no compiler, the one case that needs this says so.
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-pthread", "-o"]).args([library, source]);
-        let _ = compiler.status();
+        for (name, text) in LIBRARIES {
+            let source = shop.0.join(name).with_extension("c");
+            fs::write(&source, text)?;
+            // Where there is no compiler, the cases that need this say so.
+            let mut compiler = Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-pthread", "-o"]);
+            let _ = compiler.args([&source.with_extension("so"), &source]).status();
+        }
         let [_, effective, _] = raw::users();
         if effective == 0 {
             fs::copy("/proc/self/exe", shop.0.join("set-user-id"))?;

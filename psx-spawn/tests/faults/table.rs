@@ -12,8 +12,8 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    churn, company, diverge, flood, fork, landlock, memory, proc, seccomp, signals, threads, traps,
-    uring,
+    churn, company, diverge, flood, fork, identity, landlock, memory, proc, seccomp, signals,
+    threads, traps, uring,
 };
 
 /// Most cases wait more than they work.
@@ -23,6 +23,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     [
         signals::CASES,
         threads::CASES,
+        identity::CASES,
         proc::CASES,
         landlock::CASES,
         seccomp::CASES,

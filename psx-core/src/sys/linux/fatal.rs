@@ -64,7 +64,8 @@ pub(crate) fn abort() -> ! {
         0,
         0,
     ];
-    let (pid, tid) = (raw::getpid() as usize, raw::gettid() as usize);
+    // Where an id is not to be had, the signal is refused, and the exit below follows.
+    let [pid, tid] = [raw::getpid(), raw::gettid()].map(|id| id.map_or(0, |id| id as usize));
     // SAFETY: the kernel reads an action and a set, both ours. The process is meant to end here:
     // by the signal, or, where that is kept from us, by the exit.
     unsafe {

@@ -70,6 +70,12 @@ impl ForkMark {
         }
     }
 
+    /// Whether this is a process that `if_new` has not been run in. Async-signal-safe.
+    pub(super) fn is_new(&self) -> bool {
+        // Acquire pairs with the Release in `known`.
+        self.word().is_some_and(|word| word.load(Ordering::Acquire) != KNOWN)
+    }
+
     /// This process is known now.
     pub(super) fn known(&self) {
         if let Some(word) = self.word() {

@@ -1,6 +1,5 @@
 //! What the kernel does for a round: carry summonses, count threads.
 
-use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 
 use super::super::{Kind, Refusal};
@@ -42,15 +41,23 @@ impl Kernel {
     }
 
     /// Makes acquaintance with the process, as early as there is a thread to register. Allocates.
-    pub(crate) fn meet_process(&self) {
+    pub(crate) fn meet_process(&self) -> Result<(), Errno> {
         if self.pid.load(Ordering::Relaxed) != 0 {
-            return;
+            return Ok(());
         }
+        let pid = raw::getpid()?;
         self.tasks.open();
         self.mark.put_up();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
-        self.pid.store(raw::getpid(), Ordering::Relaxed);
+        self.pid.store(pid, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the calling thread is one of the process that the registry is about. A child of
+    /// `vfork`, or of `clone` with `CLONE_VM`, has the same memory and is another process.
+    pub(crate) fn is_this_process(&self) -> Result<bool, Errno> {
+        Ok(raw::getpid()? == self.pid.load(Ordering::Relaxed))
     }
 
     /// Runs `meet_child` if this process was forked behind the libc's back and is not known yet: in
@@ -63,7 +70,8 @@ impl Kernel {
     pub(crate) fn meet_child(&self) {
         self.tasks.forget();
         self.tasks.open();
-        self.pid.store(raw::getpid(), Ordering::Relaxed);
+        // Without an id the kernel refuses each summons, and says so.
+        self.pid.store(raw::getpid().unwrap_or(0), Ordering::Relaxed);
         self.mark.known();
     }
 
@@ -90,6 +98,12 @@ impl Kernel {
         self.chain.confirm(self.handler)
     }
 
+    /// The calling thread's id, if it is a thread of the process that the registry is about, and not
+    /// of a child that was forked behind the libc's back. Async-signal-safe.
+    pub(crate) fn own_tid(&self) -> Option<u32> {
+        if self.mark.is_new() { None } else { raw::gettid().ok() }
+    }
+
     /// Asks the thread `tid` to answer the round.
     pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
         signal::summon(self.pid.load(Ordering::Relaxed), tid, self.address())
@@ -105,16 +119,19 @@ impl Kernel {
         unsafe { signal::is_summons(info, self.address()) }
     }
 
-    /// Hands a signal that is none of ours to whom it belongs; `had` tells which earlier handlers
-    /// have had it. Async-signal-safe.
-    pub(crate) fn pass_on(
+    /// Hands a signal that is none of ours to the handler that was there before. Async-signal-safe.
+    ///
+    /// # Safety
+    ///
+    /// As [`Chain::pass_on`].
+    pub(crate) unsafe fn pass_on(
         &self,
-        had: &Cell<u8>,
         signal: c_int,
         info: *mut libc::siginfo_t,
         context: *mut c_void,
     ) {
-        self.chain.pass_on(had, signal, info, context);
+        // SAFETY: passed on from our caller.
+        unsafe { self.chain.pass_on(signal, info, context) };
     }
 
     /// How many threads the process has.

@@ -1,6 +1,7 @@
 //! The Linux side of the seam.
 
 pub(crate) mod clock;
+pub(crate) mod errno;
 pub(crate) mod fatal;
 mod fork_mark;
 pub(crate) mod futex;

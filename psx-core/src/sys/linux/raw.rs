@@ -63,16 +63,24 @@ unsafe fn enter(nr: usize, [a, b, c, d, e, f]: [usize; 6]) -> usize {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("psx knows the system call convention of x86_64 and aarch64 only");
 
-/// The calling thread's kernel id.
-pub(crate) fn gettid() -> u32 {
+/// The calling thread's kernel id. Fails where a filter on system calls keeps it from us.
+pub(crate) fn gettid() -> Result<u32, Errno> {
     // SAFETY: gettid takes no arguments and touches no memory.
-    unsafe { syscall(libc::SYS_gettid, [0; 6]) }.map_or(0, |tid| tid as u32)
+    nonzero(unsafe { syscall(libc::SYS_gettid, [0; 6]) })
 }
 
-/// The process's id.
-pub(crate) fn getpid() -> u32 {
+/// The process's id. Fails as [`gettid`] does.
+pub(crate) fn getpid() -> Result<u32, Errno> {
     // SAFETY: getpid takes no arguments and touches no memory.
-    unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_or(0, |pid| pid as u32)
+    nonzero(unsafe { syscall(libc::SYS_getpid, [0; 6]) })
+}
+
+/// No thread has the id 0: a filter has answered in the kernel's place.
+fn nonzero(id: Result<usize, Errno>) -> Result<u32, Errno> {
+    match id? {
+        0 => Err(Errno::from_raw(libc::ENOSYS)),
+        id => Ok(id as u32),
+    }
 }
 
 /// The calling thread's name.

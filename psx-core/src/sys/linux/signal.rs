@@ -6,7 +6,6 @@
 //! outside, but lets a process of the same user forge ours: that does no harm, since a thread
 //! answers only a round that has summoned its entry.
 
-use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
@@ -33,10 +32,16 @@ struct Info {
     pid: u32,
     uid: u32,
     value: usize,
-    _rest: [u64; 12],
+    _other_kinds: [u64; 4],
+    /// Past what any kind of signal uses. The kernel fills these with zeros, and refuses a signal
+    /// queued with anything else in them (`SI_EXPANSION_SIZE`, Linux 4.20).
+    notes: [u64; NOTES],
 }
 
 const _: () = assert!(size_of::<Info>() == 128);
+
+/// How many copies of psx can take a note in one signal's information.
+const NOTES: usize = 8;
 
 /// Queues a summons for the thread `tid` of this process, on behalf of the registry at `registry`.
 pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal> {
@@ -48,7 +53,8 @@ pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal>
         pid,
         uid: 0,
         value: registry,
-        _rest: [0; 12],
+        _other_kinds: [0; 4],
+        notes: [0; NOTES],
     };
     let args = [pid as usize, tid as usize, SUMMONS as usize, &raw const info as usize, 0, 0];
     // SAFETY: the kernel reads the information, which is ours. The signal goes to a thread of this
@@ -67,11 +73,11 @@ pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal>
 ///
 /// # Safety
 ///
-/// `info` is what the kernel gave to a handler with `SA_SIGINFO`.
+/// `info` is null, or points to what the kernel gave to a handler with `SA_SIGINFO`, or to a copy.
 pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, registry: usize) -> bool {
     let info = info.cast::<Info>();
     // SAFETY: the kernel's information is 128 bytes long, whatever kind of signal it is about.
-    unsafe { (*info).code == CODE && (*info).value == registry }
+    !info.is_null() && unsafe { (*info).code == CODE && (*info).value == registry }
 }
 
 /// An action in the form that `rt_sigaction` takes.
@@ -215,27 +221,64 @@ impl Chain {
     /// Hands a signal that is not ours to the handler that was there before. Async-signal-safe.
     ///
     /// A handler that came after us may pass the signal on to us, as the one before it: then it goes
-    /// to the next that has not had it. `had` tells which have had this signal on this thread.
+    /// to the next that has not had it. Which have had it is noted in the signal's information. That
+    /// is the kernel's copy on the stack of this thread: it is there for this delivery alone, also
+    /// where a handler leaves by `siglongjmp`, and takes no thread-local.
     ///
     /// Where there was none, the signal ends here: the default action would end the program, and
     /// any process of the same user could have sent it.
-    pub(super) fn pass_on(
+    ///
+    /// # Safety
+    ///
+    /// `info` is null, or points to what the kernel gave to a handler with `SA_SIGINFO`, or to a
+    /// copy of that, which can be written to.
+    pub(super) unsafe fn pass_on(
         &self,
-        had: &Cell<u8>,
         signal: c_int,
         info: *mut libc::siginfo_t,
         context: *mut c_void,
     ) {
+        // SAFETY: our caller's promise.
+        let Some(note) = (unsafe { self.note(info) }) else { return };
+        // SAFETY: inside of the information that was given to us.
+        let before = unsafe { *note };
         // Acquire pairs with the Release in `remember`: with `latest` all that were found before it
         // are seen. Then from the newest to the oldest.
         let latest = self.latest.load(Ordering::Acquire) as usize;
         let found = self.found.load(Ordering::Acquire) as usize;
         let mut candidates = latest.checked_sub(1).into_iter().chain((0..found.min(CHAIN)).rev());
-        let before = had.get();
         let Some(index) = candidates.find(|index| before & 1 << index == 0) else { return };
-        had.set(before | 1 << index);
+        // SAFETY: as above.
+        unsafe { *note = before | 1 << index };
         self.call(index, signal, info, context);
-        had.set(before);
+        // SAFETY: as above; the handler has returned to this frame, so the information is there.
+        unsafe { *note = before };
+    }
+
+    /// Where this chain notes which of its handlers have had a signal: the eight low bits; the rest
+    /// is the chain's address, which tells it from another copy's. `None` where there is no room.
+    ///
+    /// # Safety
+    ///
+    /// As [`Chain::pass_on`].
+    unsafe fn note(&self, info: *mut libc::siginfo_t) -> Option<*mut u64> {
+        const { assert!(CHAIN == 8, "one bit each") };
+        let own = (ptr::from_ref(self).addr() as u64) << CHAIN;
+        let info = info.cast::<Info>();
+        if info.is_null() {
+            return None;
+        }
+        // SAFETY: inside of the information.
+        let mut notes = (0..NOTES).map(|i| unsafe { &raw mut (*info).notes[i] });
+        notes.find(|&note| {
+            // SAFETY: our caller lets us read and write it.
+            let seen = unsafe { *note };
+            if seen == 0 {
+                // SAFETY: as above.
+                unsafe { *note = own };
+            }
+            seen == 0 || seen >> CHAIN << CHAIN == own
+        })
     }
 
     fn call(&self, index: usize, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {

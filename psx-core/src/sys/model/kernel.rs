@@ -24,6 +24,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// The calling thread's id.
+    pub(crate) fn own_tid(&self) -> Option<u32> {
+        machine::get().me().map(|me| me.tid)
+    }
+
     pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
         machine::get().summon(tid)
     }

@@ -342,11 +342,7 @@ impl Machine {
             self.summonses.set(self.summonses.get() - 1);
             me.handling.set(true);
             tell(me, "takes a summons", 0);
-            if let Some(entry) = me.entry.get() {
-                // SAFETY: the thread's own entry, which it takes out of the registry only when it
-                // no longer points to it.
-                self.registry.answer(unsafe { entry.as_ref() });
-            }
+            self.registry.answer();
             tell(me, "has taken it", 0);
             me.handling.set(false);
         }

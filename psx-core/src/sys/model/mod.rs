@@ -5,7 +5,7 @@
 //! | `machine` | the process of one execution: its threads, their summonses and sleeps, and time |
 //! | `task` | one of its threads: asleep, dead, with which credentials |
 //! | `sync` | loom's atomics, each operation a place where a signal may arrive |
-//! | `futex`, `clock`, `mask`, `kernel`, `fatal` | as on the Linux side |
+//! | `futex`, `clock`, `mask`, `kernel`, `errno`, `fatal` | as on the Linux side |
 //! | `fault` | rules of the protocol that a test removes, to see a model fail |
 //! | `door` | what psx-loom-tests writes its models with |
 //!
@@ -15,6 +15,7 @@
 //! not have by itself.
 
 pub(crate) mod clock;
+pub(crate) mod errno;
 pub(crate) mod fatal;
 pub(crate) mod fault;
 pub(crate) mod futex;
