@@ -10,7 +10,8 @@ use core::time::Duration;
 /// # Examples
 ///
 /// ```
-/// use psx_core::{Broadcast, Coverage};
+/// # extern crate psx_core as psx;
+/// use psx::{Broadcast, Coverage};
 ///
 /// // A program that knows of a foreign thread, and accepts that it keeps what it has.
 /// const LENIENT: Broadcast = Broadcast::new().coverage(Coverage::Registered);
@@ -30,14 +31,15 @@ pub enum Coverage {
 /// # Examples
 ///
 /// ```
-/// use psx_core::{Broadcast, Divergence};
+/// # extern crate psx_core as psx;
+/// use psx::{Broadcast, Divergence};
 ///
 /// let every_thread = Broadcast::new().divergence(Divergence::Report);
 /// // SAFETY: gettid(2) reads one number and changes nothing.
 /// let report = unsafe { every_thread.syscall(libc::SYS_gettid, [0; 6])? };
 /// // Every thread but the caller has another id.
 /// assert_eq!(report.divergent().len(), report.threads() - 1);
-/// # Ok::<(), psx_core::Error>(())
+/// # Ok::<(), psx::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Divergence {
@@ -56,15 +58,16 @@ pub enum Divergence {
 /// # Examples
 ///
 /// ```
+/// # extern crate psx_core as psx;
 /// use std::time::Duration;
 ///
-/// use psx_core::{Broadcast, Coverage};
+/// use psx::{Broadcast, Coverage};
 ///
 /// let broadcast = Broadcast::new().timeout(Duration::from_secs(1)).coverage(Coverage::Registered);
 /// // SAFETY: getppid(2) reads one number and changes nothing.
 /// let report = unsafe { broadcast.syscall(libc::SYS_getppid, [0; 6])? };
 /// assert!(report.is_unanimous());
-/// # Ok::<(), psx_core::Error>(())
+/// # Ok::<(), psx::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a broadcast does nothing until `syscall` or `run` is called"]
@@ -155,7 +158,8 @@ impl Broadcast {
     /// # Errors
     ///
     /// [`Error::Os`](crate::Error::Os) with the `Errno` that `op` returns on the caller; then no
-    /// other thread runs it. Any other error means that no thread has run it.
+    /// other thread runs it, and what it did on the caller before it failed stays done. Any other
+    /// error means that no thread has run it.
     ///
     /// # Panics
     ///
@@ -176,7 +180,8 @@ impl Broadcast {
     /// Two steps in one stop:
     ///
     /// ```
-    /// use psx_core::{Broadcast, Errno};
+    /// # extern crate psx_core as psx;
+    /// use psx::{Broadcast, Errno};
     ///
     /// fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<usize, Errno> {
     ///     // SAFETY: both options below take a number and touch no memory.
@@ -194,7 +199,7 @@ impl Broadcast {
     ///     })?
     /// };
     /// println!("{} threads", report.threads());
-    /// # Ok::<(), psx_core::Error>(())
+    /// # Ok::<(), psx::Error>(())
     /// ```
     ///
     /// [`signal-safety(7)`]: https://man7.org/linux/man-pages/man7/signal-safety.7.html
@@ -223,12 +228,13 @@ impl Broadcast {
     /// # Examples
     ///
     /// ```
-    /// use psx_core::Broadcast;
+    /// # extern crate psx_core as psx;
+    /// use psx::Broadcast;
     ///
     /// // SAFETY: the closure does nothing.
     /// let report = unsafe { Broadcast::new().run_unfiltered(|| Ok(42))? };
     /// assert_eq!(report.value(), 42);
-    /// # Ok::<(), psx_core::Error>(())
+    /// # Ok::<(), psx::Error>(())
     /// ```
     pub unsafe fn run_unfiltered<F>(&self, op: F) -> Result<crate::Report, crate::Error>
     where

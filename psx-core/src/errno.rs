@@ -11,7 +11,8 @@ use std::{error, fmt, io};
 /// # Examples
 ///
 /// ```
-/// use psx_core::Errno;
+/// # extern crate psx_core as psx;
+/// use psx::Errno;
 ///
 /// let denied = Errno::from_raw(1);
 /// assert_eq!(denied.raw(), 1);

@@ -4,9 +4,13 @@ use std::{error, fmt, io};
 
 use crate::{Cause, Errno, StepError, Threads};
 
-/// Why a broadcast did not happen. Every one of these means that **no thread made the call**, the
-/// caller included, with two exceptions: after [`Error::Os`] the caller made it, the kernel refused it,
-/// and nobody else made it; [`Error::Step`] says itself how far all threads have come.
+/// Why a broadcast did not happen.
+///
+/// On error, every thread has made the same steps, those that the error lists: usually none.
+/// All variants but two mean that no thread made the call, the caller included. After [`Error::Os`] the
+/// calling thread alone made the call, and the kernel refused it. [`Error::Step`] lists the steps that
+/// every thread has made, and under [`Divergence::Report`](crate::Divergence::Report) also the threads
+/// that differ.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {

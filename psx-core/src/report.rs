@@ -11,9 +11,10 @@ use crate::Errno;
 /// # Examples
 ///
 /// ```no_run
-/// use psx_core::Broadcast;
+/// # extern crate psx_core as psx;
+/// use psx::Broadcast;
 ///
-/// # fn main() -> Result<(), psx_core::Error> {
+/// # fn main() -> Result<(), psx::Error> {
 /// // SAFETY: getppid(2) reads one number and changes nothing.
 /// let report = unsafe { Broadcast::new().syscall(libc::SYS_getppid, [0; 6])? };
 /// println!("{} threads, stopped for {:?}", report.threads(), report.stopped());

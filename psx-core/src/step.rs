@@ -10,7 +10,8 @@ use crate::{Divergent, Errno, NamedThread};
 /// # Examples
 ///
 /// ```
-/// use psx_core::Step;
+/// # mod psx { pub use psx_core::*; pub mod privileges { pub use psx_core::*; } }
+/// use psx::privileges::Step;
 ///
 /// assert!(Step::Groups < Step::Uid);
 /// assert_eq!(Step::NoNewPrivs.to_string(), "no_new_privs");
@@ -66,7 +67,9 @@ impl fmt::Display for Step {
 /// # Examples
 ///
 /// ```
-/// use psx_core::{Error, Step};
+/// # mod psx { pub use psx_core::*; pub mod privileges { pub use psx_core::*; } }
+/// use psx::Error;
+/// use psx::privileges::Step;
 ///
 /// fn is_harmless(error: &Error) -> bool {
 ///     match error {
@@ -90,7 +93,9 @@ pub struct StepError {
 /// # Examples
 ///
 /// ```
-/// use psx_core::{Cause, Errno};
+/// # mod psx { pub use psx_core::*; pub mod privileges { pub use psx_core::*; } }
+/// use psx::Errno;
+/// use psx::privileges::Cause;
 ///
 /// let cause = Cause::Kernel(Errno::from_raw(libc::EPERM));
 /// assert_ne!(cause, Cause::Foreseen("needs CAP_SETUID"));

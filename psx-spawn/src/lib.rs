@@ -27,7 +27,9 @@
 //! - [`Broadcast`] sets the rules: the timeout, the [`Coverage`], what is done on [`Divergence`];
 //!   and it runs any async-signal-safe closure.
 //! - [`process::exec`] replaces the program without falling into a round.
-//! - An [`Error`] says what stood in the way. Unless it is [`Error::Os`], no thread made the call.
+//! - An [`Error`] says what was in the way, and names the threads. On error, every thread has
+//!   made the same steps, those that the error lists: usually none. After [`Error::Os`] the calling
+//!   thread alone made the call, and the kernel refused it.
 //!
 //! # Features
 //!
@@ -68,6 +70,7 @@ mod syscall;
 
 pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
 
+#[doc(inline)]
 pub use psx_core::{
     Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Threads,
 };

@@ -1,6 +1,11 @@
 //! What the integration examples share: how they show what they claim, threads that can be asked,
 //! and the drop itself.
 
+/// The Rust programs of the page, compiled and run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/integration.md")]
+mod documented {}
+
 mod blocking;
 mod show;
 mod team;

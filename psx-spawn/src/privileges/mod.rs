@@ -55,6 +55,7 @@ pub use rustix::thread::CapabilitySet;
 
 pub use builder::Privileges;
 pub use landlock::LandlockFlags;
+#[doc(inline)]
 pub use psx_core::{Cause, Step, StepError};
 pub use sets::CapabilitySets;
 pub use state::{Ids, ThreadPrivileges, threads};

@@ -6,8 +6,9 @@
 //! destructor. [`adopt`] is psx's own. Everything else *is* std's, re-exported: a [`JoinHandle`] from
 //! here is one of std's.
 //!
-//! The thread that calls [`spawn`] or its like is registered on the way, as by [`adopt`], so that
-//! `main` needs no call.
+//! The thread that calls [`spawn`] or its like is registered on the way, as by [`adopt`], so that a
+//! main thread which starts its threads here needs no call. One that starts none and does not broadcast,
+//! because an async runtime does both, calls [`adopt`] at the start of `main`.
 //!
 //! # Differences to std
 //!

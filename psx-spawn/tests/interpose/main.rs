@@ -24,6 +24,13 @@ fn main() -> ExitCode {
             apply_and_show(4, line);
         })
         .judge(all_have_it),
+        Case::new("interpose::a_thread_that_starts_one", |line| {
+            // Main does nothing but to start a thread, and that one broadcasts.
+            thread::scope(|scope| {
+                scope.spawn(|| apply_and_show(2, line));
+            });
+        })
+        .judge(all_have_it),
         Case::new("interpose::threads_of_a_c_library", |line| {
             let library = Library::load();
             start_with_std(1);
