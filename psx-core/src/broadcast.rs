@@ -101,6 +101,13 @@ impl Broadcast {
         self
     }
 
+    /// Whether a round of these rules reaches every thread of the process, or none. For psx itself.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn proves_coverage(&self) -> bool {
+        !matches!(self.coverage, Coverage::Registered)
+    }
+
     /// What is done when threads disagree.
     pub const fn divergence(mut self, divergence: Divergence) -> Self {
         self.divergence = divergence;
@@ -243,6 +250,25 @@ impl Broadcast {
         let call = crate::round::Call::new(CallName::Closure, false, &op);
         crate::process::broadcast(self, call)
     }
+
+    /// [`run_unfiltered`](Self::run_unfiltered), named as what it is in messages. For psx itself: the
+    /// steps of `psx::Privileges`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Safety
+    ///
+    /// As [`run`](Self::run).
+    #[doc(hidden)]
+    pub unsafe fn run_privileges<F>(&self, op: F) -> Result<crate::Report, crate::Error>
+    where
+        F: Fn() -> Result<usize, crate::Errno> + Sync,
+    {
+        let call = crate::round::Call::new(CallName::Privileges, false, &op);
+        crate::process::broadcast(self, call)
+    }
 }
 
 impl Default for Broadcast {
@@ -258,6 +284,8 @@ pub(crate) enum CallName {
     Syscall(c_long),
     /// Something that the program made itself.
     Closure,
+    /// The steps of `psx::Privileges`.
+    Privileges,
 }
 
 impl fmt::Display for CallName {
@@ -265,6 +293,7 @@ impl fmt::Display for CallName {
         match self {
             Self::Syscall(nr) => write!(f, "system call {nr}"),
             Self::Closure => f.write_str("the broadcast closure"),
+            Self::Privileges => f.write_str("psx::Privileges"),
         }
     }
 }

@@ -223,7 +223,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::Step(step) => match step.reason() {
                 Cause::Kernel(errno) => Self::from(*errno).kind(),
-                Cause::Foreseen(_) => io::ErrorKind::InvalidInput,
+                Cause::Precondition(unmet) => unmet.io_kind(),
                 Cause::Unsynced(_) => io::ErrorKind::Other,
             },
             Error::Os(errno) | Error::Unregistrable(errno) => Self::from(*errno).kind(),

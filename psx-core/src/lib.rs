@@ -27,6 +27,7 @@ mod memory;
 #[cfg(psx_loom)]
 #[path = "sys/model/door.rs"]
 pub mod model;
+mod precondition;
 #[cfg(not(psx_loom))]
 mod process;
 mod registry;
@@ -40,6 +41,7 @@ mod trace;
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
+pub use precondition::{CapabilityMask, IdKind, Precondition};
 #[cfg(not(psx_loom))]
 pub use process::{Passage, Ticket, adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};

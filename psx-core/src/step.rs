@@ -3,7 +3,7 @@
 
 use std::{error, fmt};
 
-use crate::{Divergent, Errno, NamedThread};
+use crate::{Divergent, Errno, NamedThread, Precondition};
 
 /// A step of `psx::Privileges`, declared in the order in which steps are made.
 ///
@@ -31,12 +31,16 @@ pub enum Step {
     Gid,
     /// `uid`, `real_uid`, `effective_uid`, `saved_uid`
     Uid,
+    /// `keep_parent_death_signal`
+    ParentDeathSignal,
     /// `capabilities`
     Capabilities,
     /// `ambient`
     Ambient,
     /// `no_new_privs`
     NoNewPrivs,
+    /// `keep_dumpable`
+    Dumpable,
     /// `landlock`
     Landlock,
     /// `seccomp`
@@ -52,9 +56,11 @@ impl fmt::Display for Step {
             Self::Groups => "groups",
             Self::Gid => "gid",
             Self::Uid => "uid",
+            Self::ParentDeathSignal => "keep_parent_death_signal",
             Self::Capabilities => "capabilities",
             Self::Ambient => "ambient",
             Self::NoNewPrivs => "no_new_privs",
+            Self::Dumpable => "keep_dumpable",
             Self::Landlock => "landlock",
             Self::Seccomp => "seccomp",
         })
@@ -93,21 +99,24 @@ pub struct StepError {
 /// # Examples
 ///
 /// ```
-/// # mod psx { pub use psx_core::*; pub mod privileges { pub use psx_core::*; } }
-/// use psx::Errno;
-/// use psx::privileges::Cause;
+/// # mod psx { pub mod privileges { pub use psx_core::*; } }
+/// use psx::privileges::{Cause, IdKind, Precondition, StepError};
 ///
-/// let cause = Cause::Kernel(Errno::from_raw(libc::EPERM));
-/// assert_ne!(cause, Cause::Foreseen("needs CAP_SETUID"));
+/// fn is_unmapped_user(error: &StepError) -> bool {
+///     matches!(
+///         error.reason(),
+///         Cause::Precondition(Precondition::IdNotMapped { kind: IdKind::User, .. })
+///     )
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// The kernel refused it on the calling thread, which makes each step first.
     Kernel(Errno),
-    /// It was plain that the kernel would refuse it, before any thread was stopped. In words: why,
-    /// and what to do.
-    Foreseen(&'static str),
+    /// A condition of the step does not hold. Found before any thread was stopped, so that nothing
+    /// has changed.
+    Precondition(Precondition),
     /// The kernel could not give this thread the same seccomp filters: it has some that the calling
     /// thread does not have.
     Unsynced(NamedThread),
@@ -162,7 +171,7 @@ impl fmt::Display for StepError {
         }
         match &self.cause {
             Cause::Kernel(errno) => write!(f, "the kernel refused {}: {errno}", self.failed)?,
-            Cause::Foreseen(why) => write!(f, "{}: {why}", self.failed)?,
+            Cause::Precondition(unmet) => write!(f, "{}: {unmet}", self.failed)?,
             Cause::Unsynced(thread) => write!(
                 f,
                 "{}: thread {thread} has filters that the calling thread does not have; install \

@@ -33,7 +33,8 @@
 //!
 //! # Features
 //!
-//! - `tracing`, on by default: a span for each round, with events from before and after it.
+//! - `tracing`, on by default: a span for each round, with events from before and after it, and an event
+//!   at INFO, target `psx`, for each batch of [`Privileges`] that took effect.
 //! - `interpose`: psx defines `pthread_create` and `thrd_create` for the program, so that every thread
 //!   that std, tokio, rayon or a C library starts by them is registered. For programs; libraries leave
 //!   the choice to them. docs/integration.md lists which threads it does not see.

@@ -1,9 +1,11 @@
 //! From the builder to every thread.
 
+use super::caller_state::CallerState;
 use super::filter::Filter;
-use super::foresee::{self, Caller};
 use super::plan::Plan;
-use super::{Cause, Privileges, Step, StepError, landlock};
+use super::{
+    Cause, Precondition, Privileges, Step, StepError, landlock, precheck, process_state, trace,
+};
 use crate::{Broadcast, Error, Report};
 
 impl Privileges {
@@ -31,7 +33,7 @@ impl Privileges {
     }
 
     /// Makes the steps on every thread, in a round of these rules. The report's value is the number
-    /// of system calls that each thread has made for them in the round.
+    /// of calls that the batch has on each thread in the round.
     ///
     /// # Errors
     ///
@@ -48,23 +50,47 @@ impl Privileges {
     /// # Ok::<(), psx::Error>(())
     /// ```
     pub fn apply_with(&self, broadcast: Broadcast) -> Result<Report, Error> {
-        let foreseen = |(step, why)| step_error(step, Cause::Foreseen(why), &[]);
-        let caller = Caller::read();
-        foresee::check(self, &caller).map_err(foreseen)?;
+        let result = self.make_steps(broadcast);
+        trace::end(self, &result);
+        result.map(|(report, _)| report)
+    }
+
+    /// Returns the steps that were made as well.
+    fn make_steps(&self, broadcast: Broadcast) -> Result<(Report, Vec<Step>), Error> {
+        let refused = |(step, cause)| step_error(step, cause, &[]);
+        let unmet = |step, unmet| refused((step, Cause::Precondition(unmet)));
+        let caller = CallerState::read(self).map_err(refused)?;
+        precheck::check(self, &caller).map_err(refused)?;
         let kernel_syncs_landlock = match &self.landlock {
             Some((ruleset, flags)) => landlock::check(ruleset, *flags)
-                .map_err(|why| foreseen((Step::Landlock, why)))?
+                .map_err(|why| unmet(Step::Landlock, why))?
                 .can_sync(),
             None => false,
         };
-
+        let changes_ids = !(self.uid.is_none() && self.gid.is_none());
+        let dumpable = if self.keep_dumpable && changes_ids {
+            if !broadcast.proves_coverage() {
+                return Err(unmet(Step::Dumpable, Precondition::DumpableUnproven));
+            }
+            let read = process_state::dumpable();
+            Some(read.map_err(|errno| refused((Step::Dumpable, Cause::Kernel(errno))))?)
+        } else {
+            None
+        };
         if let Some(thread) = self.seccomp.as_ref().and_then(|_| Filter::who_differs()) {
-            return Err(step_error(Step::Seccomp, Cause::Unsynced(thread), &[]));
+            return Err(refused((Step::Seccomp, Cause::Unsynced(thread))));
         }
 
         let plan = Plan::new(self, &caller, !kernel_syncs_landlock);
         let report = plan.run(broadcast)?;
         let mut made = plan.steps();
+        // No thread has the old ids any more; one that has must not share memory with what another
+        // process may trace.
+        if let Some(dumpable @ 0..=1) = dumpable.filter(|_| report.is_unanimous()) {
+            process_state::set_dumpable(dumpable)
+                .map_err(|errno| step_error(Step::Dumpable, Cause::Kernel(errno), &made))?;
+            made.push(Step::Dumpable);
+        }
         if let Some((ruleset, flags)) = self.landlock.as_ref().filter(|_| kernel_syncs_landlock) {
             landlock::restrict_all_threads(ruleset, *flags)
                 .map_err(|errno| step_error(Step::Landlock, Cause::Kernel(errno), &made))?;
@@ -74,8 +100,9 @@ impl Privileges {
             filter
                 .install_on_all_threads()
                 .map_err(|cause| step_error(Step::Seccomp, cause, &made))?;
+            made.push(Step::Seccomp);
         }
-        Ok(report)
+        Ok((report, made))
     }
 }
 

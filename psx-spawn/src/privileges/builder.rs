@@ -1,9 +1,9 @@
-//! The steps, one method each.
+//! The steps, one method each; those that set ids are in `ids`.
 
 use std::os::fd::OwnedFd;
 
 use super::filter::Filter;
-use super::{CapabilitySet, CapabilitySets, LandlockFlags, SecureBits};
+use super::{CapabilitySet, CapabilitySets, LandlockFlags, ResIds, SecureBits};
 
 /// Steps that change what a process may do: made on every thread, in one stop, in the one order that
 /// works.
@@ -36,28 +36,17 @@ pub struct Privileges {
     pub(super) keep_capabilities: bool,
     pub(super) bounding: Option<CapabilitySet>,
     pub(super) groups: Option<Vec<u32>>,
-    pub(super) gid: ThreeIds,
-    pub(super) uid: ThreeIds,
+    pub(super) keep_groups: bool,
+    pub(super) gid: ResIds,
+    pub(super) keep_gid: bool,
+    pub(super) uid: ResIds,
+    pub(super) keep_parent_death_signal: bool,
+    pub(super) keep_dumpable: bool,
     pub(super) capabilities: Option<CapabilitySets>,
     pub(super) ambient: Option<CapabilitySet>,
     pub(super) no_new_privs: bool,
     pub(super) landlock: Option<(OwnedFd, LandlockFlags)>,
     pub(super) seccomp: Option<Filter>,
-}
-
-/// The ids to set, real, effective and saved; none to leave one as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ThreeIds(pub(super) [Option<u32>; 3]);
-
-impl ThreeIds {
-    pub(super) fn is_none(self) -> bool {
-        self == Self::default()
-    }
-
-    /// What the ids are once they have been set.
-    pub(super) fn over(self, current: [u32; 3]) -> [u32; 3] {
-        std::array::from_fn(|i| self.0[i].unwrap_or(current[i]))
-    }
 }
 
 impl Privileges {
@@ -75,7 +64,7 @@ impl Privileges {
     }
 
     /// Sets the secure bits to exactly `bits`: how user id 0 and capabilities hang together
-    /// (`capabilities(7)`). Needs `CAP_SETPCAP`.
+    /// (`capabilities(7)`). Needs `CAP_SETPCAP` on a thread whose bits change.
     ///
     /// # Examples
     ///
@@ -110,7 +99,7 @@ impl Privileges {
     }
 
     /// Takes from the bounding set what is not in `rest`, so that no `execve` brings it back. Needs
-    /// `CAP_SETPCAP`.
+    /// `CAP_SETPCAP` on a thread that has such a capability in the set.
     ///
     /// # Examples
     ///
@@ -123,130 +112,6 @@ impl Privileges {
     #[doc(alias = "PR_CAPBSET_DROP")]
     pub fn bounding(mut self, rest: CapabilitySet) -> Self {
         self.bounding = Some(rest);
-        self
-    }
-
-    /// Sets the supplementary groups, up to 65536. Needs `CAP_SETGID`.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    #[doc(alias = "setgroups")]
-    pub fn groups(mut self, groups: &[u32]) -> Self {
-        self.groups = Some(groups.to_vec());
-        self
-    }
-
-    /// Sets the group id: real, effective and saved. Needs `CAP_SETGID`, unless it is one of the
-    /// three already.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().gid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    #[doc(alias = "setresgid")]
-    #[doc(alias = "setgid")]
-    pub fn gid(mut self, gid: u32) -> Self {
-        self.gid = ThreeIds([Some(gid); 3]);
-        self
-    }
-
-    /// Sets the real group id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().real_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn real_gid(mut self, gid: u32) -> Self {
-        self.gid.0[0] = Some(gid);
-        self
-    }
-
-    /// Sets the effective group id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().effective_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn effective_gid(mut self, gid: u32) -> Self {
-        self.gid.0[1] = Some(gid);
-        self
-    }
-
-    /// Sets the saved group id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().saved_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn saved_gid(mut self, gid: u32) -> Self {
-        self.gid.0[2] = Some(gid);
-        self
-    }
-
-    /// Sets the user id: real, effective and saved. Needs `CAP_SETUID`, unless it is one of the
-    /// three already.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    #[doc(alias = "setresuid")]
-    #[doc(alias = "setuid")]
-    pub fn uid(mut self, uid: u32) -> Self {
-        self.uid = ThreeIds([Some(uid); 3]);
-        self
-    }
-
-    /// Sets the real user id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().real_uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn real_uid(mut self, uid: u32) -> Self {
-        self.uid.0[0] = Some(uid);
-        self
-    }
-
-    /// Sets the effective user id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().effective_uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn effective_uid(mut self, uid: u32) -> Self {
-        self.uid.0[1] = Some(uid);
-        self
-    }
-
-    /// Sets the saved user id alone.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// psx::Privileges::new().saved_uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
-    /// ```
-    pub fn saved_uid(mut self, uid: u32) -> Self {
-        self.uid.0[2] = Some(uid);
         self
     }
 
@@ -283,7 +148,13 @@ impl Privileges {
     ///
     /// let bind = CapabilitySet::NET_BIND_SERVICE;
     /// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
-    /// Privileges::new().uid(65534).capabilities(sets).ambient(bind).apply()?;
+    /// Privileges::new()
+    ///     .groups(&[])
+    ///     .gid(65534)
+    ///     .uid(65534)
+    ///     .capabilities(sets)
+    ///     .ambient(bind)
+    ///     .apply()?;
     /// # Ok::<(), psx::Error>(())
     /// ```
     #[doc(alias = "PR_CAP_AMBIENT")]

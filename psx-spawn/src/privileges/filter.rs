@@ -5,7 +5,7 @@ use std::fmt;
 
 use psx_core::NamedThread;
 
-use super::{Cause, threads};
+use super::{Cause, Precondition, threads};
 use crate::Errno;
 
 /// A program in classic BPF.
@@ -17,8 +17,11 @@ impl Filter {
     }
 
     /// `BPF_MAXINSNS`, and at least one.
-    pub(super) fn has_valid_length(&self) -> bool {
-        (1..=4096).contains(&self.0.len())
+    pub(super) fn check_length(&self) -> Result<(), Precondition> {
+        match self.0.len() {
+            1..=4096 => Ok(()),
+            instructions => Err(Precondition::FilterLength { instructions }),
+        }
     }
 
     /// Who is known to have filters that the calling thread does not have. The kernel would refuse

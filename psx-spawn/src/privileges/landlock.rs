@@ -6,6 +6,7 @@ use std::ops::{BitOr, BitOrAssign};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
+use super::Precondition;
 use crate::Errno;
 
 /// `LANDLOCK_CREATE_RULESET_VERSION`
@@ -70,17 +71,18 @@ impl Abi {
     }
 }
 
-/// Says in words why the kernel would refuse `ruleset` and `flags`.
-pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, &'static str> {
+/// Says why the kernel would refuse `ruleset` and `flags`.
+pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Precondition> {
     // SAFETY: asked for its version, the call reads and makes nothing.
     let abi = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION)
     };
     if abi < 1 {
-        return Err("this kernel has no Landlock, or has it switched off");
+        return Err(Precondition::LandlockUnavailable);
     }
     if abi < LOGGING_ABI && flags != LandlockFlags::NONE {
-        return Err("flags need Landlock ABI 7 (Linux 6.15), which this kernel does not have");
+        let (abi, needed) = (abi as u32, LOGGING_ABI as u32);
+        return Err(Precondition::LandlockFlagsUnsupported { abi, needed });
     }
     // Adds no rule, since there is none of type 0. Kernels before 6.7 see that first; later ones
     // look at the descriptor first.
@@ -89,7 +91,7 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, &'st
         libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 0, ptr::null::<u8>(), 0)
     };
     match io::Error::last_os_error().raw_os_error() {
-        Some(libc::EBADFD) if added != 0 => Err("the descriptor is not one of a Landlock ruleset"),
+        Some(libc::EBADFD) if added != 0 => Err(Precondition::NotARuleset),
         _ => Ok(Abi(abi)),
     }
 }

@@ -11,11 +11,13 @@
 //! | 4 | `groups` | needs `CAP_SETGID`, which a change of uid takes away |
 //! | 5 | `gid` | the same |
 //! | 6 | `uid` | takes away effective capabilities; from here on nothing above can be done any more |
-//! | 7 | `capabilities` | after the uid, whose change would alter them |
-//! | 8 | `ambient` | an ambient capability must be permitted and inheritable, which step 7 decides; a change of uid clears the set |
-//! | 9 | `no_new_privs` | cannot fail; `landlock` and `seccomp` need it of a thread without `CAP_SYS_ADMIN` |
-//! | 10 | `landlock` | last in the round, so that it cannot stand in the way of the others; from Landlock ABI 8 on the kernel itself does it for all threads, after the round |
-//! | 11 | `seccomp` | a filter may forbid any of the above; installed by the kernel's own `TSYNC`, after the round, since filters that threads install one by one count as different ones, and then a later `TSYNC` fails |
+//! | 7 | `keep_parent_death_signal` | a change of gid or uid clears the signal |
+//! | 8 | `capabilities` | after the uid, whose change would alter them |
+//! | 9 | `ambient` | an ambient capability must be permitted and inheritable, which step 8 decides; a change of uid clears the set |
+//! | 10 | `no_new_privs` | cannot fail; `landlock` and `seccomp` need it of a thread without `CAP_SYS_ADMIN` |
+//! | 11 | `keep_dumpable` | once, after the round: until the last thread has changed, no process of the new user may trace any of them |
+//! | 12 | `landlock` | last in the round, so that it cannot stand in the way of the others; from Landlock ABI 8 on the kernel itself does it for all threads, after the round |
+//! | 13 | `seccomp` | a filter may forbid any of the above; installed by the kernel's own `TSYNC`, after the round, since filters that threads install one by one count as different ones, and then a later `TSYNC` fails |
 //!
 //! Capabilities that are asked for survive the change of uid by themselves: where root is left and
 //! `capabilities` has a permitted set, *keep capabilities* is switched on before the uid and off
@@ -23,11 +25,39 @@
 //!
 //! # When a step fails
 //!
-//! What the kernel would plainly refuse is told before any thread is stopped
-//! ([`Cause::Foreseen`]): a missing capability, an id that is none, a descriptor that is no ruleset.
-//! If the kernel refuses a step all the same, every thread has made exactly the steps before it, and
-//! [`Error::Step`](crate::Error::Step) names them. Steps cannot be taken back, since root that is
-//! given up does not return: such a process is best ended.
+//! Before any thread is stopped, the batch is checked against what the calling thread has, and refused
+//! where a condition does not hold ([`Cause::Precondition`], which says what is missing, as data and in
+//! words): a capability, an id that the user namespace does not map, a descriptor that is no ruleset.
+//! Then nothing has changed. If the kernel refuses a step all the same, every thread has made exactly
+//! the steps before it, and [`Error::Step`](crate::Error::Step) names them. Steps cannot be taken back,
+//! since root that is given up does not return: such a process is best ended.
+//!
+//! The checks make system calls on the calling thread, before the round: `prctl`, `capget` and, where the
+//! batch sets ids, `getresuid`, `getresgid`, `getgroups`, and they read `uid_map`, `gid_map` and
+//! `setgroups` in `/proc/self` ([`user_namespaces(7)`]). What cannot be read there is left to the kernel,
+//! which then refuses the step itself, after the steps before it.
+//!
+//! # What a batch may not leave behind
+//!
+//! A batch that gives up user id 0 is refused where it would leave a part of root behind that it does not
+//! name: a group id 0 ([`Precondition::GidKept`]), supplementary groups ([`Precondition::GroupsKept`]),
+//! permitted capabilities ([`Precondition::CapabilitiesKept`]). Each is either set or kept by name:
+//! `gid` or `keep_gid`; `groups` or `keep_groups`; `capabilities`, `keep_capabilities` or `secure_bits`. A
+//! process that is not root, has `CAP_SETGID` and gives up group id 0 likewise names what becomes of a
+//! supplementary group 0. A set-user-ID-root program that becomes its real user may keep that user's
+//! groups without a word.
+//!
+//! # Steps that change nothing
+//!
+//! A step that finds the calling thread as it wants it is made on every thread all the same, since other
+//! threads may differ. The kernel refuses some calls without a capability even where they change nothing.
+//! Such a call counts as made on a thread that is as wanted, so that a process without capabilities may
+//! ask again for what it has done: dropping from the bounding set what is not in it, setting the secure
+//! bits that are set, keeping capabilities that are kept, giving up groups where there are none
+//! (`.groups(&[])`). Other groups need `CAP_SETGID` even where they are the thread's own: in a user
+//! namespace they cannot be compared, since all groups that it does not map read as 65534.
+//!
+//! [`user_namespaces(7)`]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
 //!
 //! # Types
 //!
@@ -38,12 +68,17 @@
 
 mod apply;
 mod builder;
+mod caller_state;
 mod filter;
-mod foresee;
+mod ids;
 mod landlock;
 mod plan;
+mod precheck;
+mod process_state;
 mod sets;
 mod state;
+mod trace;
+mod user_namespace;
 mod verify;
 
 /// What `prctl(PR_SET_SECUREBITS)` sets: rustix's own type.
@@ -53,10 +88,12 @@ pub use rustix::thread::CapabilitiesSecureBits as SecureBits;
 #[doc(no_inline)]
 pub use rustix::thread::CapabilitySet;
 
+use ids::ResIds;
+
 pub use builder::Privileges;
 pub use landlock::LandlockFlags;
 #[doc(inline)]
-pub use psx_core::{Cause, Step, StepError};
+pub use psx_core::{CapabilityMask, Cause, IdKind, Precondition, Step, StepError};
 pub use sets::CapabilitySets;
 pub use state::{Ids, ThreadPrivileges, threads};
 pub use verify::{Difference, VerifyError};

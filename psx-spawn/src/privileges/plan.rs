@@ -3,16 +3,25 @@
 //!
 //! The caller makes the calls first and alone, up to the one that fails. The number of those it has
 //! made is what every other thread makes.
+//!
+//! # Calls that change nothing
+//!
+//! Every thread makes every call, also where the caller is as wanted already: other threads may
+//! differ. Four calls need a capability, or an unlocked secure bit, even where they change nothing.
+//! If the kernel answers one of these with `EPERM` on a thread that is as wanted, the call counts as
+//! made there ([`Call::is_done`]).
 
+use std::ffi::c_int;
 use std::os::fd::AsRawFd;
+use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use rustix::io;
 use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, Gid, Uid};
 
-use super::foresee::Caller;
+use super::caller_state::CallerState;
 use super::sets::each;
-use super::{Cause, Privileges, Step, StepError, landlock};
+use super::{Cause, Privileges, Step, StepError, landlock, process_state};
 use crate::{Broadcast, Errno, Error, Report};
 
 /// One system call. What it needs is in here: nothing is allocated when it is made.
@@ -24,16 +33,28 @@ enum Call {
     Groups(Box<[Gid]>),
     Gid([Option<Gid>; 3]),
     Uid([Option<Uid>; 3]),
+    /// To what the thread had before the batch.
+    ParentDeathSignal,
     Capabilities(thread::CapabilitySets),
     ClearAmbient,
     RaiseAmbient(CapabilitySet),
     NoNewPrivs,
-    Landlock { ruleset: i32, flags: u32 },
+    Landlock {
+        ruleset: i32,
+        flags: u32,
+    },
 }
 
 impl Call {
     /// Async-signal-safe: rustix's functions for threads are the bare system calls.
-    fn make(&self) -> Result<(), Errno> {
+    fn make(&self, before: Before) -> Result<(), Errno> {
+        match self.make_always(before) {
+            Err(errno) if errno.raw() == libc::EPERM && self.is_done() => Ok(()),
+            result => result,
+        }
+    }
+
+    fn make_always(&self, before: Before) -> Result<(), Errno> {
         let result: io::Result<()> = match self {
             Self::SecureBits(bits) => thread::set_capabilities_secure_bits(*bits),
             Self::KeepCapabilities(on) => thread::set_keep_capabilities(*on),
@@ -45,6 +66,10 @@ impl Call {
             Self::Uid([real, effective, saved]) => {
                 thread::set_thread_res_uid(*real, *effective, *saved)
             }
+            Self::ParentDeathSignal => match before.parent_death_signal {
+                0 => Ok(()),
+                signal => return process_state::set_parent_death_signal(signal),
+            },
             Self::Capabilities(sets) => thread::set_capabilities(None, *sets),
             Self::ClearAmbient => thread::clear_ambient_capability_set(),
             Self::RaiseAmbient(one) => thread::configure_capability_in_ambient_set(*one, true),
@@ -55,11 +80,37 @@ impl Call {
         };
         result.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
     }
+
+    /// Whether the calling thread is as this call would make it. Only for calls that the kernel
+    /// refuses even then. Async-signal-safe, as `make`.
+    fn is_done(&self) -> bool {
+        match self {
+            Self::SecureBits(bits) => thread::capabilities_secure_bits() == Ok(*bits),
+            Self::KeepCapabilities(on) => thread::get_keep_capabilities() == Ok(*on),
+            Self::DropFromBounding(one) => thread::capability_is_in_bounding_set(*one) == Ok(false),
+            // Other groups cannot be compared: those that the user namespace does not map all read
+            // as the same one.
+            Self::Groups(groups) if groups.is_empty() => {
+                // SAFETY: asked for the number alone, the call writes nothing.
+                let count = unsafe { libc::getgroups(0, ptr::null_mut()) };
+                count == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a thread has before its first call, and gets back after a later one.
+#[derive(Clone, Copy)]
+struct Before {
+    /// 0 where it has none, or where it does not matter.
+    parent_death_signal: c_int,
 }
 
 /// The calls of a batch in their order.
 pub(super) struct Plan {
     calls: Vec<(Step, Call)>,
+    keeps_parent_death_signal: bool,
     /// How many calls every thread is to make: decided by the caller, which runs first and alone.
     /// Relaxed, as the next one: what the caller wrote is seen by whom it commits the round to.
     prefix: AtomicUsize,
@@ -71,7 +122,7 @@ const UNDECIDED: usize = usize::MAX;
 
 impl Plan {
     /// The one place that knows the order; the module's documentation tells its reasons.
-    pub(super) fn new(wanted: &Privileges, caller: &Caller, restrict_in_round: bool) -> Self {
+    pub(super) fn new(wanted: &Privileges, caller: &CallerState, restrict_in_round: bool) -> Self {
         let mut calls = Vec::new();
         let mut add = |step, call| calls.push((step, call));
         if let Some(bits) = wanted.secure_bits {
@@ -98,6 +149,11 @@ impl Plan {
             let uid = wanted.uid.0.map(|id| id.map(Uid::from_raw));
             add(Step::Uid, Call::Uid(uid));
         }
+        let keeps_parent_death_signal =
+            wanted.keep_parent_death_signal && !(wanted.gid.is_none() && wanted.uid.is_none());
+        if keeps_parent_death_signal {
+            add(Step::ParentDeathSignal, Call::ParentDeathSignal);
+        }
         if keep && !wanted.keep_capabilities {
             add(Step::KeepCapabilities, Call::KeepCapabilities(false));
         }
@@ -117,7 +173,8 @@ impl Plan {
             let (ruleset, flags) = (ruleset.as_raw_fd(), flags.bits());
             add(Step::Landlock, Call::Landlock { ruleset, flags });
         }
-        Self { calls, prefix: AtomicUsize::new(UNDECIDED), errno: AtomicI32::new(0) }
+        let (prefix, errno) = (AtomicUsize::new(UNDECIDED), AtomicI32::new(0));
+        Self { calls, keeps_parent_death_signal, prefix, errno }
     }
 
     /// Makes the calls on every thread. Fails with [`Error::Step`] if one of them failed on the
@@ -125,14 +182,15 @@ impl Plan {
     pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, Error> {
         // SAFETY: system calls that may be made on any thread, two atomics, and memory that is laid
         // out and outlives the round.
-        let result = unsafe { broadcast.run_unfiltered(|| self.make()) };
+        let result = unsafe { broadcast.run_privileges(|| self.make()) };
         let errno = match (&result, self.errno.load(Ordering::Relaxed)) {
             (Err(Error::Os(errno)), _) => *errno,
             (Ok(_), raw @ 1..) => Errno::from_raw(raw),
             _ => return result,
         };
         let prefix = self.prefix.load(Ordering::Relaxed);
-        let failed = self.calls[prefix].0;
+        // Undecided: what was there before could not be read.
+        let failed = self.calls.get(prefix).map_or(Step::ParentDeathSignal, |(step, _)| *step);
         let mut made = self.steps();
         made.retain(|&step| step != failed);
         let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
@@ -142,7 +200,10 @@ impl Plan {
 
     /// The steps of the calls that have been made, each once.
     pub(super) fn steps(&self) -> Vec<Step> {
-        let prefix = self.prefix.load(Ordering::Relaxed).min(self.calls.len());
+        let prefix = match self.prefix.load(Ordering::Relaxed) {
+            UNDECIDED => 0,
+            prefix => prefix,
+        };
         let mut steps: Vec<_> = self.calls[..prefix].iter().map(|(step, _)| *step).collect();
         steps.sort_unstable();
         steps.dedup();
@@ -151,10 +212,13 @@ impl Plan {
 
     /// What each thread does: the caller first.
     fn make(&self) -> Result<usize, Errno> {
+        let parent_death_signal =
+            if self.keeps_parent_death_signal { process_state::parent_death_signal()? } else { 0 };
+        let before = Before { parent_death_signal };
         match self.prefix.load(Ordering::Relaxed) {
             UNDECIDED => {
                 let failed = self.calls.iter().position(|(_, call)| {
-                    call.make()
+                    call.make(before)
                         .inspect_err(|errno| self.errno.store(errno.raw(), Ordering::Relaxed))
                         .is_err()
                 });
@@ -168,7 +232,7 @@ impl Plan {
             }
             prefix => {
                 for (_, call) in &self.calls[..prefix] {
-                    call.make()?;
+                    call.make(before)?;
                 }
                 Ok(prefix)
             }

@@ -4,9 +4,8 @@ use std::{error, fmt, io};
 
 use psx_core::NamedThread;
 
-use super::builder::ThreeIds;
-use super::foresee::Caller;
-use super::{Ids, Privileges, Step, threads};
+use super::caller_state::known_capabilities;
+use super::{Ids, Privileges, ResIds, Step, threads};
 
 /// A thread that is not as the steps want it. For an example see [`VerifyError`]. `{}` and `{:?}`
 /// print `thread 4711 (worker-1): uid`.
@@ -63,7 +62,7 @@ impl Privileges {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn verify(&self) -> Result<(), VerifyError> {
-        let known = Caller::read().known;
+        let known = known_capabilities();
         let mut differences = Vec::new();
         for state in threads().map_err(VerifyError::Unreadable)? {
             let mut expect = |step, holds: bool| {
@@ -94,7 +93,7 @@ impl Privileges {
     }
 }
 
-impl ThreeIds {
+impl ResIds {
     fn are(self, ids: Ids) -> bool {
         self.over([ids.real, ids.effective, ids.saved]) == [ids.real, ids.effective, ids.saved]
     }

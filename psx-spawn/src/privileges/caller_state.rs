@@ -1,0 +1,157 @@
+//! What the calling thread has before the batch, and what a change of uid makes of it. Contains
+//! `unsafe`: libc's getters.
+
+use std::ptr;
+
+use rustix::io::Errno as RustixErrno;
+use rustix::thread::{self, CapabilitiesSecureBits as SecureBits, CapabilitySet};
+
+use super::sets::each;
+use super::user_namespace::UserNamespace;
+use super::{CapabilitySets, Cause, Privileges, Step};
+use crate::Errno;
+
+/// What the calling thread has.
+///
+/// A filter may refuse any of the getters. What a check cannot do without is then an error of the
+/// step that needs it; what it can do without has the value that refuses nothing.
+pub(super) struct CallerState {
+    pub(super) uid: [u32; 3],
+    pub(super) gid: [u32; 3],
+    pub(super) groups: Vec<u32>,
+    pub(super) sets: CapabilitySets,
+    pub(super) bounding: CapabilitySet,
+    /// The capabilities that this kernel knows.
+    pub(super) known: CapabilitySet,
+    pub(super) secure_bits: SecureBits,
+    pub(super) no_new_privs: bool,
+    /// Read only for a batch that sets ids.
+    pub(super) namespace: UserNamespace,
+}
+
+impl CallerState {
+    /// Reads what the checks of `wanted` need.
+    pub(super) fn read(wanted: &Privileges) -> Result<Self, (Step, Cause)> {
+        let needed = |step, errno| (step, Cause::Kernel(errno));
+        let changes_uid = !wanted.uid.is_none();
+        let changes_gid = !wanted.gid.is_none();
+        let changes_ids = changes_uid || changes_gid || wanted.groups.is_some();
+
+        let (known, bounding) = match known_and_bounding() {
+            Ok(sets) => sets,
+            Err(errno) if wanted.bounding.is_some() => return Err(needed(Step::Bounding, errno)),
+            Err(_) => (CapabilitySet::all(), CapabilitySet::all()),
+        };
+        let [mut uid, mut gid] = [[0; 3]; 2];
+        let mut groups = Vec::new();
+        if changes_ids {
+            let [real, effective, saved] = &mut uid;
+            // SAFETY: the call writes three numbers.
+            result(unsafe { libc::getresuid(real, effective, saved) })
+                .map_err(|errno| needed(Step::Uid, errno))?;
+            let [real, effective, saved] = &mut gid;
+            // SAFETY: as above.
+            result(unsafe { libc::getresgid(real, effective, saved) })
+                .map_err(|errno| needed(Step::Gid, errno))?;
+            groups = supplementary_groups().map_err(|errno| needed(Step::Groups, errno))?;
+        }
+        let all = CapabilitySet::all();
+        let all = CapabilitySets { effective: all, permitted: all, inheritable: all };
+        Ok(Self {
+            uid,
+            gid,
+            groups,
+            sets: thread::capabilities(None).map_or(all, Into::into),
+            secure_bits: thread::capabilities_secure_bits().unwrap_or(SecureBits::empty()),
+            bounding,
+            known,
+            no_new_privs: thread::no_new_privs().unwrap_or(true),
+            namespace: if changes_ids { UserNamespace::read() } else { UserNamespace::default() },
+        })
+    }
+
+    /// Whether capabilities must be kept over the change of uid, for the step that sets them.
+    pub(super) fn must_keep(&self, wanted: &Privileges) -> bool {
+        let wants_some = |sets: &CapabilitySets| !sets.permitted.is_empty();
+        let bits = self.bits_during(wanted);
+        wanted.capabilities.as_ref().is_some_and(wants_some)
+            && self.leaves_root(wanted)
+            && !bits.intersects(SecureBits::KEEP_CAPS | SecureBits::NO_SETUID_FIXUP)
+    }
+
+    /// The secure bits at the change of uid, but for a `keep_capabilities` step.
+    pub(super) fn bits_during(&self, wanted: &Privileges) -> SecureBits {
+        wanted.secure_bits.unwrap_or(self.secure_bits)
+    }
+
+    /// Whether no user id is 0 after the batch, and one was before it.
+    pub(super) fn leaves_root(&self, wanted: &Privileges) -> bool {
+        self.uid.contains(&0) && !wanted.uid.over(self.uid).contains(&0)
+    }
+
+    /// What `setresuid` leaves of the effective and permitted capabilities.
+    pub(super) fn after_uid(&self, wanted: &Privileges) -> CapabilitySets {
+        let mut sets = self.sets;
+        let bits = self.bits_during(wanted);
+        if bits.contains(SecureBits::NO_SETUID_FIXUP) {
+            return sets;
+        }
+        let keep = wanted.keep_capabilities || self.must_keep(wanted);
+        if self.leaves_root(wanted) && !keep && !bits.contains(SecureBits::KEEP_CAPS) {
+            sets.permitted = CapabilitySet::empty();
+        }
+        match (self.uid[1], wanted.uid.over(self.uid)[1]) {
+            (0, 0) => {}
+            (0, _) => sets.effective = CapabilitySet::empty(),
+            (_, 0) => sets.effective = sets.permitted,
+            _ => {}
+        }
+        sets.effective &= sets.permitted;
+        sets
+    }
+}
+
+/// The capabilities that this kernel knows; all, where that cannot be read.
+pub(super) fn known_capabilities() -> CapabilitySet {
+    known_and_bounding().map_or(CapabilitySet::all(), |(known, _)| known)
+}
+
+fn known_and_bounding() -> Result<(CapabilitySet, CapabilitySet), Errno> {
+    let [mut known, mut bounding] = [CapabilitySet::empty(); 2];
+    for one in each(CapabilitySet::all()) {
+        match thread::capability_is_in_bounding_set(one) {
+            Ok(bound) => {
+                known |= one;
+                bounding.set(one, bound);
+            }
+            // The first that the kernel does not know.
+            Err(RustixErrno::INVAL) if !known.is_empty() => break,
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+        }
+    }
+    Ok((known, bounding))
+}
+
+fn supplementary_groups() -> Result<Vec<u32>, Errno> {
+    loop {
+        // SAFETY: asked for the number alone, the call writes nothing.
+        let count = result(unsafe { libc::getgroups(0, ptr::null_mut()) })?;
+        let mut groups = vec![0; count];
+        // SAFETY: the kernel writes as many numbers as there is room for, or fails.
+        match result(unsafe { libc::getgroups(count as i32, groups.as_mut_ptr()) }) {
+            // None of them: the second call has only asked for the number again.
+            Ok(now) if count == 0 && now > 0 => {}
+            Ok(now) => {
+                groups.truncate(now);
+                return Ok(groups);
+            }
+            // There are more than there were.
+            Err(errno) if errno.raw() == libc::EINVAL => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn result(returned: i32) -> Result<usize, Errno> {
+    usize::try_from(returned).map_err(|_| Errno::last())
+}

@@ -1,0 +1,91 @@
+//! What a batch tells `tracing`, after it is over. The round itself has told of its own by then.
+
+use super::{Privileges, Step};
+use crate::{Error, Report};
+
+/// One event for the whole batch: at INFO where it took effect, at WARN where a step failed or a
+/// thread differs. An error of the round has been told by the round.
+#[cfg(feature = "tracing")]
+pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), Error>) {
+    use shown::{Groups, Steps};
+    use tracing::field;
+
+    macro_rules! event {
+        ($level:ident, $report:expr, $steps:expr, $message:literal) => {
+            tracing::$level!(
+                target: "psx",
+                steps = %Steps($steps),
+                uid = (!batch.uid.is_none()).then(|| field::display(batch.uid)),
+                gid = (!batch.gid.is_none()).then(|| field::display(batch.gid)),
+                groups = batch.groups.as_deref().map(|groups| field::display(Groups(groups))),
+                threads = $report.threads(),
+                divergent = $report.divergent().len(),
+                attempts = $report.attempts(),
+                stopped = ?$report.stopped(),
+                $message
+            )
+        };
+    }
+    match result {
+        Ok((report, steps)) if report.is_unanimous() => {
+            event!(info, report, steps, "privileges changed");
+        }
+        Ok((report, steps)) => {
+            event!(warn, report, steps, "privileges changed, not alike on all threads");
+        }
+        Err(error @ Error::Step(_)) => tracing::warn!(target: "psx", "{error}"),
+        Err(_) => {}
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn end(_: &Privileges, _: &Result<(Report, Vec<Step>), Error>) {}
+
+/// How the event's fields are printed.
+#[cfg(feature = "tracing")]
+mod shown {
+    use std::fmt::{Display, Formatter, Result};
+
+    use crate::privileges::{ResIds, Step};
+
+    pub(super) struct Steps<'s>(pub(super) &'s [Step]);
+
+    impl Display for Steps<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            list(self.0, f)
+        }
+    }
+
+    /// There may be 65536.
+    pub(super) struct Groups<'g>(pub(super) &'g [u32]);
+
+    impl Display for Groups<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            const SHOWN: usize = 16;
+            let (first, rest) = self.0.split_at(self.0.len().min(SHOWN));
+            list(first, f)?;
+            if rest.is_empty() { Ok(()) } else { write!(f, " and {} more", rest.len()) }
+        }
+    }
+
+    fn list(items: &[impl Display], f: &mut Formatter<'_>) -> Result {
+        for (i, item) in items.iter().enumerate() {
+            write!(f, "{}{item}", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+
+    /// One number where all three are set to it; else three, `-` for one that is left alone.
+    impl Display for ResIds {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            let [real, effective, saved] = self.0;
+            match real {
+                Some(id) if real == effective && effective == saved => write!(f, "{id}"),
+                _ => {
+                    let one = |id: Option<u32>| id.map_or("-".to_owned(), |id| id.to_string());
+                    write!(f, "{} {} {}", one(real), one(effective), one(saved))
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What the calling process's user namespace allows, as `/proc/self` tells it. Contains `unsafe`:
+//! one call of the libc.
+//!
+//! What cannot be read is not known, and then the kernel decides: `/proc` may be missing, be
+//! another pid namespace's, or be forbidden by a Landlock domain.
+
+use std::fs::File;
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use super::{IdKind, Precondition};
+
+/// More than 340 lines, the kernel's limit, of three numbers with ten digits.
+const LONGEST: u64 = 64 * 1024;
+
+/// What is known of the namespace.
+#[derive(Debug, Default)]
+pub(super) struct UserNamespace {
+    users: Option<IdMap>,
+    groups: Option<IdMap>,
+    setgroups: Option<bool>,
+}
+
+impl UserNamespace {
+    pub(super) fn read() -> Self {
+        let read = |name| read_own(name);
+        Self {
+            users: read(c"uid_map").and_then(|text| IdMap::parse(&text)),
+            groups: read(c"gid_map").and_then(|text| IdMap::parse(&text)),
+            setgroups: read(c"setgroups").and_then(|text| match text.trim() {
+                "allow" => Some(true),
+                "deny" => Some(false),
+                _ => None,
+            }),
+        }
+    }
+
+    /// The kernel refuses `setgroups(2)` as well where no group is mapped yet.
+    pub(super) fn denies_setgroups(&self) -> bool {
+        self.setgroups == Some(false) || self.groups.as_ref().is_some_and(|map| map.0.is_empty())
+    }
+
+    /// Whether all these ids exist in the namespace, as far as is known.
+    pub(super) fn check(
+        &self,
+        kind: IdKind,
+        ids: impl IntoIterator<Item = u32>,
+    ) -> Result<(), Precondition> {
+        let map = match kind {
+            IdKind::User => &self.users,
+            IdKind::Group => &self.groups,
+        };
+        let unmapped = map.as_ref().and_then(|map| ids.into_iter().find(|&id| !map.contains(id)));
+        unmapped.map_or(Ok(()), |id| Err(Precondition::IdNotMapped { kind, id }))
+    }
+}
+
+/// The first id of each range of `uid_map` or `gid_map`, and how many there are.
+#[derive(Debug, PartialEq, Eq)]
+struct IdMap(Vec<(u32, u32)>);
+
+impl IdMap {
+    /// Each line has three numbers: the first id inside, the first outside, how many.
+    fn parse(text: &str) -> Option<Self> {
+        let range = |line: &str| {
+            let numbers: Vec<_> = line.split_whitespace().map(str::parse).collect();
+            match numbers[..] {
+                [Ok(first), Ok(_), Ok(count)] => Some((first, count)),
+                _ => None,
+            }
+        };
+        text.lines().map(range).collect::<Option<_>>().map(Self)
+    }
+
+    fn contains(&self, id: u32) -> bool {
+        self.0.iter().any(|&(first, count)| id >= first && id - first < count)
+    }
+}
+
+/// The text of `/proc/self/NAME`, if that is the kernel's file and readable as a whole.
+fn read_own(name: &std::ffi::CStr) -> Option<String> {
+    let file = File::open(format!("/proc/self/{}", name.to_str().ok()?)).ok()?;
+    let mut fs = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the kernel writes one `statfs`, which is read only where it has.
+    let is_proc = unsafe {
+        libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr()) == 0
+            && fs.assume_init().f_type == libc::PROC_SUPER_MAGIC
+    };
+    let mut text = String::new();
+    let read = is_proc.then(|| file.take(LONGEST).read_to_string(&mut text))?.ok()?;
+    ((read as u64) < LONGEST).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_contains_what_its_lines_say() {
+        let map =
+            IdMap::parse("         0       1000          1\n      1000 100000 65536\n").unwrap();
+        for (id, is_mapped) in
+            [(0, true), (1, false), (999, false), (1000, true), (66535, true), (66536, false)]
+        {
+            assert_eq!(map.contains(id), is_mapped, "{id}");
+        }
+        let whole = IdMap::parse("         0          0 4294967295\n").unwrap();
+        assert!(whole.contains(0) && whole.contains(u32::MAX - 1) && !whole.contains(u32::MAX));
+        assert!(!IdMap::parse("").unwrap().contains(0));
+    }
+
+    #[test]
+    fn what_is_no_map_is_not_known() {
+        for text in ["deny\n", "0 0\n", "0 0 1 2\n", "0 0 4294967296\n", "\n"] {
+            assert_eq!(IdMap::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_in_a_namespace_that_maps_its_ids() {
+        let namespace = UserNamespace::read();
+        assert!(namespace.users.is_some() && namespace.groups.is_some());
+        // SAFETY: the call only reads.
+        let uid = unsafe { libc::getuid() };
+        assert_eq!(namespace.check(IdKind::User, [uid]), Ok(()));
+        let nothing_known = UserNamespace::default();
+        assert_eq!(nothing_known.check(IdKind::Group, [7]), Ok(()));
+        assert!(!nothing_known.denies_setgroups());
+    }
+}
