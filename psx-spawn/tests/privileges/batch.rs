@@ -66,6 +66,8 @@ pub(crate) fn cases() -> Vec<Case> {
             let named = format!("thread {} ", child.hear("refuses"));
             assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
             assert!(child.output().contains(&named), "{}", child.output());
+            let whose = "psx: fatal: psx::Privileges returned 2 on the calling thread";
+            assert!(child.output().contains(whose), "{}", child.output());
         }),
         Case::new("batch::another_threads_failure_is_reported", |line| {
             let refuses = start_one_that_refuses();

@@ -5,11 +5,15 @@ mod support;
 
 mod allocator;
 mod batch;
-mod foreseen;
+#[cfg(feature = "tracing")]
+mod events;
+mod ids;
 mod kernel;
+mod preconditions;
 mod sandbox;
 mod steps;
 mod tell;
+mod user_namespace;
 
 use std::process::ExitCode;
 
@@ -18,7 +22,11 @@ fn main() -> ExitCode {
         allocator::cases(),
         steps::cases(),
         batch::cases(),
-        foreseen::cases(),
+        preconditions::cases(),
+        user_namespace::cases(),
+        ids::cases(),
+        #[cfg(feature = "tracing")]
+        events::cases(),
         sandbox::cases(),
         tell::cases(),
     ];

@@ -43,6 +43,8 @@ pub(crate) fn cases() -> Vec<Case> {
             let keeps = Teller::start(|| prctl(libc::PR_GET_KEEPCAPS));
             let keep = Privileges::new()
                 .capabilities(CapabilitySets::usable(CapabilitySet::NET_BIND_SERVICE))
+                .groups(&[])
+                .gid(65534)
                 .uid(65534);
             keep.apply().unwrap();
             keep.verify().unwrap();
@@ -70,7 +72,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("steps::no_setuid_fixup_keeps_all", |line| {
             start_idlers(2);
             let step = Privileges::new().uid(65534).secure_bits(SecureBits::NO_SETUID_FIXUP);
-            step.apply().unwrap();
+            step.keep_gid().keep_groups().apply().unwrap();
             line.show("unprivileged in name only");
         })
         .needs(root)
@@ -85,7 +87,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("steps::the_three_ids_separately", |line| {
             start_idlers(2);
             let step = Privileges::new().real_uid(1).effective_uid(2).saved_uid(3);
-            let step = step.real_gid(4).effective_gid(5).saved_gid(6);
+            let step = step.real_gid(4).effective_gid(5).saved_gid(6).keep_groups();
             step.apply().unwrap();
             step.verify().unwrap();
             line.show("set");
@@ -148,7 +150,7 @@ fn ambient(line: &Line) {
     start_idlers(2);
     let bind = CapabilitySet::NET_BIND_SERVICE;
     let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
-    let step = Privileges::new().ambient(bind).capabilities(sets).uid(65534);
+    let step = Privileges::new().ambient(bind).capabilities(sets).groups(&[]).gid(7).uid(65534);
     step.apply().unwrap();
     step.verify().unwrap();
     line.show("raised");

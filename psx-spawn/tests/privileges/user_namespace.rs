@@ -1,0 +1,170 @@
+//! Batches in a user namespace: what it does not allow is refused before anything changes.
+
+use std::fs;
+
+use psx::privileges::{Cause, IdKind, Precondition, Step};
+use psx::{CapabilitySet, Errno, Privileges};
+
+use crate::kernel::start_idlers;
+use crate::preconditions::{expect, failed, with_groups};
+use crate::support::{Case, Ending, Line, Supervised, root};
+
+/// What the judge writes before the child goes on.
+struct Maps {
+    setgroups: &'static str,
+    users: &'static str,
+    groups: &'static str,
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("user_namespace::setgroups_denied", |line| {
+            enter(line);
+            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            let batch = batch.groups(&[]).gid(1).uid(1);
+            expect(Step::Groups, &Precondition::SetgroupsDenied, &batch);
+            line.show("refused");
+            // What the text proposes.
+            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            batch.keep_groups().gid(1).uid(1).apply().unwrap();
+            line.show("applied");
+        })
+        .prepare(|command| with_groups(command, &[7]))
+        .needs(user_namespaces)
+        .judge(|child| {
+            let before = map(child, &DENIES);
+            child.inspect("refused", |child| assert_eq!(state(child), before));
+            child.inspect("applied", |child| {
+                child.assert_all("CapBnd", "0000000000000000");
+                child.assert_all("Uid", "1 1 1 1");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        // There is nothing that setgroups would change.
+        Case::new("user_namespace::no_groups_and_setgroups_denied", |line| {
+            enter(line);
+            Privileges::new().groups(&[]).gid(1).uid(1).apply().unwrap();
+            line.show("applied");
+        })
+        .prepare(|command| with_groups(command, &[]))
+        .needs(user_namespaces)
+        .judge(|child| {
+            map(child, &DENIES);
+            child.inspect("applied", |child| {
+                child.assert_all("Groups", "");
+                child.assert_all("Uid", "1 1 1 1");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("user_namespace::ids_not_mapped", |line| {
+            enter(line);
+            let start = || Privileges::new().bounding(CapabilitySet::empty()).groups(&[1, 2]);
+            let unmapped = |kind, id| Precondition::IdNotMapped { kind, id };
+            let (user, group) = (IdKind::User, IdKind::Group);
+            for (step, unmet, batch) in [
+                (Step::Uid, unmapped(user, 65534), start().gid(9).uid(65534)),
+                (Step::Uid, unmapped(user, 10), start().gid(9).real_uid(10)),
+                (Step::Gid, unmapped(group, 65534), start().gid(65534).uid(9)),
+                (Step::Groups, unmapped(group, 11), start().groups(&[9, 11]).gid(9).uid(9)),
+            ] {
+                expect(step, &unmet, &batch);
+            }
+            line.show("refused");
+            start().gid(9).uid(9).apply().unwrap();
+            line.show("applied");
+        })
+        .prepare(|command| with_groups(command, &[0]))
+        .needs(user_namespaces)
+        .judge(|child| {
+            let before = map(child, &TEN_IDS);
+            child.inspect("refused", |child| assert_eq!(state(child), before));
+            child.inspect("applied", |child| {
+                child.assert_all("Uid", "9 9 9 9");
+                child.assert_all("Groups", "1 2");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        Case::new("user_namespace::nothing_mapped", |line| {
+            enter(line);
+            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            // Every id reads as 65534 here, and none is it.
+            let batch = batch.uid(65534).gid(65534);
+            let unmet = Precondition::IdNotMapped { kind: IdKind::Group, id: 65534 };
+            expect(Step::Gid, &unmet, &batch);
+            line.show("refused");
+        })
+        .needs(user_namespaces)
+        .judge(|child| {
+            let before = map(child, &NOTHING);
+            child.inspect("refused", |child| assert_eq!(state(child), before));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        // Where /proc is out of reach the kernel decides, on the way.
+        Case::new("user_namespace::maps_out_of_reach", |line| {
+            enter(line);
+            // It has no folder `proc`.
+            std::os::unix::fs::chroot("/sys").unwrap();
+            let batch = Privileges::new().bounding(CapabilitySet::empty()).groups(&[]).gid(1);
+            let error = failed(&batch);
+            let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
+            assert_eq!((error.failed(), error.reason()), (Step::Groups, &refused));
+            assert_eq!(error.made(), [Step::Bounding]);
+            line.show("refused");
+        })
+        .prepare(|command| with_groups(command, &[7]))
+        .needs(user_namespaces)
+        .judge(|child| {
+            map(child, &DENIES);
+            child.inspect("refused", |child| {
+                child.assert_all("CapBnd", "0000000000000000");
+                child.assert_all("Gid", "0 0 0 0");
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+    ]
+}
+
+const DENIES: Maps = Maps { setgroups: "deny", users: "0 0 10", groups: "0 0 10" };
+const TEN_IDS: Maps = Maps { setgroups: "allow", users: "0 0 10", groups: "0 0 10" };
+const NOTHING: Maps = Maps { setgroups: "allow", users: "", groups: "" };
+
+/// Puts the child into a user namespace of its own, and starts threads there.
+fn enter(line: &Line) {
+    // SAFETY: the call takes a number, and this is the only thread.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
+    line.show("unshared");
+    start_idlers(2);
+    line.show("ready");
+}
+
+/// Writes the maps, and returns what the child's threads have then.
+fn map(child: &Supervised, maps: &Maps) -> Vec<[String; 5]> {
+    child.inspect("unshared", |child| {
+        for (file, text) in
+            [("setgroups", maps.setgroups), ("uid_map", maps.users), ("gid_map", maps.groups)]
+        {
+            if !text.is_empty() {
+                fs::write(format!("/proc/{}/{file}", child.pid()), text).unwrap();
+            }
+        }
+    });
+    let mut before = Vec::new();
+    child.inspect("ready", |child| before = state(child));
+    assert_eq!(before.len(), 3);
+    before
+}
+
+/// What a batch that was refused must not have changed.
+fn state(child: &Supervised) -> Vec<[String; 5]> {
+    let fields = ["Uid", "Gid", "Groups", "CapBnd", "CapPrm"];
+    child.tasks().iter().map(|task| fields.map(|field| task.field(field).to_owned())).collect()
+}
+
+/// For `Case::needs`: root may make user namespaces here.
+fn user_namespaces() -> Result<(), String> {
+    root()?;
+    match fs::read_to_string("/proc/sys/user/max_user_namespaces") {
+        Ok(text) if text.trim() != "0" => Ok(()),
+        _ => Err("needs user namespaces".into()),
+    }
+}
