@@ -74,17 +74,52 @@ pub unsafe fn syscall3(nr: c_long, a1: usize, a2: usize, a3: usize) -> Result<us
 ///   a broadcast of their own; they must not run inside one, and glibc ends the process when it
 ///   finds threads that disagree. So what is changed through psx is changed only through psx.
 ///
+/// # Which calls belong to a thread
+///
+/// Of a **thread**, and so worth a broadcast: user and group ids, groups, capabilities (`capset`), the
+/// bounding and the ambient set, secure bits, `PR_SET_KEEPCAPS`, `PR_SET_NO_NEW_PRIVS`,
+/// `PR_SET_PDEATHSIG`, `PR_SET_NAME`, `PR_SET_TIMERSLACK`; `personality`, `setpriority`, `ioprio_set`,
+/// `sched_setaffinity`, `sched_setscheduler`, `set_mempolicy`; the session keyring; all namespaces but
+/// users'.
+///
+/// Of the **process**, where one plain call is enough and a broadcast makes it once for each thread:
+/// `chdir`, `chroot`, `umask` (unless a thread has left them by `unshare(CLONE_FS)`), `pivot_root` (which
+/// moves every thread and process whose root was the old one), `setrlimit`, `PR_SET_DUMPABLE`,
+/// `PR_SET_CHILD_SUBREAPER`, `PR_SET_THP_DISABLE`.
+///
+/// - **A thread's id as an argument** is 0, "the calling thread": in `capset`, `setpriority`,
+///   `ioprio_set`, `sched_setaffinity`, `sched_setscheduler`. The process's id names the main thread, and
+///   every thread would then change that one.
+/// - **A result that differs** ends the process by default: `personality`, `setfsuid` and `setfsgid`
+///   return what was set before. Make them in a closure that returns 0 ([`Broadcast::run`]).
+/// - `setpriority` and `ioprio_set` reach all threads of a **process group** by one plain call with
+///   `PRIO_PGRP`, `IOPRIO_WHO_PGRP`.
+///
 /// # What is better done otherwise
 ///
 /// - **seccomp filters**: `SECCOMP_FILTER_FLAG_TSYNC` puts one filter on all threads. Installed
 ///   thread by thread they count as different filters, and a later `TSYNC` fails.
 /// - **Landlock** on kernels whose `landlock_restrict_self` has `LANDLOCK_RESTRICT_SELF_TSYNC`: the
 ///   kernel then does this itself.
-/// - **`unshare`** gives each thread a namespace of its own. Unshare on one thread, and broadcast
-///   `setns` to that. `setns` and `unshare` with a user namespace are refused (`EINVAL`) to a process
-///   with threads.
-/// - What belongs to the process already needs one plain call: `chdir` and `umask` (unless a thread
-///   has unshared them), `setrlimit`, `PR_SET_DUMPABLE`.
+/// - **`unshare`** gives each thread a namespace of its own. For one that all share, `unshare` on the
+///   calling thread, open `/proc/thread-self/ns/NAME` and broadcast `setns` with that descriptor: so for
+///   uts, net, ipc and cgroup namespaces. `unshare(CLONE_FILES)` gives each thread a table of descriptors
+///   of its own, in which no other thread's `close` and `open` are seen: never broadcast it.
+/// - **A mount namespace** takes a thread whose root and working folder no other thread shares: `setns`
+///   with `CLONE_NEWNS` is refused otherwise (`EINVAL`). In one closure, `unshare(CLONE_FS)` and then
+///   `setns`; from then on `chdir`, `chroot` and `umask` are each thread's own. Do not `unshare` the
+///   mount namespace on the caller first: the caller could then enter it, and the others could not.
+/// - **A user namespace** cannot be entered or made by a process with threads (`EINVAL`), nor a time
+///   namespace be entered (`EUSERS`). `unshare(CLONE_NEWTIME)` is for children alone.
+/// - **A pid namespace** (`unshare` or `setns` with `CLONE_NEWPID`) is for children as well. After it the
+///   process cannot start threads any more (`EINVAL`).
+/// - **A session keyring**: `KEYCTL_JOIN_SESSION_KEYRING` gives each thread a keyring of its own, also if
+///   it has a name, and returns its number, which differs. For one that all share, join it by name in a
+///   closure, and let its user search it (`KEYCTL_SETPERM` with `KEY_USR_SEARCH`): the calling thread,
+///   which comes first, makes the keyring, and the others find it.
+///
+/// psx's tests try what is said here (`scope`, `namespaces` and `keyrings` in `tests/runtime`; `steps` in
+/// `tests/privileges`), on Linux 6.18.
 ///
 /// # Examples
 ///

@@ -14,7 +14,9 @@ mod fork;
 mod kernel;
 mod masked;
 mod messages;
+mod namespaces;
 mod runner;
+mod scope;
 mod signals;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
     }
     let concerns = [
         runner::cases(),
+        namespaces::cases(),
+        scope::cases(),
         births::cases(),
         calls::cases(),
         coverage::cases(),
