@@ -179,6 +179,12 @@ impl Broadcast {
     ///   destructor, and does not unwind. A stopped thread may hold any lock, the allocator's and
     ///   standard output's included. Plain system calls are what it is for; the libc's `set*id`
     ///   and `setgroups`, which make broadcasts of their own, are not.
+    /// - It uses at most 2 KiB of stack, its callees included, in the build that runs: on a thread with an
+    ///   alternate signal stack it runs there, and std gives its threads one of 8 KiB on x86_64, more than
+    ///   a third of which the kernel's frame takes. A thread with less than 2 KiB left for `op` refuses
+    ///   before any thread has made the call
+    ///   ([`Error::StackTooSmall`](crate::Error::StackTooSmall)); what `op` uses beyond that, nothing
+    ///   checks.
     /// - It returns, on every thread: it ends, creates or replaces none.
     /// - It is one that can run on any thread.
     ///

@@ -18,6 +18,11 @@ pub enum Error {
     Os(Errno),
     /// These registered threads did not stop in time.
     Unreachable(Threads),
+    /// These registered threads have an alternate signal stack ([`sigaltstack(2)`]) with too little
+    /// room for psx's handler, or for a closure of [`Broadcast::run`](crate::Broadcast::run).
+    ///
+    /// [`sigaltstack(2)`]: https://man7.org/linux/man-pages/man2/sigaltstack.2.html
+    StackTooSmall(Threads),
     /// These threads of the process are not registered.
     Uncovered(Threads),
     /// The kernel's count of the process's threads cannot be read, so nothing can be proven.
@@ -60,6 +65,13 @@ impl fmt::Display for Error {
                  33 (a raw rt_sigprocmask, or a signal set of all ones where sigfillset leaves 33 \
                  out), a vfork that has not reached its exec, a debugger, or a full signal queue \
                  (RLIMIT_SIGPENDING), then try again or raise the timeout",
+                Counted(threads.len()),
+            ),
+            Self::StackTooSmall(threads) => write!(
+                f,
+                "nothing changed: the alternate signal stack is too small for psx's handler on {}: \
+                 {threads}; give such a thread, by sigaltstack, one of getauxval(AT_MINSIGSTKSZ) \
+                 plus 4 KiB or more",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
@@ -126,6 +138,7 @@ impl fmt::Debug for Error {
         let variant = match self {
             Self::Os(_) => "Os",
             Self::Unreachable(_) => "Unreachable",
+            Self::StackTooSmall(_) => "StackTooSmall",
             Self::Uncovered(_) => "Uncovered",
             Self::Unprovable(_) => "Unprovable",
             Self::Unsendable(_) => "Unsendable",
@@ -233,7 +246,10 @@ impl From<Error> for io::Error {
             Error::OutOfMemory => io::ErrorKind::OutOfMemory,
             Error::Unsendable(_) => io::ErrorKind::PermissionDenied,
             Error::OtherProcess | Error::SharedThreadLocals => io::ErrorKind::Unsupported,
-            Error::Uncovered(_) | Error::Unprovable(_) | Error::Handler(_) => io::ErrorKind::Other,
+            Error::StackTooSmall(_)
+            | Error::Uncovered(_)
+            | Error::Unprovable(_)
+            | Error::Handler(_) => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

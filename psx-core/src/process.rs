@@ -14,7 +14,7 @@ use crate::round::Call;
 use crate::sys::Kernel;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
-use crate::sys::{mask, raw};
+use crate::sys::{mask, raw, signal};
 use crate::{Broadcast, Errno, Error, NamedThread, Report, trace};
 
 static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
@@ -311,10 +311,10 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // Whoever sent the signal: a thread whose entry is summoned stops at the first that reaches it,
     // so that signals from elsewhere, queued before the summons, do not hold a round up.
-    REGISTRY.answer();
     // SAFETY: the kernel calls this handler with SA_SIGINFO, and a handler that passes the signal on
     // to this one passes on what it was given.
     unsafe {
+        REGISTRY.answer(signal::room(context));
         if !REGISTRY.kernel.is_summons(info) {
             REGISTRY.round.note_stranger();
             REGISTRY.kernel.pass_on(signal, info, context);

@@ -54,6 +54,7 @@ const BROKEN: &[Broken] = broken! {
     WakeAllWakesOne: two_targets says LOST;
     DeathUnnoticed: death_in_the_call says "time goes by and nothing comes of it";
     CountOfOnesOwn: adoption says MIXED;
+    StackRefusalLost: stack_too_small says RACE;
 };
 
 /// Names, for the child process, the fault that it is to explore.

@@ -27,6 +27,9 @@ pub(crate) enum Standing {
     Gone,
     /// It ended in its call. Set by the caller.
     Fallen,
+    /// It has taken its summons where there is too little stack for the call, and has not stopped. Set
+    /// by the thread itself.
+    StackTooSmall,
 }
 
 /// What a call came to on one thread.

@@ -38,6 +38,8 @@ pub(super) enum Setback {
     Os(Errno),
     /// The ledger says who did not arrive.
     Late,
+    /// The ledger says who has too little stack.
+    StackTooSmall,
     /// The ledger says who is not registered; nobody, if it has vanished meanwhile.
     Missed,
     Unprovable(Errno),
@@ -130,6 +132,12 @@ impl Registry {
                         (Some(missed), _) => Error::Uncovered(missed),
                         (None, Ok(late)) => Error::Unreachable(late),
                         (None, Err(NoMemory)) => Error::OutOfMemory,
+                    });
+                }
+                Setback::StackTooSmall => {
+                    return Err(match ledger.threads() {
+                        Ok(threads) => Error::StackTooSmall(threads),
+                        Err(NoMemory) => Error::OutOfMemory,
                     });
                 }
                 Setback::Os(errno) => return Err(Error::Os(errno)),
@@ -242,7 +250,7 @@ impl Leader<'_> {
             // (invariant I3).
             debris.buried = Some(unsafe { list.bury(&frozen, is_dead) });
         }
-        if matches!(committed, Err(Setback::Late | Setback::Missed)) {
+        if matches!(committed, Err(Setback::Late | Setback::StackTooSmall | Setback::Missed)) {
             for finding in ledger.findings_mut() {
                 finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
             }

@@ -10,6 +10,7 @@ use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
 use super::{Epoch, Lent};
+use crate::broadcast::CallName;
 use crate::registry::{Closed, Entry, Registry, Standing};
 use crate::report::{Comm, Outcome};
 use crate::sys::clock::Deadline;
@@ -58,7 +59,8 @@ impl<'a> Gathering<'a> {
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
-        round.manners.set(targets >= registry.kernel.cores(), call.may_filter);
+        let is_closure = call.name == CallName::Closure;
+        round.manners.set(targets >= registry.kernel.cores(), call.may_filter, is_closure);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
         round.word.publish(State { epoch, phase: Phase::Gathering });
@@ -108,6 +110,11 @@ impl<'a> Gathering<'a> {
             look = (look * 2).min(LAST_LOOK);
         }
         *casualties |= gone > 0;
+        if round.arrivals.is_marked() {
+            let refused = |entry: &&Entry| entry.stands(self.epoch, Standing::StackTooSmall);
+            self.targets().filter(refused).for_each(|entry| note(ledger, entry));
+            return Err(Setback::StackTooSmall);
+        }
         Ok(self.targets - gone)
     }
 
@@ -163,11 +170,7 @@ impl<'a> Gathering<'a> {
         for entry in self.targets() {
             if entry.advance(self.epoch, Standing::Summoned, Standing::Bystander) {
                 late = true;
-                ledger.note(Finding {
-                    tid: entry.tid(),
-                    name: Comm::default(),
-                    outcome: Outcome::Died,
-                });
+                note(ledger, entry);
             }
         }
         late
@@ -194,6 +197,11 @@ impl<'a> Gathering<'a> {
             look = (look * 2).min(LAST_LOOK);
         }
     }
+}
+
+/// Notes a thread that has kept the round from its commit.
+fn note(ledger: &mut Ledger, entry: &Entry) {
+    ledger.note(Finding { tid: entry.tid(), name: Comm::default(), outcome: Outcome::Died });
 }
 
 impl Drop for Gathering<'_> {

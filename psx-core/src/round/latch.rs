@@ -12,11 +12,13 @@ use crate::sys::sync::{AtomicU64, Ordering};
 
 /// The one who waits is asleep, or about to be.
 const AWAITED: u64 = 1 << 31;
-const REMAINING: u64 = AWAITED - 1;
+/// One of those counted down has not stopped.
+const MARKED: u64 = 1 << 30;
+const REMAINING: u64 = MARKED - 1;
 
 #[derive(Debug)]
 pub(crate) struct Latch {
-    /// Epoch, [`AWAITED`], and how many are missing. Set up by the holder of the round's lock,
+    /// Epoch, [`AWAITED`], [`MARKED`], and how many are missing. Set up by the holder of the round's lock,
     /// counted down by anyone under the epoch.
     word: AtomicU64,
 }
@@ -36,6 +38,22 @@ impl Latch {
 
     /// Counts one, and returns how many are missing still. Does nothing in another epoch.
     pub(crate) fn count_down(&self, epoch: Epoch) -> usize {
+        self.count(epoch, 0)
+    }
+
+    /// The same for a thread that has not stopped, and marks the latch for it.
+    pub(crate) fn count_down_marked(&self, epoch: Epoch) {
+        self.count(epoch, MARKED);
+    }
+
+    /// Whether a thread counted down without having stopped, once the latch is open. Only the holder of the round's lock calls
+    /// this.
+    pub(super) fn is_marked(&self) -> bool {
+        // Relaxed: the read that found the latch open was an Acquire, and came after each countdown.
+        self.word.load(Ordering::Relaxed) & MARKED != 0
+    }
+
+    fn count(&self, epoch: Epoch, mark: u64) -> usize {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             if !epoch.tags(word) || word & REMAINING == 0 {
@@ -45,7 +63,7 @@ impl Latch {
             // seen by the one who waits. (AcqRel, so that the last one passes on the others'.)
             match self.word.compare_exchange_weak(
                 word,
-                word - 1,
+                (word - 1) | mark,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             ) {

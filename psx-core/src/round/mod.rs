@@ -10,6 +10,7 @@
 //! | `latch` | how many have not arrived, how many have not made the call |
 //! | `roster` | who is to be summoned, and by whom: helped signalling |
 //! | `index` | from a thread's id to its entry, for the signal handler |
+//! | `stack` | how much stack a thread must have left |
 //! | `coverage` | the proof that no thread was missed |
 //! | `ledger` | records laid out before the stop, since nothing is allocated inside it |
 //!
@@ -25,6 +26,7 @@ mod latch;
 mod ledger;
 mod patience;
 mod roster;
+mod stack;
 mod target;
 mod word;
 

@@ -49,6 +49,8 @@ const CROWDED: u32 = 1;
 const FUTEX_ONLY: u32 = 2;
 /// Somebody else is hungry.
 const WARY: u32 = 4;
+/// The call is a closure of the program's.
+const CLOSURE: u32 = 8;
 
 /// How a round's threads wait. All Relaxed: hints, written by the caller before the announcement, or
 /// under the round's lock.
@@ -76,12 +78,13 @@ impl Manners {
     }
 
     /// Sets up for a round. For its caller, before the announcement.
-    pub(super) fn set(&self, crowded: bool, may_filter: bool) {
+    pub(super) fn set(&self, crowded: bool, may_filter: bool, closure: bool) {
         let wary = self.wary.load(Ordering::Relaxed);
         self.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
         let wary = wary > 0 || PATIENT && self.strangers.swap(0, Ordering::Relaxed) > 0;
         let flags = flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(wary, WARY);
+        let flags = flags | flag(closure, CLOSURE);
         self.flags.store(flags, Ordering::Relaxed);
     }
 
@@ -92,6 +95,11 @@ impl Manners {
 
     fn flags(&self) -> u32 {
         if PATIENT { self.flags.load(Ordering::Relaxed) } else { WARY }
+    }
+
+    /// Whether the call of the round at hand is a closure of the program's.
+    pub(super) fn is_closure(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & CLOSURE != 0
     }
 
     /// Whether the round at hand may be one with no system call but futex.
@@ -170,7 +178,7 @@ mod tests {
     use super::*;
 
     fn yields(manners: &Manners) -> bool {
-        manners.set(true, false);
+        manners.set(true, false, false);
         manners.of_target(1).yields > 0
     }
 
@@ -203,10 +211,10 @@ mod tests {
     #[test]
     fn a_call_that_may_forbid_it_is_waited_for_asleep() {
         let manners = Manners::new();
-        manners.set(true, true);
+        manners.set(true, true, false);
         assert!(manners.is_futex_only());
         assert_eq!((manners.of_target(1).yields, manners.of_caller().yields), (0, 0));
-        manners.set(false, false);
+        manners.set(false, false, false);
         assert!(!manners.is_futex_only());
         assert!(manners.of_target(1).yields > 0 && manners.of_caller().yields > 0);
     }
@@ -214,7 +222,7 @@ mod tests {
     #[test]
     fn thousands_and_the_caller_of_a_crowd_sleep_at_once() {
         let manners = Manners::new();
-        manners.set(true, false);
+        manners.set(true, false, false);
         assert_eq!((manners.of_target(FEW + 1).yields, manners.of_caller().yields), (0, 0));
         assert!(manners.of_target(FEW).yields > 0);
     }

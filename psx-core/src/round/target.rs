@@ -3,7 +3,7 @@
 //! docs/signal-safety.md lists all that it touches. Contains `unsafe`: it makes the user's call.
 
 use super::word::{Phase, State};
-use super::{Epoch, Round};
+use super::{Epoch, Round, stack};
 use crate::registry::{Entry, Registry, Standing, Verdict};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
@@ -16,8 +16,11 @@ impl Registry {
     /// every signal 33: a signal that was forged or came too late finds no round that wants this
     /// thread, and this returns at once.
     ///
+    /// `room` is how many bytes of stack are left. A thread that has too few refuses: it is counted down
+    /// for, so that the caller does not wait for it, but does not stop.
+    ///
     /// Uses no thread-local storage. The calling thread may be one that psx does not know.
-    pub(crate) fn answer(&self) {
+    pub(crate) fn answer(&self, room: usize) {
         let round = &self.round;
         let gathering = round.word.read();
         let epoch = gathering.epoch;
@@ -29,6 +32,12 @@ impl Registry {
         };
         // Only now is it sure that the thread has an errno of its own.
         let _errno = errno::Saved::here();
+        if room < stack::needed(round.manners.is_closure()) {
+            if me.advance(epoch, Standing::Summoned, Standing::StackTooSmall) {
+                round.arrivals.count_down_marked(epoch);
+            }
+            return;
+        }
         if !me.advance(epoch, Standing::Summoned, Standing::Arrived) {
             return;
         }

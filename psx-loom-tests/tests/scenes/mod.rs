@@ -48,6 +48,7 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::uncovered_and_retried,
     troubles::death_in_the_call,
     troubles::death_without_an_answer,
+    troubles::stack_too_small,
 ];
 
 /// As users have it by default, but that results which differ are reported.

@@ -126,3 +126,34 @@ pub(crate) mod death_without_an_answer {
         scene.registered(Thread::step);
     }
 }
+
+/// P1: a target without the stack for the call refuses, while another one stops or has stopped. No
+/// thread makes the call, and the next round has both.
+pub(crate) mod stack_too_small {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().newest_values_only().no_timer_needed().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            match caller.broadcast(&registered_only(), 1, Conduct::default()) {
+                Ok(report) => assert_eq!(report.threads(), 3),
+                Err(Error::StackTooSmall(threads)) => {
+                    assert_eq!(threads.iter().map(|thread| thread.tid()).collect::<Vec<_>>(), [2]);
+                }
+                Err(other) => panic!("{other}"),
+            }
+            caller.step();
+        });
+        scene.registered(|target| {
+            target.small_stack(true);
+            target.step();
+            target.step();
+            target.small_stack(false);
+            target.step();
+        });
+        scene.registered(Thread::step);
+    }
+}

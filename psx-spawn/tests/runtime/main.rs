@@ -18,6 +18,7 @@ mod namespaces;
 mod runner;
 mod scope;
 mod signals;
+mod stack;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         masked::cases(),
         messages::cases(),
         exits::cases(),
+        stack::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }

@@ -80,6 +80,21 @@ pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, registry: usize) -
     !info.is_null() && unsafe { (*info).code == CODE && (*info).value == registry }
 }
 
+/// How many bytes are left below the calling function's frame on the alternate stack that a handler runs
+/// on. Where it runs on the thread's own stack, whose end is not known here: as many as there can be.
+///
+/// # Safety
+///
+/// `context` is what the kernel gave to a handler with `SA_SIGINFO`.
+pub(crate) unsafe fn room(context: *const c_void) -> usize {
+    // SAFETY: as our caller promises. The stack is described at the same place on all machines that
+    // psx builds for, and is all zero where the thread has none.
+    let stack = unsafe { (*context.cast::<libc::ucontext_t>()).uc_stack };
+    let here = (&raw const stack).addr();
+    let left = here.checked_sub(stack.ss_sp.addr());
+    left.filter(|&left| left < stack.ss_size).unwrap_or(usize::MAX)
+}
+
 /// An action in the form that `rt_sigaction` takes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]

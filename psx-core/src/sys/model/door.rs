@@ -270,6 +270,11 @@ impl Thread {
         mask::set(block);
     }
 
+    /// Gives the thread a signal stack without room, or one with room enough.
+    pub fn small_stack(&self, small: bool) {
+        self.task.room.set(if small { 0 } else { usize::MAX });
+    }
+
     /// Runs round number `round`, one digit that no other round of the scene has.
     ///
     /// # Errors

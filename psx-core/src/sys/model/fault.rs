@@ -57,6 +57,8 @@ pub enum Fault {
     DeathUnnoticed,
     /// Coverage is judged by psx's own count.
     CountOfOnesOwn,
+    /// A thread that refuses, for want of stack, is counted as one that has stopped.
+    StackRefusalLost,
 }
 
 /// The kinds of operation that a fault tells apart.
@@ -133,7 +135,10 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         (Fault::CountdownRelaxed, "latch.rs", Op::WeakExchange) => Twist::Weaken,
         (Fault::LatchWaitRelaxed, "latch.rs", Op::Or) => Twist::Weaken,
         (Fault::CountedTwice, "latch.rs", Op::WeakExchange) => {
-            Twist::Replace(|word| if word & 0x7fff_ffff == 0 { word } else { word - 1 })
+            Twist::Replace(|word| if word & 0x3fff_ffff == 0 { word } else { word - 1 })
+        }
+        (Fault::StackRefusalLost, "latch.rs", Op::WeakExchange) => {
+            Twist::Replace(|word| word & !(1 << 30))
         }
         (Fault::ClaimNotAtomic, "roster.rs", Op::WeakExchange) => Twist::Tear,
         (Fault::RefusalForgotten, "roster.rs", Op::Exchange) => Twist::Skip,

@@ -215,6 +215,7 @@ impl Machine {
             accepted: Cell::new(0),
             blocks: Cell::new(parent.is_some_and(|parent| parent.blocks.get())),
             handling: Cell::new(false),
+            room: Cell::new(usize::MAX),
             asleep: Cell::new(None),
             roused: Cell::new(Roused::Wake),
             woken: Cell::new(false),
@@ -342,7 +343,7 @@ impl Machine {
             self.summonses.set(self.summonses.get() - 1);
             me.handling.set(true);
             tell(me, "takes a summons", 0);
-            self.registry.answer();
+            self.registry.answer(me.room.get());
             tell(me, "has taken it", 0);
             me.handling.set(false);
         }

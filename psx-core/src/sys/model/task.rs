@@ -70,6 +70,8 @@ pub(crate) struct Task {
     pub(crate) accepted: Cell<u32>,
     pub(super) blocks: Cell<bool>,
     pub(super) handling: Cell<bool>,
+    /// How much stack a handler finds.
+    pub(crate) room: Cell<usize>,
     pub(super) asleep: Cell<Option<Sleep>>,
     pub(super) roused: Cell<Roused>,
     pub(super) woken: Cell<bool>,

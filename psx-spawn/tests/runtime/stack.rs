@@ -1,0 +1,227 @@
+//! How much of a thread's stack the handler needs, where the stack is known to the byte: an alternate
+//! signal stack filled with a pattern.
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::{mem, ptr, slice};
+
+use psx::{CapabilitySet, CapabilitySets, Divergence, Error, Privileges, thread};
+
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, start_idlers, tid};
+use crate::support::{Case, Ending, Line, root};
+
+/// What the handler and psx's own calls may need beyond the kernel's frame, as docs/signal-safety.md
+/// says: with optimisation, and without.
+const LIMIT: usize = if cfg!(debug_assertions) { 2048 } else { 1024 };
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("stack::need_of_the_handler", need_of_the_handler),
+        Case::new("stack::closure_of_the_granted_size", closure_of_the_granted_size),
+        Case::new("stack::too_small_is_refused", too_small_is_refused).judge(|child| {
+            child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
+            child.inspect("changed", |child| child.assert_all("NoNewPrivs", "1"));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+    ]
+}
+
+const SIZE: usize = 64 * 1024;
+const UNTOUCHED: u8 = 0xa5;
+
+/// An alternate signal stack of the thread that made it.
+struct SignalStack(*mut u8);
+
+impl SignalStack {
+    fn new() -> Self {
+        let stack = Self(vec![0_u8; SIZE].leak().as_mut_ptr());
+        stack.fill();
+        stack.narrow(SIZE);
+        stack
+    }
+
+    /// Leaves so many bytes to it, at its upper end.
+    fn narrow(&self, size: usize) {
+        let bottom = self.0.wrapping_add(SIZE - size);
+        let new = libc::stack_t { ss_sp: bottom.cast(), ss_flags: 0, ss_size: size };
+        // SAFETY: memory that is never freed, and that nothing else uses.
+        assert_eq!(unsafe { libc::sigaltstack(&new, ptr::null_mut()) }, 0);
+    }
+
+    fn fill(&self) {
+        // SAFETY: the stack's own thread is not on it.
+        unsafe { ptr::write_bytes(self.0, UNTOUCHED, SIZE) };
+    }
+
+    /// How many bytes, from the top, have been used.
+    fn used(&self) -> usize {
+        // SAFETY: as above.
+        let bytes = unsafe { slice::from_raw_parts(self.0, SIZE) };
+        SIZE - bytes.iter().position(|&byte| byte != UNTOUCHED).expect("a used byte")
+    }
+
+    /// How many the kernel's own frame takes.
+    fn frame(&self) -> usize {
+        static LOWEST: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn note(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+            // On x86_64 a return address lies below the context; elsewhere the information does.
+            let lowest =
+                if cfg!(target_arch = "x86_64") { context.addr() - 8 } else { info.addr() };
+            LOWEST.store(lowest, Ordering::Relaxed);
+        }
+        // SAFETY: a handler that stores one number, for a signal that this thread sends itself.
+        unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = note as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
+            assert_eq!(libc::raise(libc::SIGUSR1), 0);
+        }
+        self.0.addr() + SIZE - LOWEST.load(Ordering::Relaxed)
+    }
+}
+
+/// A seccomp filter of one statement, which allows everything.
+const ALLOW: libc::sock_filter = libc::sock_filter {
+    code: (libc::BPF_RET | libc::BPF_K) as u16,
+    jt: 0,
+    jf: 0,
+    k: libc::SECCOMP_RET_ALLOW,
+};
+
+fn need_of_the_handler(_: &Line) {
+    let (ask, asked) = mpsc::channel();
+    let (answer, answers) = mpsc::channel();
+    thread::spawn(move || {
+        let stack = SignalStack::new();
+        let frame = stack.frame();
+        for () in asked {
+            answer.send(stack.used() - frame).unwrap();
+            stack.fill();
+            answer.send(0).unwrap();
+        }
+    });
+    let need = |what: &str| {
+        ask.send(()).unwrap();
+        let bytes: usize = answers.recv().unwrap();
+        answers.recv().unwrap();
+        println!("{what}: {bytes} bytes beyond the kernel's frame");
+        let limit = if what == "Privileges" { LIMIT + GRANTED } else { LIMIT };
+        assert!(bytes <= limit, "{what}: {bytes} bytes");
+    };
+    need("nothing");
+    // Others to summon, to wait for, and to wait with.
+    start_idlers(4);
+    for _ in 0..200 {
+        broadcast_slack(STRICT, 1).unwrap();
+    }
+    need("a system call");
+    let lenient = STRICT.divergence(Divergence::Report);
+    // SAFETY: the call only reads.
+    let report = unsafe { lenient.syscall(libc::SYS_gettid, [0; 6]) }.unwrap();
+    assert_eq!(report.divergent().len(), 5);
+    need("a system call with another result");
+    // SAFETY: nothing is done.
+    unsafe { STRICT.run(|| Ok(0)) }.unwrap();
+    need("a closure that may install a filter");
+    // SAFETY: no id is to change.
+    assert_eq!(unsafe { libc::setresuid(!0, !0, !0) }, 0);
+    need("a signal 33 of the libc's");
+    let mut privileges = Privileges::new().no_new_privs().seccomp(&[ALLOW]);
+    if root().is_ok() {
+        let none = CapabilitySet::empty();
+        privileges = privileges.bounding(none).groups(&[65532, 7]).gid(65533).uid(65534);
+        privileges = privileges.capabilities(CapabilitySets::empty());
+    }
+    privileges.apply().unwrap();
+    need("Privileges");
+}
+
+/// A thread with little more than room for the kernel's frame: refused before any thread has changed, and
+/// named; and with too little for a closure, but enough for a system call.
+fn too_small_is_refused(line: &Line) {
+    let (ask, asked) = mpsc::channel();
+    let (answer, answers) = mpsc::channel();
+    thread::spawn(move || {
+        let stack = SignalStack::new();
+        let frame = stack.frame();
+        let mut size = SIZE;
+        answer.send(tid() as usize).unwrap();
+        for room in asked {
+            assert!(stack.used() <= size, "{} bytes used of {size}", stack.used());
+            size = frame + room;
+            stack.fill();
+            stack.narrow(size);
+            answer.send(0).unwrap();
+        }
+    });
+    let crowded = answers.recv().unwrap() as u32;
+    let leave = |room: usize| {
+        ask.send(room).unwrap();
+        answers.recv().unwrap();
+    };
+    start_idlers(2);
+    let refused = |result: Result<usize, Error>| match result {
+        Err(Error::StackTooSmall(threads)) => assert_eq!(threads[0].tid(), crowded),
+        other => panic!("{other:?}"),
+    };
+    leave(LIMIT / 2);
+    refused(broadcast_no_new_privs(STRICT));
+    // SAFETY: nothing is done.
+    let closure = || unsafe { STRICT.run(|| Ok(7)) }.map(|report| report.value());
+    refused(closure());
+    line.show("refused");
+    leave(LIMIT + 512);
+    refused(closure());
+    broadcast_no_new_privs(STRICT).unwrap();
+    line.show("changed");
+    leave(LIMIT + GRANTED + 512);
+    assert_eq!(closure(), Ok(7));
+    leave(0);
+}
+
+/// Stack that [`Broadcast::run`] grants to a closure.
+///
+/// [`Broadcast::run`]: psx::Broadcast::run
+const GRANTED: usize = 2048;
+
+/// Has so many bytes of locals, and touches the first and the last.
+#[inline(never)]
+fn use_stack<const BYTES: usize>() -> usize {
+    let mut locals = mem::MaybeUninit::<[u8; BYTES]>::uninit();
+    let start = locals.as_mut_ptr().cast::<u8>();
+    // SAFETY: within the array.
+    unsafe {
+        start.write_volatile(1);
+        start.add(BYTES - 1).write_volatile(1);
+    }
+    BYTES
+}
+
+/// Threads with the alternate stack that std gives them, and one with the smallest stack that a libc
+/// allows and no alternate one.
+fn closure_of_the_granted_size(_: &Line) {
+    extern "C" fn body(ready: *mut c_void) -> *mut c_void {
+        thread::adopt().expect("a place in the registry");
+        // SAFETY: the flag outlives the thread, which never ends.
+        unsafe { &*ready.cast::<AtomicBool>() }.store(true, Ordering::Release);
+        idle()
+    }
+    static READY: AtomicBool = AtomicBool::new(false);
+    start_idlers(2);
+    // SAFETY: a thread that runs for as long as the process.
+    unsafe {
+        let mut attributes = mem::zeroed();
+        libc::pthread_attr_init(&mut attributes);
+        assert_eq!(libc::pthread_attr_setstacksize(&mut attributes, libc::PTHREAD_STACK_MIN), 0);
+        let ready = (&raw const READY).cast_mut().cast();
+        assert_eq!(libc::pthread_create(&mut 0, &attributes, body, ready), 0);
+    }
+    while !READY.load(Ordering::Acquire) {
+        thread::yield_now();
+    }
+    // SAFETY: the closure uses its stack and nothing else.
+    let report = unsafe { STRICT.run(|| Ok(use_stack::<GRANTED>())) }.unwrap();
+    assert_eq!((report.threads(), report.value()), (4, GRANTED));
+}
