@@ -201,7 +201,7 @@ fn check_what_is_kept(wanted: &Privileges, caller: &CallerState) -> Result<(), R
         }
     }
 
-    let kept = caller.after_uid(wanted).permitted;
+    let kept = caller.after_uid(wanted).permitted & caller.known;
     let says_so =
         wanted.capabilities.is_some() || wanted.keep_capabilities || wanted.secure_bits.is_some();
     if leaves_root && !kept.is_empty() && !says_so {
@@ -217,4 +217,19 @@ fn missing(capability: CapabilitySet) -> Precondition {
 
 fn mask(set: CapabilitySet) -> CapabilityMask {
     CapabilityMask::from_bits(set.bits())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_the_names_that_rustix_gives_them() {
+        let mut named = 0;
+        for (name, one) in CapabilitySet::all().iter_names() {
+            assert_eq!(mask(one).to_string(), format!("CAP_{name}"));
+            named += 1;
+        }
+        assert!(named >= 41, "{named}");
+    }
 }

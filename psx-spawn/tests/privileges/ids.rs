@@ -3,12 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::{env, fs, io, process};
 
 use psx::privileges::{Precondition, SecureBits, Step};
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Coverage, Divergence, Privileges, thread};
 
-use crate::kernel::{Teller, prctl, refuse_here, start_idlers, start_named};
+use crate::kernel::{Held, Teller, hold_here, prctl, refuse_here, start_idlers, start_named};
 use crate::preconditions::{expect, mask, with_groups};
 use crate::support::{Case, Ending, Line, Supervised, procfs, root};
 
@@ -170,6 +171,33 @@ pub(crate) fn cases() -> Vec<Case> {
         .judge(|child| {
             child.inspect("refused", |child| child.assert_all("Uid", "0 0 0 0"));
             child.inspect("changed", |child| assert_eq!(owner(child), 65534));
+        }),
+        // Not while one thread has changed and another has not.
+        Case::new("ids::dumpability_is_kept_last", |line| {
+            static LISTENER: AtomicI32 = AtomicI32::new(-1);
+            start_named("late", || {
+                LISTENER.store(hold_here(libc::SYS_setresuid), Ordering::Relaxed);
+            });
+            line.say(format_args!("listener {}", LISTENER.load(Ordering::Relaxed)));
+            line.show("held");
+            // A change of gid would make the process undumpable once more.
+            let batch = Privileges::new().groups(&[]).keep_gid().uid(65534);
+            batch.keep_dumpable().apply().unwrap();
+            line.show("changed");
+        })
+        .needs(undumpable)
+        .judge(|child| {
+            let listener = child.hear("listener").parse().unwrap();
+            let held = Held::of(child.pid(), listener);
+            child.inspect("held", |_| ());
+            held.look_then_let_go(|| {
+                let uids: Vec<_> =
+                    child.tasks().iter().map(|t| t.field("Uid").to_owned()).collect();
+                assert_eq!(uids, ["65534 65534 65534 65534", "0 0 0 0"]);
+                assert_eq!(owner(child), 0);
+            });
+            child.inspect("changed", |child| assert_eq!(owner(child), 65534));
+            assert_eq!(child.end(), Ending::Exited(0));
         }),
         // A process of that user could write into the memory of a thread that is still root.
         Case::new("ids::dumpability_is_not_given_back_beside_root", |line| {

@@ -8,28 +8,89 @@ use std::sync::mpsc;
 use psx::thread;
 
 /// A filter that answers the call `nr` with the error `errno`, and allows all others.
-pub(crate) fn refusing(nr: c_long, errno: i32) -> [libc::sock_filter; 4] {
+pub(crate) fn refusing(nr: c_long, errno: i32) -> Vec<libc::sock_filter> {
+    answering(nr, None, libc::SECCOMP_RET_ERRNO | errno as u32)
+}
+
+/// Answers the call `nr`, or only those of its calls whose first argument is `option`.
+fn answering(nr: c_long, option: Option<i32>, answer: u32) -> Vec<libc::sock_filter> {
     let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let answer = libc::SECCOMP_RET_ERRNO | errno as u32;
-    [
-        // The call's number is the first word of seccomp_data.
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, nr as u32, 0, 1),
-        statement(libc::BPF_RET | libc::BPF_K, answer, 0, 0),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ]
+    let load = |at| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    // Both skip to the last statement where the word is another.
+    let equals = |k, rest| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, rest);
+    let give = |answer| statement(libc::BPF_RET | libc::BPF_K, answer, 0, 0);
+    // The call's number is the first word of seccomp_data; the first argument comes at 16, its low
+    // half first where psx runs.
+    let mut filter = vec![load(0), equals(nr as u32, if option.is_some() { 3 } else { 1 })];
+    if let Some(option) = option {
+        filter.extend([load(16), equals(option as u32, 1)]);
+    }
+    filter.extend([give(answer), give(libc::SECCOMP_RET_ALLOW)]);
+    filter
 }
 
 /// From now on the call `nr` fails with `EPERM` on the calling thread and on those it starts. Leaves
 /// `no_new_privs` alone, so that it takes root.
 pub(crate) fn refuse_here(nr: c_long) {
-    let mut filter = refusing(nr, libc::EPERM);
+    assert_eq!(install_here(refusing(nr, libc::EPERM), 0), 0);
+}
+
+/// As `refuse_here`, for one option of `prctl`.
+pub(crate) fn refuse_prctl_here(option: i32) {
+    let answer = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    assert_eq!(install_here(answering(libc::SYS_prctl, Some(option), answer), 0), 0);
+}
+
+/// From now on the call `nr` waits, on the calling thread and on those it starts, until a process that
+/// reads the descriptor returned lets it go on.
+pub(crate) fn hold_here(nr: c_long) -> i32 {
+    let filter = answering(nr, None, libc::SECCOMP_RET_USER_NOTIF);
+    install_here(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) as i32
+}
+
+fn install_here(mut filter: Vec<libc::sock_filter>, flags: libc::c_ulong) -> c_long {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: a program that outlives the call.
     let installed = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    assert_eq!(installed, 0);
+    assert!(installed >= 0, "{}", io::Error::last_os_error());
+    installed
+}
+
+/// The judge's side of [`hold_here`]: the listener of a process that it may trace.
+pub(crate) struct Held(OwnedFd);
+
+impl Held {
+    pub(crate) fn of(pid: u32, listener: i32) -> Self {
+        let owned = |fd: c_long| {
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            // SAFETY: a new descriptor, which nothing else owns.
+            unsafe { OwnedFd::from_raw_fd(fd as i32) }
+        };
+        // SAFETY: numbers only.
+        let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) });
+        let args = (process.as_raw_fd(), listener);
+        // SAFETY: numbers only.
+        Self(owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, args.0, args.1, 0) }))
+    }
+
+    /// Waits until the call is made, has a look, and lets it go on.
+    pub(crate) fn look_then_let_go(&self, look: impl FnOnce()) {
+        // SAFETY: all bits zero is a value of both.
+        let (mut call, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let ask = |request, about: *mut u8| {
+            // SAFETY: the kernel reads and writes the record that belongs to the request.
+            let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), request, about) };
+            assert_eq!(asked, 0, "{}", io::Error::last_os_error());
+        };
+        ask(libc::SECCOMP_IOCTL_NOTIF_RECV, (&raw mut call).cast::<u8>());
+        look();
+        answer.id = call.id;
+        answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+        ask(libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut answer).cast::<u8>());
+    }
 }
 
 /// A Landlock ruleset that denies reading files and folders, except under `/usr` where that is asked

@@ -91,8 +91,10 @@ pub(crate) fn cases() -> Vec<Case> {
             let batch = batch.uid(65534).gid(65534);
             let unmet = Precondition::IdNotMapped { kind: IdKind::Group, id: 65534 };
             expect(Step::Gid, &unmet, &batch);
+            expect(Step::Groups, &Precondition::SetgroupsDenied, &batch.groups(&[]));
             line.show("refused");
         })
+        .prepare(|command| with_groups(command, &[7]))
         .needs(user_namespaces)
         .judge(|child| {
             let before = map(child, &NOTHING);
