@@ -22,10 +22,7 @@ sanitized() {
 }
 
 address() {
-    # Left to the end of the process by design: see Tasks::directory.
-    echo 'leak:psx_core::sys::platform::tasks::tests' >"$scratch/leaks"
-    LSAN_OPTIONS=suppressions=$scratch/leaks \
-        sanitized address '' cargo test -p psx-core --lib
+    sanitized address '' cargo test -p psx-core --lib
     local programs
     mapfile -t programs < <(sanitized address '' built test -p psx-spawn --test runtime --test faults)
     for program in "${programs[@]}"; do

@@ -13,7 +13,7 @@ use core::time::Duration;
 /// # extern crate psx_core as psx;
 /// use psx::{Broadcast, Coverage};
 ///
-/// // A program that knows of a foreign thread, and accepts that it keeps what it has.
+/// // A program that knows of an unregistered thread, and accepts that it keeps what it has.
 /// const LENIENT: Broadcast = Broadcast::new().coverage(Coverage::Registered);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,7 +22,9 @@ pub enum Coverage {
     /// them is stopped or is the caller. The default.
     #[default]
     Require,
-    /// Go ahead with the registered threads. Any other thread keeps what it has.
+    /// Go ahead with the registered threads. Every other thread of the process **keeps the privileges
+    /// that it has**, and can use them for whatever code runs in it;
+    /// [`Report::left_out`](crate::Report::left_out) names these threads.
     Registered,
 }
 

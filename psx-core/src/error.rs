@@ -2,7 +2,8 @@
 
 use std::{error, fmt, io};
 
-use crate::{Cause, Errno, StepError, Threads};
+use crate::report::Counted;
+use crate::{Cause, Errno, NamedThread, StepError, Threads};
 
 /// Why a broadcast did not happen.
 ///
@@ -23,7 +24,8 @@ pub enum Error {
     ///
     /// [`sigaltstack(2)`]: https://man7.org/linux/man-pages/man2/sigaltstack.2.html
     StackTooSmall(Threads),
-    /// These threads of the process are not registered.
+    /// These threads of the process are not registered, or could only be counted
+    /// ([`Threads::unnamed`]).
     Uncovered(Threads),
     /// The kernel's count of the process's threads cannot be read, so nothing can be proven.
     Unprovable(Errno),
@@ -167,33 +169,39 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     if threads.iter().any(|thread| thread.tid() == main) {
         write!(
             f,
-            "; {main} is the main thread: call psx::thread::adopt() at the start of main, since it \
-             has started no thread through psx"
+            "; {main} (the main thread) has started no thread through psx: call \
+             psx::thread::adopt() at the start of main"
         )?;
     }
-    if threads.iter().any(|thread| !thread.is_uring_poller() && thread.tid() != main) {
+    if threads.iter().any(|thread| !thread.is_made_by_kernel() && thread.tid() != main) {
         f.write_str(
             "; what was not started through psx can call psx::thread::adopt() itself, be \
              registered by psx's feature `interpose`, or be left with the privileges that they have \
              by Coverage::Registered",
         )?;
     }
-    if threads.iter().any(|thread| thread.is_uring_poller()) {
+    if threads.iter().any(NamedThread::is_uring_poller) {
         f.write_str(
             "; an iou-sqp thread serves an io_uring ring with the credentials that the ring was \
              made with: close the ring first, and make it anew afterwards",
         )?;
     }
-    Ok(())
-}
-
-/// `1 thread`, `2 threads`.
-struct Counted(usize);
-
-impl fmt::Display for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} thread{}", self.0, if self.0 == 1 { "" } else { "s" })
+    if let Some(other) = threads.iter().find(|t| t.is_made_by_kernel() && !t.is_uring_poller()) {
+        write!(
+            f,
+            "; {} was made by the kernel, for a device that this process has opened: close the \
+             device first, and open it again afterwards",
+            other.tid()
+        )?;
     }
+    if threads.unnamed() > 0 {
+        f.write_str(
+            "; without /proc psx cannot tell which threads these are, nor that one is an io_uring \
+             worker, which would be no obstacle: broadcast while /proc is there, or call \
+             psx::thread::adopt() in every thread",
+        )?;
+    }
+    Ok(())
 }
 
 impl error::Error for Error {
@@ -259,12 +267,18 @@ impl From<Error> for io::Error {
 mod tests {
     use super::*;
     use crate::report::Comm;
+    use crate::sys::{Kind, Look};
     use crate::{Divergent, NamedThread, Outcome, Step};
 
     fn thread(tid: u32, name: &str) -> NamedThread {
         let mut comm = Comm::default();
         comm.0[..name.len()].copy_from_slice(name.as_bytes());
-        NamedThread { tid, name: comm }
+        NamedThread::registered(tid, comm)
+    }
+
+    fn kernel_thread(tid: u32, name: &str) -> NamedThread {
+        let name = thread(tid, name).name;
+        NamedThread::seen(tid, Look { kind: Kind::Missed, name, made_by_kernel: true })
     }
 
     #[test]
@@ -277,13 +291,37 @@ mod tests {
 
         let main = std::process::id();
         let text = Error::Uncovered([thread(main, "server")].into_iter().collect()).to_string();
-        assert!(text.contains(&format!("{main} (server); {main} is the main thread")), "{text}");
+        assert!(text.contains(&format!("{main} (server); {main} (the main thread)")), "{text}");
         assert!(text.contains("at the start of main") && !text.contains("interpose"), "{text}");
 
-        let both = [thread(1, "iou-sqp-9"), thread(2, "x")].into_iter().collect();
+        let both = [kernel_thread(1, "iou-sqp-9"), thread(2, "x")].into_iter().collect();
         let text = Error::Uncovered(both).to_string();
         assert!(text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"), "{text}");
         assert!(text.contains("close the ring") && text.contains("adopt()"), "{text}");
+
+        // The same name on a thread of the program's.
+        let posing = Error::Uncovered([thread(1, "iou-sqp-9")].into_iter().collect());
+        assert!(!posing.to_string().contains("close the ring"), "{posing}");
+
+        let driver = Error::Uncovered([kernel_thread(7, "new-driver")].into_iter().collect());
+        let text = driver.to_string();
+        assert!(text.contains("7 was made by the kernel") && !text.contains("adopt()"), "{text}");
+        assert!(!text.contains("close the ring"), "{text}");
+    }
+
+    #[test]
+    fn threads_that_cannot_be_named_are_counted() {
+        let reason = Some(Errno::from_raw(2));
+        let none = Threads { unnamed: 2, reason, ..Threads::named(Vec::new()) };
+        assert!(!none.is_empty() && none.len() == 2 && none.iter().count() == 0);
+        let text = Error::Uncovered(none).to_string();
+        assert!(text.contains("2 threads of this process cannot be stopped"), "{text}");
+        assert!(text.contains("2 threads that cannot be named: /proc is out of reach"), "{text}");
+        assert!(text.contains("without /proc"), "{text}");
+
+        let one = Threads { unnamed: 1, reason, ..Threads::named(vec![thread(5, "a")]) };
+        assert!(one.to_string().starts_with("5 (a), and 1 thread that cannot be named"), "{one}");
+        assert_eq!((one.len(), one.iter().count(), one.unnamed()), (2, 1, 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `registry/` | who belongs to the process: entries in a list, behind a gate that a round closes |
 //! | `round/` | stop, prove, commit, release |
-//! | `sys/` | what is below: futexes, signal 33, `/proc/self/task`; or a model of it |
+//! | `sys/` | what is below: futexes, signal 33, `/proc`; or a model of it |
 //! | `process.rs` | the process's one registry, and what the system calls of its own accord |
 //!
 //! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
@@ -36,6 +36,8 @@ mod round;
 mod step;
 mod sys;
 #[cfg(not(psx_loom))]
+mod threads;
+#[cfg(not(psx_loom))]
 mod trace;
 
 pub use broadcast::{Broadcast, Coverage, Divergence};
@@ -46,3 +48,5 @@ pub use precondition::{CapabilityMask, IdKind, Precondition};
 pub use process::{Passage, Ticket, adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
 pub use step::{Cause, Step, StepError};
+#[cfg(not(psx_loom))]
+pub use threads::{ProcessThread, ThreadKind};

@@ -4,9 +4,18 @@
 use std::alloc::{Layout, alloc};
 use std::ptr::NonNull;
 
+use crate::Errno;
+
 /// There was no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
+
+impl NoMemory {
+    /// `ENOMEM`.
+    pub(crate) fn errno(self) -> Errno {
+        Errno::from_raw(libc::ENOMEM)
+    }
+}
 
 /// `Box::new`, for values of a nonzero size.
 pub(crate) fn try_box<T>(value: T) -> Result<Box<T>, NoMemory> {

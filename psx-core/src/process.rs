@@ -6,16 +6,16 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
+use std::io;
 
-use crate::memory::{NoMemory, try_vec};
+use crate::memory::NoMemory;
 use crate::registry::{Entry, Pass, Registry};
-use crate::report::Comm;
 use crate::round::Call;
 use crate::sys::Kernel;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw, signal};
-use crate::{Broadcast, Errno, Error, NamedThread, Report, trace};
+use crate::{Broadcast, Errno, Error, NamedThread, ProcessThread, Report, trace};
 
 static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
@@ -149,49 +149,35 @@ pub fn adopt() -> Result<(), Error> {
     ensure_current().map(drop)
 }
 
-/// The registered threads, with their names: a snapshot for logs and health checks.
+/// Every thread of the process, registered or not: a snapshot for logs and health checks. Registers
+/// the calling thread.
+///
+/// Threads that have ended are left out, a main thread too that left before the others. Ids are those
+/// of this process's pid namespace, also where `/proc` belongs to one around it.
 ///
 /// # Errors
 ///
-/// [`Error::OutOfMemory`]; [`Error::Reentrant`] inside a broadcast's closure.
+/// Where the list would not be whole: `/proc` cannot be read (after a `chroot`, under a Landlock domain
+/// that denies it), is not the kernel's, or does not show this process (it belongs to another pid
+/// namespace); a thread that lives cannot be looked at. Also inside a broadcast's closure, and
+/// where there is no memory left.
 ///
 /// # Examples
 ///
 /// ```
-/// psx_core::adopt()?;
 /// for thread in psx_core::threads()? {
-///     println!("{} is called {}", thread.tid(), thread.name());
+///     println!("{}: {:?}", thread.thread(), thread.kind());
 /// }
-/// # Ok::<(), psx_core::Error>(())
+/// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn threads() -> Result<Vec<NamedThread>, Error> {
+pub fn threads() -> io::Result<Vec<ProcessThread>> {
     let _passage = Passage::enter()?;
-    loop {
-        let room = REGISTRY.list.len() + 16;
-        let mut threads = try_vec(room).map_err(|NoMemory| Error::OutOfMemory)?;
-        let mut complete = true;
-        // Nothing is allocated under the list's lock: only what fits goes in.
-        REGISTRY.list.for_each(|entry| {
-            if entry.tid() != Entry::NOBODY {
-                complete &= threads.len() < room;
-                if complete {
-                    threads.push(NamedThread { tid: entry.tid(), name: Comm::default() });
-                }
-            }
-        });
-        if complete {
-            for thread in &mut threads {
-                thread.name = REGISTRY.kernel.name(thread.tid).unwrap_or(thread.name);
-            }
-            return Ok(threads);
-        }
-    }
+    REGISTRY.threads()
 }
 
-/// The thread of this process with the id `tid`.
+/// The thread of this process with the id `tid`, by the name that it has now.
 pub(crate) fn name(tid: u32) -> NamedThread {
-    let name = REGISTRY.kernel.name(tid).unwrap_or_default();
-    NamedThread { tid, name }
+    NamedThread::registered(tid, REGISTRY.kernel.name(tid).unwrap_or_default())
 }
 
 /// The parent's side of a birth: while it is there, no round begins.

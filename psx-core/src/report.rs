@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::Errno;
+use crate::sys::Look;
 
 /// What a successful broadcast did.
 ///
@@ -25,6 +26,7 @@ use crate::Errno;
 pub struct Report {
     pub(crate) value: usize,
     pub(crate) threads: usize,
+    pub(crate) left_out: Result<Threads, Errno>,
     pub(crate) divergent: Vec<Divergent>,
     pub(crate) attempts: u32,
     pub(crate) stopped: Duration,
@@ -41,6 +43,40 @@ impl Report {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The threads of the process that did not make the call, because they are not registered. Each
+    /// goes on with the privileges that it had.
+    ///
+    /// Empty under [`Coverage::Require`](crate::Coverage::Require), which proves that there are none.
+    /// Under [`Coverage::Registered`](crate::Coverage::Registered) it lists those that were there
+    /// when the calling thread was about to make the call, with the registered threads stopped;
+    /// threads that they start later are not registered either. Those that the kernel has made for
+    /// itself, and that do nothing with privileges of their own, are not among them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error number where the process's threads could not be counted, so that nothing
+    /// is known of other threads: `/proc` was out of reach when psx was first used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use psx_core::{Broadcast, Coverage};
+    ///
+    /// // SAFETY: getppid(2) reads one number and changes nothing.
+    /// let report = unsafe {
+    ///     Broadcast::new().coverage(Coverage::Registered).syscall(libc::SYS_getppid, [0; 6])?
+    /// };
+    /// match report.left_out() {
+    ///     Ok(threads) if threads.is_empty() => println!("no thread was left out"),
+    ///     Ok(threads) => println!("unchanged: {threads}"),
+    ///     Err(errno) => println!("other threads may be unchanged: no thread count ({errno})"),
+    /// }
+    /// # Ok::<(), psx_core::Error>(())
+    /// ```
+    pub fn left_out(&self) -> Result<&Threads, Errno> {
+        self.left_out.as_ref().map_err(|&errno| errno)
     }
 
     /// The threads whose outcome was not the caller's. Empty unless the broadcast ran under
@@ -140,9 +176,20 @@ impl fmt::Display for Outcome {
 pub struct NamedThread {
     pub(crate) tid: u32,
     pub(crate) name: Comm,
+    made_by_kernel: bool,
 }
 
 impl NamedThread {
+    /// A thread of the program's.
+    pub(crate) const fn registered(tid: u32, name: Comm) -> Self {
+        Self { tid, name, made_by_kernel: false }
+    }
+
+    /// A thread as the kernel shows it.
+    pub(crate) const fn seen(tid: u32, look: Look) -> Self {
+        Self { tid, name: look.name, made_by_kernel: look.made_by_kernel }
+    }
+
     /// The thread of this process with the id `tid`, by the name that it has now. For psx itself.
     #[cfg(not(psx_loom))]
     #[doc(hidden)]
@@ -170,7 +217,14 @@ impl NamedThread {
     /// credentials that the ring was made with.
     #[must_use]
     pub fn is_uring_poller(&self) -> bool {
-        self.name().starts_with("iou-sqp-")
+        self.made_by_kernel && self.name().starts_with("iou-sqp-")
+    }
+
+    /// Whether the kernel has made this thread in the process for a device or a ring that the
+    /// program has opened. psx cannot stop such a thread, and it cannot register itself.
+    #[must_use]
+    pub fn is_made_by_kernel(&self) -> bool {
+        self.made_by_kernel
     }
 }
 
@@ -187,20 +241,54 @@ impl fmt::Debug for NamedThread {
 }
 
 /// A list of threads. `{}` and `{:?}` print `4711 (worker-1), 4712 (worker-2)`.
+///
+/// Dereferences to the threads that have a name and an id here. There may be more, which the kernel
+/// counts and psx cannot name ([`unnamed`](Self::unnamed)): where `/proc` is out of reach, as after a
+/// `chroot`. [`len`](Self::len) and [`is_empty`](Self::is_empty) count them too.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Threads(pub(crate) Box<[NamedThread]>);
+pub struct Threads {
+    pub(crate) named: Box<[NamedThread]>,
+    pub(crate) unnamed: usize,
+    /// Why there are unnamed ones.
+    pub(crate) reason: Option<Errno>,
+}
+
+impl Threads {
+    pub(crate) fn named(threads: Vec<NamedThread>) -> Self {
+        Self { named: threads.into_boxed_slice(), unnamed: 0, reason: None }
+    }
+
+    /// How many threads there are, those that cannot be named included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.named.len() + self.unnamed
+    }
+
+    /// Whether there are no threads, not even any that cannot be named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many threads there are besides those that are listed: the kernel counts them, and their
+    /// ids and names cannot be read.
+    #[must_use]
+    pub fn unnamed(&self) -> usize {
+        self.unnamed
+    }
+}
 
 impl Deref for Threads {
     type Target = [NamedThread];
 
     fn deref(&self) -> &[NamedThread] {
-        &self.0
+        &self.named
     }
 }
 
 impl FromIterator<NamedThread> for Threads {
     fn from_iter<I: IntoIterator<Item = NamedThread>>(threads: I) -> Self {
-        Self(threads.into_iter().collect())
+        Self::named(threads.into_iter().collect())
     }
 }
 
@@ -212,13 +300,32 @@ impl fmt::Display for Threads {
             }
             write!(f, "{thread}")?;
         }
-        Ok(())
+        if self.unnamed == 0 {
+            return Ok(());
+        }
+        if !self.named.is_empty() {
+            f.write_str(", and ")?;
+        }
+        write!(f, "{} that cannot be named: ", Counted(self.unnamed))?;
+        match self.reason {
+            Some(errno) => write!(f, "/proc is out of reach ({errno})"),
+            None => f.write_str("they started or ended meanwhile"),
+        }
     }
 }
 
 impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// `1 thread`, `2 threads`.
+pub(crate) struct Counted(pub(crate) usize);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} thread{}", self.0, if self.0 == 1 { "" } else { "s" })
     }
 }
 
@@ -234,6 +341,8 @@ impl fmt::Debug for Comm {
 }
 
 impl Comm {
+    pub(crate) const EMPTY: Self = Self([0; 16]);
+
     pub(crate) fn as_str(&self) -> &str {
         let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         let text = match std::str::from_utf8(&self.0[..end]) {

@@ -29,6 +29,16 @@ pub(crate) fn end(span: &Span, result: &Result<Report, Error>) {
             span.record("attempts", report.attempts());
             span.record("outcome", "committed");
             tracing::debug!(parent: span, stopped = ?report.stopped(), "all threads made the call");
+            match report.left_out() {
+                Ok(threads) if threads.is_empty() => {}
+                Ok(threads) => {
+                    tracing::warn!(parent: span, "not registered, and as they were: {threads}");
+                }
+                Err(errno) => tracing::warn!(
+                    parent: span,
+                    "threads that are not registered are as they were; there is no count of them: {errno}"
+                ),
+            }
             for divergent in report.divergent() {
                 tracing::warn!(parent: span, "{divergent}, the calling thread got {}", report.value());
             }

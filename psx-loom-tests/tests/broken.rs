@@ -55,6 +55,8 @@ const BROKEN: &[Broken] = broken! {
     DeathUnnoticed: death_in_the_call says "time goes by and nothing comes of it";
     CountOfOnesOwn: adoption says MIXED;
     StackRefusalLost: stack_too_small says RACE;
+    MainEndSeenAfterCount: main_leaves says MIXED;
+    MainTakenForEnded: main_leaves says MIXED;
 };
 
 /// Names, for the child process, the fault that it is to explore.

@@ -17,7 +17,7 @@ use crate::registry::{Buried, Entry, Registry, Standing, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
-use crate::sys::sync::give_way;
+use crate::sys::sync::{Ordering, give_way};
 use crate::sys::{AMPLE, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
@@ -40,14 +40,14 @@ pub(super) enum Setback {
     Late,
     /// The ledger says who has too little stack.
     StackTooSmall,
-    /// The ledger says who is not registered; nobody, if it has vanished meanwhile.
+    /// The ledger says which threads are not registered; none, if they have ended meanwhile.
     Missed,
     Unprovable(Errno),
     Unsendable(Errno),
     Handler(Errno),
     /// Another round, or a birth, was in the way.
     Busy,
-    /// More threads have registered than there was room laid out for.
+    /// There are more threads than there was room laid out for.
     NoRoom,
 }
 
@@ -55,6 +55,8 @@ pub(super) enum Setback {
 struct Committed {
     value: usize,
     threads: usize,
+    /// Whether the ledger says which threads were left out.
+    left_out: Result<(), Errno>,
     stopped: Duration,
 }
 
@@ -93,14 +95,11 @@ impl Registry {
         loop {
             attempts += 1;
             // Everything that allocates or frees comes before the attempt or after it.
-            let seen = match self.census() {
-                // Somebody may have closed the descriptor; opening it again allocates.
-                Census { all: 0, .. } => {
-                    self.kernel.make_ready();
-                    self.census()
-                }
-                seen => seen,
-            };
+            if !self.kernel.is_ready() {
+                // The program may have closed the descriptor; opening it again looks up a path.
+                self.kernel.make_ready();
+            }
+            let seen = self.expected_census(plan, attempts);
             let mut debris = Debris::default();
             let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
@@ -109,22 +108,24 @@ impl Registry {
             drop(debris);
 
             let setback = match attempt {
-                Ok(Committed { value, threads, stopped }) => {
+                Ok(Committed { value, threads, left_out, stopped }) => {
                     let divergent = ledger.divergent();
-                    return Ok(Report { value, threads, divergent, attempts, stopped });
+                    // The call is made: memory that is not there must not make an error of it.
+                    let left_out = left_out.map(|()| ledger.others.threads_or_number());
+                    return Ok(Report { value, threads, left_out, divergent, attempts, stopped });
                 }
                 Err(setback) => setback,
             };
-            if setback == Setback::Missed && !ledger.findings().is_empty() {
-                missed = Some(ledger.threads().map_err(|NoMemory| Error::OutOfMemory)?);
+            if setback == Setback::Missed && !ledger.others.none_missed() {
+                missed = Some(ledger.others.threads().map_err(|NoMemory| Error::OutOfMemory)?);
             }
             match setback {
-                Setback::NoRoom => {}
+                Setback::NoRoom if !deadline.passed() => {}
                 Setback::Busy if !deadline.passed() => patience *= 2,
                 Setback::Missed if !deadline.passed() => {
                     self.await_change(seen, deadline.sooner(RETRY));
                 }
-                Setback::Busy | Setback::Missed => {
+                Setback::Busy | Setback::Missed | Setback::NoRoom => {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
                 }
                 Setback::Late => {
@@ -146,6 +147,20 @@ impl Registry {
                 Setback::Handler(errno) => return Err(Error::Handler(errno)),
             }
         }
+    }
+
+    /// How many threads there will be to look at. Counting them takes as long as the rest of a small
+    /// round, and the proof counts again: so where nothing speaks for a change since the last proof, its
+    /// result is taken.
+    fn expected_census(&self, plan: &Broadcast, attempts: u32) -> Census {
+        let registered = self.list.len();
+        let is_settled = plan.coverage == Coverage::Registered
+            || registered == self.round.proven.load(Ordering::Relaxed) as usize;
+        if attempts == 1 && is_settled {
+            let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
+            return Census { registered, all: registered + bystanders };
+        }
+        self.census()
     }
 
     pub(super) fn census(&self) -> Census {
@@ -250,12 +265,12 @@ impl Leader<'_> {
             // (invariant I3).
             debris.buried = Some(unsafe { list.bury(&frozen, is_dead) });
         }
-        if matches!(committed, Err(Setback::Late | Setback::StackTooSmall | Setback::Missed)) {
+        if matches!(committed, Err(Setback::Late | Setback::StackTooSmall)) {
             for finding in ledger.findings_mut() {
                 finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
             }
         }
-        committed.map(|(value, threads)| Committed { value, threads, stopped })
+        committed.map(|committed| Committed { stopped, ..committed })
     }
 
     /// From the announcement to the last thread's call. Nobody but us runs in here.
@@ -264,11 +279,18 @@ impl Leader<'_> {
         gathering: &Gathering<'_>,
         casualties: &mut bool,
         ledger: &mut Ledger,
-    ) -> Result<(usize, usize), Setback> {
+    ) -> Result<Committed, Setback> {
         let stopped = gathering.await_arrivals(casualties, ledger)?;
-        if self.plan.coverage == Coverage::Require {
-            self.registry.prove_coverage(gathering.frozen, stopped, ledger)?;
-        }
+        let left_out = match self.plan.coverage {
+            Coverage::Require => {
+                self.registry.prove_coverage(gathering.frozen, stopped, ledger)?;
+                ledger.others.clear();
+                Ok(())
+            }
+            Coverage::Registered => {
+                self.registry.note_left_out(gathering.frozen, stopped, ledger)?
+            }
+        };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(Setback::Os)?;
         gathering.commit(Lent { call: self.call.raw, value }, stopped, casualties);
@@ -282,7 +304,7 @@ impl Leader<'_> {
         if self.plan.divergence == Divergence::Abort && !ledger.findings().is_empty() {
             self.end_process(value, ledger);
         }
-        Ok((value, stopped + 1))
+        Ok(Committed { value, threads: stopped + 1, left_out, stopped: Duration::ZERO })
     }
 
     /// Ends the process while every thread still stands where it is: none of them is to go on with

@@ -1,24 +1,32 @@
-//! The proof that no thread was missed (P4).
+//! The proof that no thread was missed (P4), and who is left out where none is asked for (P10).
 //!
 //! With every registered thread stopped, the kernel's own thread count of the process is compared
 //! with the number of stopped threads plus the caller. If they are equal there is no other thread,
 //! and none can come: a stopped thread creates none, and the caller is busy here.
 //!
-//! If the count is larger, the rest is looked at one by one. Two kinds are no danger: a thread that
-//! has ended and waits to be reaped (a main thread that left by `pthread_exit`), and an io_uring
-//! worker, which acts with the credentials of whoever submits. With `n` of those found, all of them
-//! there before and after the count is read again, a count of stopped + caller + `n` leaves room
-//! for nobody else.
+//! If the count is larger, the rest is looked at. Two kinds are no danger: a thread that has ended
+//! and waits to be reaped (a main thread that left by `pthread_exit`), and a thread that the kernel
+//! has made for itself and that does nothing with the credentials that it has (an io_uring worker).
+//! With `n` of those found, all of them there before and after the count is read again, a count of
+//! stopped + caller + `n` leaves room for no other thread.
+//!
+//! The count and the main thread's end are read from a file that is held open. The rest takes
+//! `/proc` itself: where that is out of reach, what is left over is counted and not named, and is
+//! taken for missed.
 
 use super::caller::{Census, Setback};
-use super::ledger::{Finding, Ledger};
+use super::ledger::Ledger;
+use crate::Errno;
 use crate::registry::{Closed, Entry, Registry};
-use crate::report::{Comm, Outcome};
 use crate::sys::sync::Ordering;
 use crate::sys::{Kind, LEAVER_LOOKS};
 
+/// How often the threads are listed to name those that are left out: the kernel ends a list early
+/// when the thread that it has come to ends.
+const LISTINGS: usize = 4;
+
 impl Registry {
-    /// Proves that `stopped` threads and the caller are all there are. Notes in the ledger who was
+    /// Proves that `stopped` threads and the caller are all there are. Notes in the ledger which were
     /// missed.
     pub(super) fn prove_coverage(
         &self,
@@ -29,7 +37,7 @@ impl Registry {
         let held = stopped + 1;
         let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
         if count == held {
-            return Ok(());
+            return self.note_proof(0);
         }
         if count == 0 {
             return Err(Setback::Unprovable(self.kernel.implausible()));
@@ -38,39 +46,117 @@ impl Registry {
         if count < held {
             return Err(Setback::Missed);
         }
-        for entry in self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY) {
-            if !ledger.registered.push(entry.tid()) {
-                return Err(Setback::Missed);
-            }
+        if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
+            return Err(Setback::NoRoom);
         }
-        ledger.registered.sort();
-
-        let mut all_harmless = true;
-        let looked = self.kernel.for_each_thread(|tid| {
-            if ledger.registered.contains(tid) {
-                return;
-            }
-            match self.kernel.kind(tid) {
-                None => {}
-                Some(Kind::Dead | Kind::UringWorker) => {
-                    all_harmless &= ledger.harmless.push(tid);
-                }
-                Some(Kind::Missed) => {
-                    all_harmless = false;
-                    ledger.note(Finding { tid, name: Comm::default(), outcome: Outcome::Died });
-                }
-            }
-        });
-        looked.map_err(Setback::Unprovable)?;
-
-        let harmless = ledger.harmless.as_slice();
+        // Before the count: what an unregistered main thread has started before its end is counted.
+        let ended = self.main_has_ended(ledger);
         let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
-        let still_there = |&tid: &u32| !matches!(self.kernel.kind(tid), None | Some(Kind::Missed));
-        if !all_harmless || count != held + harmless.len() || !harmless.iter().all(still_there) {
+        if count == held + ended {
+            return self.note_proof(ended);
+        }
+
+        if let Err(errno) = self.list_others(ledger) {
+            ledger.others.count(count.saturating_sub(held), ended, Some(errno));
             return Err(Setback::Missed);
         }
-        self.round.bystanders.store(harmless.len() as u32, Ordering::Relaxed);
+        let harmless = ledger.others.harmless.as_slice();
+        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        if !ledger.others.none_missed()
+            || count != held + harmless.len()
+            || !self.are_harmless(harmless)
+        {
+            return Err(Setback::Missed);
+        }
+        self.note_proof(harmless.len())
+    }
+
+    /// Remembers what the proof came to, as a hint for the next round.
+    fn note_proof<E>(&self, harmless: usize) -> Result<(), E> {
+        self.round.bystanders.store(harmless as u32, Ordering::Relaxed);
+        self.round.proven.store(self.list.len() as u32, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes in the ledger which threads a round without a proof leaves out, as they are at this
+    /// moment; or says why they cannot be counted.
+    pub(super) fn note_left_out(
+        &self,
+        frozen: &Closed<'_>,
+        stopped: usize,
+        ledger: &mut Ledger,
+    ) -> Result<Result<(), Errno>, Setback> {
+        let held = stopped + 1;
+        let count = match self.kernel.thread_count() {
+            Ok(0) => return Ok(Err(self.kernel.implausible())),
+            Ok(count) if count <= held => return Ok(Ok(())),
+            Ok(count) => count,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
+            return Err(Setback::NoRoom);
+        }
+        let ended = self.main_has_ended(ledger);
+        for _ in 0..LISTINGS {
+            ledger.others.clear();
+            let listed = self.list_others(ledger);
+            let left = match self.kernel.thread_count() {
+                Ok(count) => count.saturating_sub(held),
+                Err(errno) => return Ok(Err(errno)),
+            };
+            if let Err(errno) = listed {
+                ledger.others.count(left, ended, Some(errno));
+                break;
+            }
+            ledger.others.count(left, ledger.others.harmless.as_slice().len(), None);
+            if ledger.others.is_whole() {
+                break;
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Notes the ids of all registered threads; returns whether there was room.
+    fn note_registered(&self, frozen: &Closed<'_>, ledger: &mut Ledger) -> bool {
+        let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY);
+        let mut tids = entries.map(Entry::tid);
+        let fits = tids.all(|tid| ledger.registered.push(tid));
+        ledger.registered.sort();
+        fits
+    }
+
+    /// How many main threads have ended, are counted all the same, and are not registered: one or
+    /// none. A registered one that has ended is found dead by its summons.
+    fn main_has_ended(&self, ledger: &Ledger) -> usize {
+        let is_registered = ledger.registered.contains(self.kernel.main_tid());
+        usize::from(!is_registered && self.kernel.main_has_ended())
+    }
+
+    /// Lists the process's threads, and notes those that are not registered.
+    fn list_others(&self, ledger: &mut Ledger) -> Result<(), Errno> {
+        let Ledger { registered, others, .. } = ledger;
+        let threads = self.kernel.threads_in_stop()?;
+        threads.for_each(|listed| {
+            if registered.contains(listed.tid) {
+                return;
+            }
+            match threads.look(listed.proc_id) {
+                None => {}
+                Some(look) if look.kind == Kind::Missed => others.note(listed.tid, look),
+                // One that there is no room for leaves the count too large.
+                Some(_) => {
+                    let _ = others.harmless.push(listed.proc_id);
+                }
+            }
+        })
+    }
+
+    /// Whether these threads, by their ids in `/proc`, are there and harmless.
+    fn are_harmless(&self, proc_ids: &[u32]) -> bool {
+        let Ok(threads) = self.kernel.threads_in_stop() else { return false };
+        let is_harmless =
+            |&id: &u32| threads.look(id).is_some_and(|look| look.kind != Kind::Missed);
+        proc_ids.iter().all(is_harmless)
     }
 
     /// Gives threads that have left the list a moment to leave the process too, before anybody is

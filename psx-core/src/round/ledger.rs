@@ -1,8 +1,9 @@
 //! What a round finds out about threads, in memory laid out before it began.
 
-use crate::Outcome;
 use crate::memory::{NoMemory, try_vec};
 use crate::report::{Comm, Divergent, NamedThread, Threads};
+use crate::sys::Look;
+use crate::{Errno, Outcome};
 
 /// Something to tell about a thread.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,18 @@ pub(super) struct Finding {
 pub(super) struct Ledger {
     findings: Vec<Finding>,
     pub(super) registered: FixedVec,
+    pub(super) others: Others,
+}
+
+/// The threads of the process that are not registered.
+pub(super) struct Others {
+    /// Those that may run with privileges of their own.
+    missed: Vec<NamedThread>,
+    /// How many more of those the kernel counts, and why they cannot be named; no reason where they
+    /// started or ended while they were listed.
+    unnamed: usize,
+    reason: Option<Errno>,
+    /// The ids, as `/proc` has them, of those that do nothing with the credentials that they have.
     pub(super) harmless: FixedVec,
 }
 
@@ -25,13 +38,23 @@ impl Ledger {
         Ok(Self {
             findings: try_vec(threads)?,
             registered: FixedVec(try_vec(threads)?),
-            harmless: FixedVec(try_vec(threads)?),
+            others: Others {
+                missed: try_vec(threads)?,
+                unnamed: 0,
+                reason: None,
+                harmless: FixedVec(try_vec(threads)?),
+            },
         })
     }
 
     /// How many threads there is room for.
     pub(super) fn capacity(&self) -> usize {
         self.findings.capacity()
+    }
+
+    /// Whether all of `count` threads could be noted.
+    pub(super) fn has_room_for(&self, count: usize) -> bool {
+        count <= self.capacity()
     }
 
     /// Notes something, if there is room: an error that names a thousand threads and not the last
@@ -54,7 +77,7 @@ impl Ledger {
     pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
         let mut threads = try_vec(self.findings.len())?;
         threads.extend(self.findings.iter().map(Finding::thread));
-        Ok(Threads(threads.into_boxed_slice()))
+        Ok(Threads::named(threads))
     }
 
     /// The threads found, with what became of their calls. Allocates.
@@ -66,7 +89,56 @@ impl Ledger {
 
 impl Finding {
     fn thread(&self) -> NamedThread {
-        NamedThread { tid: self.tid, name: self.name }
+        NamedThread::registered(self.tid, self.name)
+    }
+}
+
+impl Others {
+    /// Forgets what was found, and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.missed.clear();
+        self.harmless.0.clear();
+        (self.unnamed, self.reason) = (0, None);
+    }
+
+    /// Notes a thread that may run with privileges of its own. Where there is no room, it is one of
+    /// those that are not named.
+    pub(super) fn note(&mut self, tid: u32, look: Look) {
+        if self.missed.len() < self.missed.capacity() {
+            self.missed.push(NamedThread::seen(tid, look));
+        }
+    }
+
+    /// Notes how many there are in all by the kernel's count, `harmless` ones included.
+    pub(super) fn count(&mut self, all: usize, harmless: usize, reason: Option<Errno>) {
+        self.unnamed = all.saturating_sub(harmless + self.missed.len());
+        self.reason = reason.filter(|_| self.unnamed > 0);
+    }
+
+    /// Whether each of those that were counted was listed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.unnamed == 0
+    }
+
+    /// Whether there are none that may run with privileges of their own.
+    pub(super) fn none_missed(&self) -> bool {
+        self.missed.is_empty() && self.unnamed == 0
+    }
+
+    /// Those that may run with privileges of their own. Allocates.
+    pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
+        let mut threads = try_vec(self.missed.len())?;
+        threads.extend(self.missed.iter().cloned());
+        Ok(Threads { unnamed: self.unnamed, reason: self.reason, ..Threads::named(threads) })
+    }
+
+    /// The same; just their number where there is no memory for the names.
+    pub(super) fn threads_or_number(&self) -> Threads {
+        self.threads().unwrap_or_else(|NoMemory| Threads {
+            unnamed: self.unnamed + self.missed.len(),
+            reason: Some(NoMemory.errno()),
+            ..Threads::named(Vec::new())
+        })
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Round {
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
     bystanders: AtomicU32,
+    /// How many threads were registered at the last proof that held. Relaxed: a hint, under the lock.
+    proven: AtomicU32,
 }
 
 // SAFETY: `lent` by invariant I5; the rest is atomic, or `Sync` by itself.
@@ -87,6 +89,7 @@ impl Round {
                 lent: UnsafeCell::new(None),
                 manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
+                proven: AtomicU32::new(0),
             }
         }
     }
@@ -103,6 +106,7 @@ impl Round {
         self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
         self.bystanders.store(0, Ordering::Relaxed);
+        self.proven.store(0, Ordering::Relaxed);
         self.lock.begin_anew();
     }
 }

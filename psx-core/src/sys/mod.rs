@@ -1,7 +1,7 @@
 //! The seam between the protocol and what is below it. The protocol names neither libc nor loom:
 //! it is written against this module, which has two sides with the same items.
 //!
-//! - `linux`: real atomics, real futexes, signal 33, `/proc/self/task`.
+//! - `linux`: real atomics, real futexes, signal 33, `/proc`.
 //! - `model` (under `cfg(psx_loom)`, built by psx-loom-tests alone): loom's atomics, and a kernel
 //!   that wakes spuriously, refuses summons and runs handlers at any point of interruption.
 //!
@@ -24,6 +24,7 @@ mod platform;
 pub(crate) use platform::*;
 
 use crate::Errno;
+use crate::report::Comm;
 
 /// Declares a constructor that is `const` on Linux, where it fills a `static`, and not in the
 /// model, whose atomics are made anew for each execution.
@@ -53,8 +54,18 @@ pub(crate) enum Refusal {
 pub(crate) enum Kind {
     /// It has ended and can run nothing: a main thread that left by `pthread_exit`, say.
     Dead,
-    /// An io_uring worker. It acts with the credentials of each request's submitter.
-    UringWorker,
+    /// A thread that the kernel has made for itself, and that does nothing with the credentials that
+    /// it was made with: an io_uring worker, say.
+    KernelWorker,
     /// Anything that may run with privileges of its own.
     Missed,
+}
+
+/// What there is to see of a thread that is not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) kind: Kind,
+    pub(crate) name: Comm,
+    /// The kernel has made it in the process for itself. No program can give its threads that mark.
+    pub(crate) made_by_kernel: bool,
 }

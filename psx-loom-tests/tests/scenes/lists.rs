@@ -106,6 +106,35 @@ pub(crate) mod exit_with_old_values {
     }
 }
 
+/// P4 without a list of threads: a main thread that psx does not know of starts another one, and ends
+/// before or after the round counts. The kernel goes on counting it, and the round may leave it out;
+/// never the other one, and never a main thread that still runs.
+pub(crate) mod main_leaves {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().deadlines(1).proc_out_of_reach().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.foreign(|main| {
+            main.give_foreign_birth(|other| {
+                other.adopt();
+                other.step();
+            });
+            main.exit_as_main();
+        });
+        scene.registered(|caller| {
+            match caller.broadcast(&plan(), 1, Conduct::default()) {
+                Ok(report) => assert!((1..=2).contains(&report.threads())),
+                Err(psx_model::Error::Uncovered(missed)) => assert!(missed.unnamed() > 0),
+                Err(other) => panic!("{other}"),
+            }
+            caller.step();
+        });
+    }
+}
+
 /// P4: a foreign thread adopts while a round wants a proof.
 pub(crate) mod adoption {
     use super::*;

@@ -43,6 +43,7 @@ pub(crate) const PIECES: &[Piece] = pieces![
     lists::exit,
     lists::exit_with_old_values,
     lists::adoption,
+    lists::main_leaves,
     troubles::late_arrival,
     troubles::late_arrivals,
     troubles::uncovered_and_retried,

@@ -44,9 +44,14 @@ impl Privileges {
     /// ```
     /// use psx::{Broadcast, Coverage, Privileges};
     ///
-    /// // A thread that psx does not know of keeps what it has.
+    /// // A thread that is not registered keeps what it has, and the report names it.
     /// let lenient = Broadcast::new().coverage(Coverage::Registered);
-    /// Privileges::new().no_new_privs().apply_with(lenient)?;
+    /// let report = Privileges::new().no_new_privs().apply_with(lenient)?;
+    /// match report.left_out() {
+    ///     Ok(threads) if threads.is_empty() => {}
+    ///     Ok(threads) => eprintln!("still as they were: {threads}"),
+    ///     Err(errno) => eprintln!("there may be threads that are as they were ({errno})"),
+    /// }
     /// # Ok::<(), psx::Error>(())
     /// ```
     pub fn apply_with(&self, broadcast: Broadcast) -> Result<Report, Error> {

@@ -93,7 +93,7 @@ use ids::ResIds;
 pub use builder::Privileges;
 pub use landlock::LandlockFlags;
 #[doc(inline)]
-pub use psx_core::{CapabilityMask, Cause, IdKind, Precondition, Step, StepError};
+pub use psx_core::{CapabilityMask, Cause, IdKind, Precondition, Step, StepError, ThreadKind};
 pub use sets::CapabilitySets;
 pub use state::{Ids, ThreadPrivileges, threads};
 pub use verify::{Difference, VerifyError};

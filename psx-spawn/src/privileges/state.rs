@@ -1,9 +1,9 @@
 //! What the kernel says about the privileges of each thread.
 
+use std::io;
 use std::str::{FromStr, SplitWhitespace};
-use std::{fs, io};
 
-use psx_core::NamedThread;
+use psx_core::{NamedThread, ProcessThread, ThreadKind};
 use rustix::thread::CapabilitySet;
 
 use super::CapabilitySets;
@@ -26,6 +26,8 @@ use super::CapabilitySets;
 pub struct ThreadPrivileges {
     /// Which thread it is.
     pub thread: NamedThread,
+    /// Whether broadcasts reach it.
+    pub kind: ThreadKind,
     /// Its user ids.
     pub uid: Ids,
     /// Its group ids.
@@ -63,30 +65,32 @@ pub struct Ids {
     pub filesystem: u32,
 }
 
-/// The registered threads and their privileges: for logs and health checks.
+/// Every thread of the process and its privileges, registered or not: for logs and health checks.
+/// Registers the calling thread.
 ///
-/// A thread that ends meanwhile is left out. One that has just been started may be missing: it is
-/// registered by the first thing that it does, and only a round waits for that.
+/// [`kind`](ThreadPrivileges::kind) says whether broadcasts reach a thread. One that has just been
+/// started is [`Unregistered`](ThreadKind::Unregistered) until it registers, by the first thing that it
+/// does. Threads that have ended are left out.
 ///
 /// # Errors
 ///
-/// If `/proc` cannot be read, as after a `chroot` or under a Landlock domain that denies it; if
-/// there is no memory left; inside a broadcast's closure.
+/// Where the list would not be whole: `/proc` cannot be read, as after a `chroot` or under a Landlock
+/// domain that denies it; it belongs to a pid namespace in which this process is not; a thread that
+/// lives cannot be looked at. Also if there is no memory left, and inside a broadcast's closure.
 ///
 /// # Examples
 ///
 /// ```
-/// psx::thread::adopt()?;
+/// use psx::privileges::ThreadKind;
+///
 /// for state in psx::threads()? {
-///     println!("{}: uid {}", state.thread, state.uid.effective);
+///     let reached = state.kind == ThreadKind::Registered;
+///     println!("{}: uid {}, reached by broadcasts: {reached}", state.thread, state.uid.effective);
 /// }
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn threads() -> io::Result<Vec<ThreadPrivileges>> {
-    psx_core::threads()?
-        .into_iter()
-        .filter_map(|thread| ThreadPrivileges::read(thread).transpose())
-        .collect()
+    psx_core::threads()?.iter().map(ThreadPrivileges::read).collect()
 }
 
 impl ThreadPrivileges {
@@ -102,15 +106,9 @@ impl ThreadPrivileges {
         self.thread.name()
     }
 
-    fn read(thread: NamedThread) -> io::Result<Option<Self>> {
-        let path = format!("/proc/self/task/{}/status", thread.tid());
-        match fs::read_to_string(path) {
-            Ok(status) => Status(&status).parse(thread).map(Some),
-            // The second is what a file that is open already says.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-            Err(e) => Err(e),
-        }
+    fn read(thread: &ProcessThread) -> io::Result<Self> {
+        // A name may hold any bytes, and comes with an id and a name of its own.
+        Status(&String::from_utf8_lossy(thread.status())).parse(thread)
     }
 }
 
@@ -118,9 +116,10 @@ impl ThreadPrivileges {
 struct Status<'t>(&'t str);
 
 impl Status<'_> {
-    fn parse(&self, thread: NamedThread) -> io::Result<ThreadPrivileges> {
+    fn parse(&self, thread: &ProcessThread) -> io::Result<ThreadPrivileges> {
         Ok(ThreadPrivileges {
-            thread,
+            thread: thread.thread().clone(),
+            kind: thread.kind(),
             uid: self.ids("Uid")?,
             gid: self.ids("Gid")?,
             groups: self.words("Groups")?.map(number).collect::<Result<_, _>>()?,

@@ -2,7 +2,7 @@
 
 use std::{error, fmt, io};
 
-use psx_core::NamedThread;
+use psx_core::{NamedThread, ThreadKind};
 
 use super::caller_state::known_capabilities;
 use super::{Ids, Privileges, ResIds, Step, threads};
@@ -13,6 +13,8 @@ use super::{Ids, Privileges, ResIds, Step, threads};
 pub struct Difference {
     /// Which thread it is.
     pub thread: NamedThread,
+    /// Whether broadcasts reach it.
+    pub kind: ThreadKind,
     /// The step whose effect it does not show.
     pub step: Step,
 }
@@ -26,8 +28,8 @@ pub struct Difference {
 ///
 /// fn log(error: &VerifyError) {
 ///     if let VerifyError::Different(differences) = error {
-///         for Difference { thread, step } in differences {
-///             eprintln!("thread {thread} has lost the effect of {step}");
+///         for Difference { thread, step, .. } in differences {
+///             eprintln!("thread {thread} does not show the effect of {step}");
 ///         }
 ///     }
 /// }
@@ -42,7 +44,13 @@ pub enum VerifyError {
 }
 
 impl Privileges {
-    /// Reads every registered thread's state back from the kernel and compares it with the steps.
+    /// Reads the state of every thread of the process back from the kernel, registered or not, and
+    /// compares it with the steps.
+    ///
+    /// A thread that was not registered when the steps were made is among the
+    /// [differences](VerifyError::Different), with all that it has kept. Left out are threads that have
+    /// ended, and those that the kernel has made for itself and that do nothing with privileges of
+    /// their own ([`ThreadKind::KernelWorker`]).
     ///
     /// Of what the kernel tells: ids, groups, capabilities, `no_new_privs`, and whether a thread has
     /// any seccomp filter at all. It does not tell secure bits, kept capabilities and Landlock
@@ -50,8 +58,9 @@ impl Privileges {
     ///
     /// # Errors
     ///
-    /// [`VerifyError::Different`] with the threads; [`VerifyError::Unreadable`] where `/proc` is out
-    /// of reach, as after a `chroot`.
+    /// [`VerifyError::Different`] with the threads; [`VerifyError::Unreadable`] where they
+    /// cannot all be read: `/proc` is out of reach, as after a `chroot`, or belongs to a pid namespace in
+    /// which this process is not.
     ///
     /// # Examples
     ///
@@ -64,11 +73,12 @@ impl Privileges {
     pub fn verify(&self) -> Result<(), VerifyError> {
         let known = known_capabilities();
         let mut differences = Vec::new();
-        for state in threads().map_err(VerifyError::Unreadable)? {
+        let threads = threads().map_err(VerifyError::Unreadable)?;
+        for state in threads.iter().filter(|state| state.kind != ThreadKind::KernelWorker) {
             let mut expect = |step, holds: bool| {
                 if !holds {
-                    let thread = state.thread.clone();
-                    differences.push(Difference { thread, step });
+                    let (thread, kind) = (state.thread.clone(), state.kind);
+                    differences.push(Difference { thread, kind, step });
                 }
             };
             expect(Step::Bounding, self.bounding.is_none_or(|rest| rest.contains(state.bounding)));
@@ -95,7 +105,10 @@ impl Privileges {
 
 impl ResIds {
     fn are(self, ids: Ids) -> bool {
+        let [_, effective, _] = self.0;
         self.over([ids.real, ids.effective, ids.saved]) == [ids.real, ids.effective, ids.saved]
+            // The kernel makes the file system's id the effective one whenever that is set.
+            && effective.is_none_or(|_| ids.filesystem == ids.effective)
     }
 }
 
@@ -117,7 +130,10 @@ impl fmt::Display for VerifyError {
                 for difference in differences {
                     write!(f, "; {difference}")?;
                 }
-                f.write_str("; something has changed them one by one since")
+                if differences.iter().any(|d| d.kind == ThreadKind::Registered) {
+                    f.write_str("; something has changed registered threads one by one since")?;
+                }
+                Ok(())
             }
         }
     }
@@ -131,7 +147,12 @@ impl fmt::Debug for VerifyError {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "thread {}: {}", self.thread, self.step)
+        let Self { thread, kind, step } = self;
+        let unreached = match kind {
+            ThreadKind::Registered => "",
+            _ => ", which is not registered",
+        };
+        write!(f, "thread {thread}{unreached}: {step}")
     }
 }
 

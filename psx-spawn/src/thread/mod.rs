@@ -43,7 +43,8 @@ use crate::Error;
 ///
 /// Make it the thread's first act. A broadcast that finds a thread unregistered tries again until
 /// its timeout, so that a newborn may be a moment late; then it fails with [`Error::Uncovered`].
-/// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread as it is.
+/// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread with the
+/// privileges that it has, and names it in the report.
 ///
 /// # Errors
 ///

@@ -75,10 +75,11 @@ impl fmt::Display for Outcome {
 
 /// Holds what a process says of its call against what its threads are. `exempt` is the beginning
 /// of the names that the row leaves out on purpose; always left out are io_uring's workers, which
-/// act with the credentials of whoever submitted the work.
+/// act with the credentials of each request's submitter, and KVM's thread, which acts with none.
 pub(crate) fn judge(pid: u32, mark: Mark, succeeded: bool, exempt: &str) -> (Outcome, String) {
     let mut tasks = procfs::tasks(pid);
-    tasks.retain(|task| !task.name().starts_with("iou-wrk-"));
+    tasks
+        .retain(|task| !["iou-wrk-", "kvm-nx-lpage-re"].iter().any(|n| task.name().starts_with(n)));
     tasks.retain(|task| exempt.is_empty() || !task.name().starts_with(exempt));
     let odd = tasks.iter().filter(|task| mark.is_on(task) != succeeded);
     let names: Vec<_> = odd.map(Task::name).collect();

@@ -40,6 +40,8 @@ mod diverge;
 mod flood;
 mod fork;
 mod identity;
+mod jail;
+mod kvm;
 mod landlock;
 mod memory;
 mod proc;

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -110,11 +111,34 @@ pub(crate) fn fork() -> libc::pid_t {
     must("clone", libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0]) as libc::pid_t
 }
 
+/// An ioctl without an argument that makes a descriptor.
+pub(crate) fn ioctl(fd: c_int, request: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the requests below take no memory; a new descriptor belongs to the caller alone.
+    unsafe {
+        let made = call(libc::SYS_ioctl, [fd as usize, request, 0, 0, 0, 0])?;
+        Ok(OwnedFd::from_raw_fd(made as c_int))
+    }
+}
+
+/// Gives the calling process mounts of its own.
+pub(crate) fn own_mounts() {
+    must("unshare", libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    mount(Path::new("none"), Path::new("/"), None, flags);
+}
+
+pub(crate) fn mount(source: &Path, target: &Path, kind: Option<&str>, flags: libc::c_ulong) {
+    let text = |bytes: &[u8]| CString::new(bytes).expect("a path without NUL");
+    let [source, target] = [source, target].map(|path| text(path.as_os_str().as_bytes()));
+    let kind = kind.map(|kind| text(kind.as_bytes()));
+    let kind = kind.as_ref().map_or(0, |kind| kind.as_ptr().addr());
+    let [source, target] = [&source, &target].map(|path| path.as_ptr().addr());
+    must("mount", libc::SYS_mount, [source, target, kind, flags as usize, 0, 0]);
+}
+
 /// Takes /proc away from the calling process alone.
 pub(crate) fn unmount_proc() {
-    must("unshare", libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
-    let flags = (libc::MS_REC | libc::MS_PRIVATE) as usize;
-    must("mount", libc::SYS_mount, [c"none".as_ptr().addr(), c"/".as_ptr().addr(), 0, flags, 0, 0]);
+    own_mounts();
     let flags = libc::MNT_DETACH as usize;
     must("umount2", libc::SYS_umount2, [c"/proc".as_ptr().addr(), flags, 0, 0, 0, 0]);
 }

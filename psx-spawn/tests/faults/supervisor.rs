@@ -159,6 +159,7 @@ impl Watch<'_> {
                 let pid = pid.parse().unwrap_or(child.pid());
                 self.helper = Some(start_helper(self.case, kind, pid));
             }
+            "await-main's-end" => await_zombie(child),
             "dismiss" => self.helper = None,
             _ => panic!("{}: {line:?} means nothing", self.case.name),
         }
@@ -192,6 +193,14 @@ impl Watch<'_> {
         self.verdict.outcomes.push(outcome);
         self.verdict.times.push(took);
     }
+}
+
+/// Waits until the main thread of the case's process has ended and its other threads go on.
+fn await_zombie(child: &Supervised) {
+    child.await_that(|child| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'))
+    });
 }
 
 /// Another process of the case's user, which goes for `pid`; back once it is at it.

@@ -12,8 +12,8 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    churn, company, diverge, flood, fork, identity, landlock, memory, proc, seccomp, signals,
-    threads, traps, uring,
+    churn, company, diverge, flood, fork, identity, jail, kvm, landlock, memory, proc, seccomp,
+    signals, threads, traps, uring,
 };
 
 /// Most cases wait more than they work.
@@ -25,10 +25,12 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         threads::CASES,
         identity::CASES,
         proc::CASES,
+        jail::CASES,
         landlock::CASES,
         seccomp::CASES,
         traps::CASES,
         uring::CASES,
+        kvm::CASES,
         churn::CASES,
         diverge::CASES,
         fork::CASES,

@@ -2,11 +2,11 @@
 //! an SQPOLL ring, which goes on acting as whoever made the ring.
 
 use std::ffi::CString;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::{fs, io};
 
 use crate::case::Expected::{Clean, Ok};
 use crate::case::{Case, Start};
@@ -17,15 +17,36 @@ use crate::threads::await_thread;
 pub(crate) const CASES: &[Case] = &[
     Case::new("uring-worker", "io_uring worker (iou-wrk) in the process", &[Ok], |stage| {
         let _crew = stage.crew();
-        let fifo = workshop("fifo");
-        raw::make_fifo(&fifo);
-        let ring = Ring::new(0);
-        // Nobody opens the other end: the worker stays inside its open.
-        ring.submit_open(&fifo, ASYNC);
-        await_thread(|name, _| name.starts_with("iou-wrk-"), "");
+        let _ring = blocked_ring("fifo");
         stage.change();
     })
     .needs(Ring::can_be_had, IO_URING),
+    // Its name is all that tells it from a poller.
+    Case::new(
+        "uring-worker-renamed",
+        "the same under another name",
+        &[Clean("Uncovered", "made by the kernel")],
+        |stage| {
+            let _crew = stage.crew();
+            let ring = blocked_ring("fifo-renamed");
+            rename_thread("iou-wrk-", "renamed");
+            stage.change_soon();
+            drop(ring);
+        },
+    )
+    .needs(Ring::can_be_had, IO_URING),
+    Case::new(
+        "posing-worker",
+        "an unregistered thread called iou-wrk-1",
+        &[Clean("Uncovered", "iou-wrk-1")],
+        |stage| {
+            let _crew = stage.crew();
+            let tid = raw::start_raw_thread();
+            await_thread(|name, _| name == "raw-clone", &tid.to_string());
+            rename_thread("raw-clone", "iou-wrk-1");
+            stage.change_soon();
+        },
+    ),
     Case::new(
         "uring-poller",
         "io_uring SQPOLL ring, made before the drop; then closed",
@@ -62,7 +83,29 @@ pub(crate) const CASES: &[Case] = &[
     .start(Start::Root),
 ];
 
-const IO_URING: &str = "io_uring";
+/// A ring whose worker stays inside the open of a FIFO that no other thread opens.
+pub(crate) fn blocked_ring(fifo: &str) -> Ring {
+    let fifo = workshop(fifo);
+    raw::make_fifo(&fifo);
+    let ring = Ring::new(0);
+    ring.submit_open(&fifo, ASYNC);
+    await_thread(|name, _| name.starts_with("iou-wrk-"), "");
+    ring
+}
+
+/// Gives the thread whose name begins with `old` another one.
+fn rename_thread(old: &str, new: &str) {
+    for task in fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+        let name = task.path().join("comm");
+        if fs::read_to_string(&name).is_ok_and(|name| name.starts_with(old)) {
+            fs::write(name, new).expect("a thread of this process");
+            return;
+        }
+    }
+    panic!("no thread is called {old}");
+}
+
+pub(crate) const IO_URING: &str = "io_uring";
 
 const SQPOLL: u32 = 1 << 1;
 /// Do not try in the submitter first.
@@ -78,7 +121,7 @@ const SIZE: usize = 4096;
 type Params = [u32; 30];
 
 /// A ring that is used for one operation.
-struct Ring {
+pub(crate) struct Ring {
     fd: usize,
     rings: *mut u8,
     entries: *mut u8,
@@ -87,7 +130,7 @@ struct Ring {
 
 impl Ring {
     /// Whether this kernel has rings, and lets us have one.
-    fn can_be_had() -> bool {
+    pub(crate) fn can_be_had() -> bool {
         Self::set_up(&mut [0; 30]).map(raw::close).is_ok()
     }
 

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use psx::privileges::ThreadKind;
 use psx::{Broadcast, Error, Privileges};
 
 use library::Library;
@@ -160,7 +161,9 @@ fn all_have_it(child: &mut support::Supervised) {
 
 /// The registered threads are those that the kernel has, each of them once.
 fn assert_registered_are(count: usize) {
-    let mut registered: Vec<_> = psx::threads().unwrap().iter().map(|state| state.tid()).collect();
+    let threads = psx::threads().unwrap();
+    let registered = threads.iter().filter(|state| state.kind == ThreadKind::Registered);
+    let mut registered: Vec<_> = registered.map(|state| state.tid()).collect();
     registered.sort_unstable();
     let tasks: Vec<_> = procfs::tasks(process::id()).iter().map(|task| task.tid).collect();
     assert_eq!(registered, tasks);

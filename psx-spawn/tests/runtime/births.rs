@@ -4,6 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Barrier, mpsc};
 use std::{process, thread as std_thread};
 
+use psx::privileges::ThreadKind;
 use psx::thread::{self, Builder};
 use psx::{Coverage, Error};
 use psx_core::Passage;
@@ -170,7 +171,11 @@ fn too_many_in_one_another(_: &Line) {
 }
 
 fn spawning_thread_is_adopted(_: &Line) {
-    let is_registered = |tid| psx::threads().unwrap().iter().any(|thread| thread.tid() == tid);
+    let is_registered = |tid| {
+        let threads = psx::threads().unwrap();
+        let thread = threads.iter().find(|thread| thread.tid() == tid).expect("a living thread");
+        thread.kind == ThreadKind::Registered
+    };
     let step = &Barrier::new(2);
     std_thread::scope(|scope| {
         let (tell, told) = mpsc::channel();

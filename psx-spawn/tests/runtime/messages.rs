@@ -37,7 +37,10 @@ pub(crate) fn cases() -> Vec<Case> {
             child.hear("over");
             assert_eq!(child.end(), Ending::Exited(0));
             let (pid, output) = (child.pid(), child.output());
-            assert!(output.contains(&format!("; {pid} is the main thread: call")), "{output}");
+            assert!(
+                output.contains(&format!("; {pid} (the main thread) has started no thread")),
+                "{output}"
+            );
         }),
     ]
 }

@@ -2,12 +2,13 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::super::{Kind, Refusal};
+use super::super::Refusal;
 use super::fork_mark::ForkMark;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
+use super::status_file::StatusFile;
 use super::sync::{AtomicU32, Ordering};
-use super::tasks::Tasks;
+use super::thread_dir::ThreadDir;
 use super::{raw, signal};
 use crate::Errno;
 use crate::report::Comm;
@@ -18,7 +19,7 @@ pub(crate) struct Kernel {
     /// fork's mark says that it is known.
     pid: AtomicU32,
     mark: ForkMark,
-    tasks: Tasks,
+    status: StatusFile,
     chain: Chain,
     handler: Handler,
     main_stack: MainStack,
@@ -33,7 +34,7 @@ impl Kernel {
             handler,
             pid: AtomicU32::new(0),
             mark: ForkMark::new(),
-            tasks: Tasks::new(),
+            status: StatusFile::new(),
             chain: Chain::new(),
             main_stack: MainStack::new(),
             cores: AtomicU32::new(0),
@@ -46,7 +47,7 @@ impl Kernel {
             return Ok(());
         }
         let pid = raw::getpid()?;
-        self.tasks.open();
+        self.status.open();
         self.mark.put_up();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
@@ -68,8 +69,8 @@ impl Kernel {
 
     /// Starts afresh in a forked child.
     pub(crate) fn meet_child(&self) {
-        self.tasks.forget();
-        self.tasks.open();
+        self.status.reset_after_fork();
+        self.status.open();
         // Without an id the kernel refuses each summons, and says so.
         self.pid.store(raw::getpid().unwrap_or(0), Ordering::Relaxed);
         self.mark.known();
@@ -83,10 +84,15 @@ impl Kernel {
         }
     }
 
-    /// Opens again what a program may have closed. Allocates if so, so it comes before anything is
+    /// Whether there is nothing to be opened again.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.status.is_open()
+    }
+
+    /// Opens again what a program may have closed. Looks up a path, so it comes before anything is
     /// frozen.
     pub(crate) fn make_ready(&self) {
-        self.tasks.open();
+        self.status.open();
     }
 
     pub(crate) fn cores(&self) -> usize {
@@ -134,9 +140,19 @@ impl Kernel {
         unsafe { self.chain.pass_on(signal, info, context) };
     }
 
+    /// The id of the main thread, whether it still runs or not.
+    pub(crate) fn main_tid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
     /// How many threads the process has.
     pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
-        self.tasks.count()
+        self.status.thread_count()
+    }
+
+    /// Whether the main thread has ended, and is counted all the same. Once true, it stays true.
+    pub(crate) fn main_has_ended(&self) -> bool {
+        self.status.main_has_ended()
     }
 
     /// What to say of a count of zero: no Linux has that, but a kernel that poses as one may.
@@ -144,19 +160,21 @@ impl Kernel {
         Errno::from_raw(libc::ENOSYS)
     }
 
-    /// Calls `found` with the id of each thread. The caller holds the round's lock.
-    pub(crate) fn for_each_thread(&self, found: impl FnMut(u32)) -> Result<(), Errno> {
-        self.tasks.for_each(found)
+    /// The list of the process's threads, for while they are stopped. Closed when dropped.
+    pub(crate) fn threads_in_stop(&self) -> Result<ThreadDir, Errno> {
+        ThreadDir::open_in_stop()
     }
 
-    /// What kind of thread `tid` is; `None` where there is none of that id.
-    pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
-        self.tasks.kind(tid)
+    /// The same for while they run: the lookup of `/proc` may wait for a file server.
+    pub(crate) fn threads(&self) -> Result<ThreadDir, Errno> {
+        ThreadDir::open()
     }
 
-    /// The name of the thread `tid`, where it can be read.
+    /// The name of the thread `tid`, where it can be read. For while the threads run.
     pub(crate) fn name(&self, tid: u32) -> Option<Comm> {
-        self.tasks.name(tid)
+        let threads = self.threads().ok()?;
+        let listed = threads.find(tid)?;
+        threads.look(listed.proc_id).map(|look| look.name)
     }
 
     /// The name of the calling thread.

@@ -9,11 +9,13 @@ pub(crate) mod hooks;
 mod kernel;
 mod main_stack;
 pub(crate) mod mask;
+mod procfs;
 mod quota;
 pub(crate) mod raw;
 pub(crate) mod signal;
+mod status_file;
 pub(crate) mod sync;
-mod tasks;
+pub(crate) mod thread_dir;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use quota::Quota;

@@ -87,6 +87,13 @@ impl Model {
         self
     }
 
+    /// The kernel counts the threads and does not list them: `/proc` is out of reach.
+    #[must_use]
+    pub fn proc_out_of_reach(mut self) -> Self {
+        self.habits.proc_out_of_reach = true;
+        self
+    }
+
     /// Explores only orders in which threads are kept from going on at most `bound` times.
     #[must_use]
     pub fn preemptions(mut self, bound: usize) -> Self {
@@ -357,6 +364,13 @@ impl Thread {
     /// Ends the thread, as `exit(2)` does. It has nothing more to do.
     pub fn exit(&self) {
         self.machine.die(&self.task);
+    }
+
+    /// Ends the thread, and leaves it counted: what `exit(2)` does to a main thread before the others
+    /// have ended. It has nothing more to do, and number 1.
+    pub fn exit_as_main(&self) {
+        assert_eq!(self.number(), 1, "the main thread is the scene's first");
+        self.machine.become_zombie(&self.task);
     }
 
     /// Walks the list, and returns how many entries it has.

@@ -59,6 +59,10 @@ pub enum Fault {
     CountOfOnesOwn,
     /// A thread that refuses, for want of stack, is counted as one that has stopped.
     StackRefusalLost,
+    /// The main thread is taken for one that has ended.
+    MainTakenForEnded,
+    /// The main thread is seen to have ended after the threads were counted, and not before.
+    MainEndSeenAfterCount,
 }
 
 /// The kinds of operation that a fault tells apart.

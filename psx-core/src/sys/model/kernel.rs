@@ -1,6 +1,6 @@
 //! What the kernel does for a round, asked of the machine.
 
-use super::super::{Kind, Refusal};
+use super::super::{Kind, Look, Refusal};
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
@@ -12,6 +12,10 @@ pub(crate) struct Kernel;
 
 impl Kernel {
     pub(crate) fn meet_child(&self) {}
+
+    pub(crate) fn is_ready(&self) -> bool {
+        true
+    }
 
     pub(crate) fn make_ready(&self) {}
 
@@ -35,20 +39,37 @@ impl Kernel {
 
     pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
         let machine = machine::get();
-        Ok(if fault::is(Fault::CountOfOnesOwn) { machine.registered() } else { machine.count() })
+        if fault::is(Fault::CountOfOnesOwn) {
+            return Ok(machine.registered());
+        }
+        let stale = machine.stale_count.take();
+        let count = stale.unwrap_or_else(|| machine.count());
+        machine.last_count.set(count);
+        Ok(count)
+    }
+
+    pub(crate) fn main_tid(&self) -> u32 {
+        1
+    }
+
+    pub(crate) fn main_has_ended(&self) -> bool {
+        let machine = machine::get();
+        if fault::is(Fault::MainEndSeenAfterCount) {
+            machine.stale_count.set(Some(machine.last_count.get()));
+        }
+        fault::is(Fault::MainTakenForEnded) || machine.kind(self.main_tid()) == Some(Kind::Dead)
     }
 
     pub(crate) fn implausible(&self) -> Errno {
         Errno::from_raw(libc::ENOSYS)
     }
 
-    pub(crate) fn for_each_thread(&self, found: impl FnMut(u32)) -> Result<(), Errno> {
-        machine::get().alive().into_iter().for_each(found);
-        Ok(())
-    }
-
-    pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
-        machine::get().kind(tid)
+    pub(crate) fn threads_in_stop(&self) -> Result<ThreadDir, Errno> {
+        if machine::get().lists_threads() {
+            Ok(ThreadDir)
+        } else {
+            Err(Errno::from_raw(libc::ENOENT))
+        }
     }
 
     pub(crate) fn name(&self, _: u32) -> Option<Comm> {
@@ -61,7 +82,32 @@ impl Kernel {
     }
 
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
-        !fault::is(Fault::DeathUnnoticed) && machine::get().kind(tid).is_none()
+        let kind = machine::get().kind(tid);
+        !fault::is(Fault::DeathUnnoticed) && matches!(kind, None | Some(Kind::Dead))
+    }
+}
+
+/// The list of the process's threads.
+#[derive(Debug)]
+pub(crate) struct ThreadDir;
+
+/// A thread by its id.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) tid: u32,
+    pub(crate) proc_id: u32,
+}
+
+impl ThreadDir {
+    pub(crate) fn for_each(&self, found: impl FnMut(Listed)) -> Result<(), Errno> {
+        let listed = |tid| Listed { tid, proc_id: tid };
+        machine::get().alive().into_iter().map(listed).for_each(found);
+        Ok(())
+    }
+
+    pub(crate) fn look(&self, proc_id: u32) -> Option<Look> {
+        let kind = machine::get().kind(proc_id)?;
+        Some(Look { kind, name: Comm::default(), made_by_kernel: false })
     }
 }
 

@@ -108,6 +108,8 @@ pub(crate) struct Habits {
     pub(crate) newest_only: bool,
     /// Each atomic operation of the protocol is a turn in which a summons may arrive.
     pub(crate) interrupted_everywhere: bool,
+    /// Threads are counted and not listed.
+    pub(crate) proc_out_of_reach: bool,
 }
 
 /// Decisions that loom takes: a load of a number that another thread has stored to with nothing in
@@ -132,6 +134,10 @@ pub(crate) struct Machine {
     timers_needed: Cell<u32>,
     no_timer_needed: bool,
     everywhere: bool,
+    lists_threads: bool,
+    /// What the kernel's count was last, and what it is said to be next by a fault.
+    pub(super) last_count: Cell<usize>,
+    pub(super) stale_count: Cell<Option<usize>>,
     /// The calls that a round's caller has made, as the decimal digits of their numbers.
     pub(crate) history: Cell<u64>,
 }
@@ -160,6 +166,9 @@ impl Machine {
             timers_needed: Cell::new(0),
             no_timer_needed: habits.no_timer_needed,
             everywhere: habits.interrupted_everywhere,
+            lists_threads: !habits.proc_out_of_reach,
+            last_count: Cell::new(0),
+            stale_count: Cell::new(None),
             history: Cell::new(0),
         });
         MACHINE.set(Some(Rc::clone(&machine)));
@@ -221,6 +230,7 @@ impl Machine {
             woken: Cell::new(false),
             late: Cell::new(false),
             alive: Cell::new(true),
+            zombie: Cell::new(false),
             finished: Cell::new(false),
             entry: Cell::new(None),
             credentials: Cell::new(parent.map_or(0, |parent| parent.credentials.get())),
@@ -238,6 +248,16 @@ impl Machine {
         tell(task, "dies", 0);
         self.summonses.set(self.summonses.get() - task.pending.take());
         task.alive.set(false);
+        task.entry.set(None);
+    }
+
+    /// The thread runs no more, and the kernel goes on counting it: a main thread before others.
+    pub(crate) fn become_zombie(&self, task: &Task) {
+        // Release, as in `die`.
+        self.population.fetch_add(0, Ordering::Release);
+        tell(task, "dies and stays", 0);
+        self.summonses.set(self.summonses.get() - task.pending.take());
+        task.zombie.set(true);
         task.entry.set(None);
     }
 
@@ -286,6 +306,11 @@ impl Machine {
         self.population.fetch_add(0, Ordering::Relaxed) as usize
     }
 
+    /// Whether they can be listed, and not only counted.
+    pub(crate) fn lists_threads(&self) -> bool {
+        self.lists_threads
+    }
+
     pub(crate) fn registered(&self) -> usize {
         self.tasks.borrow().iter().filter(|task| task.entry.get().is_some()).count()
     }
@@ -298,21 +323,24 @@ impl Machine {
     }
 
     pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
-        self.alive().contains(&tid).then_some(Kind::Missed)
+        let alive = self.alive();
+        let tasks = self.tasks.borrow();
+        let task = tasks.iter().find(|task| task.tid == tid && alive.contains(&tid))?;
+        Some(if task.zombie.get() { Kind::Dead } else { Kind::Missed })
     }
 
     // Summonses.
 
     pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
         let task = self.tasks.borrow().iter().find(|task| task.tid == tid).cloned();
-        let Some(task) = task.filter(|task| task.alive.get()) else {
+        let Some(task) = task.filter(|task| task.is_alive()) else {
             return Err(Refusal::Gone);
         };
         if self.whim(Whim::Refusal) {
             return Err(Refusal::Full);
         }
         task.signal.fetch_add(1, Ordering::Release);
-        if !task.alive.get() {
+        if !task.is_alive() {
             return Err(Refusal::Gone);
         }
         tell(&task, "is summoned by", self.me().map_or(0, |me| me.tid.into()));

@@ -78,6 +78,8 @@ pub(crate) struct Task {
     pub(super) late: Cell<bool>,
     /// It exists.
     pub(super) alive: Cell<bool>,
+    /// It has ended, and is counted all the same.
+    pub(super) zombie: Cell<bool>,
     /// It runs no more of the model.
     pub(super) finished: Cell<bool>,
     pub(crate) entry: Cell<Option<NonNull<Entry>>>,
@@ -123,7 +125,7 @@ impl Task {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive.get()
+        self.alive.get() && !self.zombie.get()
     }
 
     pub(crate) fn runs_as(&self, thread: LoomThread) {

@@ -1,0 +1,163 @@
+//! Which threads the process has, registered or not: for logs, health checks and
+//! `psx::Privileges::verify`.
+
+use std::io;
+
+use crate::memory::{NoMemory, try_vec};
+use crate::registry::{Entry, Registry};
+use crate::report::NamedThread;
+use crate::sys::{Kind, Look, raw, thread_dir};
+use crate::{Errno, Error};
+
+/// How a thread of the process stands to broadcasts.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::ThreadKind;
+///
+/// psx_core::adopt()?;
+/// let threads = psx_core::threads()?;
+/// assert!(threads.iter().any(|thread| thread.kind() == ThreadKind::Registered));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ThreadKind {
+    /// Broadcasts reach it.
+    Registered,
+    /// Broadcasts do not reach it: it keeps the privileges that it has until it changes them itself. A
+    /// thread that has just been started is one for as long as it takes to register.
+    Unregistered,
+    /// The kernel has made it in the process for itself, and it does nothing with the privileges that
+    /// it was made with: an io_uring worker acts with those of each request. Nothing is to be changed.
+    KernelWorker,
+}
+
+/// A thread of the process, as [`threads`](crate::threads) found it.
+#[derive(Clone, Debug)]
+pub struct ProcessThread {
+    thread: NamedThread,
+    kind: ThreadKind,
+    status: Vec<u8>,
+}
+
+impl ProcessThread {
+    /// Its id and name.
+    #[must_use]
+    pub fn thread(&self) -> &NamedThread {
+        &self.thread
+    }
+
+    /// How it stands to broadcasts.
+    #[must_use]
+    pub fn kind(&self) -> ThreadKind {
+        self.kind
+    }
+
+    /// The text of its `status` file, see `proc_pid_status(5)`. For psx itself.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn status(&self) -> &[u8] {
+        &self.status
+    }
+}
+
+impl Registry {
+    /// Every thread of the process. The calling thread is registered, and no round is on.
+    pub(crate) fn threads(&self) -> io::Result<Vec<ProcessThread>> {
+        let before = self.registered_ids()?;
+        let directory = self.kernel.threads().map_err(|errno| {
+            unreadable(format_args!(
+                "/proc/self/task cannot be opened, or is not this process's: {errno}"
+            ))
+        })?;
+        let listed = self.list_threads(&directory)?;
+        let after = self.registered_ids()?;
+
+        let is_listed = |tid: u32| listed.iter().any(|listed| listed.tid == tid);
+        for tid in before.into_iter().chain([raw::gettid().map_err(Error::Unregistrable)?]) {
+            if !is_listed(tid) && !self.kernel.is_dead(tid) {
+                return Err(unreadable(format_args!("/proc/self/task does not list thread {tid}")));
+            }
+        }
+        let mut threads = try_vec(listed.len()).map_err(out_of_memory)?;
+        for listed in listed {
+            let status = directory.status(listed.proc_id);
+            let (look, status) = match (directory.look(listed.proc_id), status) {
+                (Some(Look { kind: Kind::Dead, .. }), _) => continue,
+                (Some(look), Ok(Some(status))) => (look, status),
+                _ if self.kernel.is_dead(listed.tid) => continue,
+                (_, status) => {
+                    let why = status.err().unwrap_or(Errno::from_raw(libc::ENOENT));
+                    let text =
+                        format_args!("thread {} lives and cannot be read: {why}", listed.tid);
+                    return Err(unreadable(text));
+                }
+            };
+            let kind = match look.kind {
+                Kind::KernelWorker => ThreadKind::KernelWorker,
+                _ if after.contains(&listed.tid) => ThreadKind::Registered,
+                _ => ThreadKind::Unregistered,
+            };
+            let thread = NamedThread::seen(listed.tid, look);
+            threads.push(ProcessThread { thread, kind, status });
+        }
+        Ok(threads)
+    }
+
+    /// The ids of the registered threads.
+    fn registered_ids(&self) -> io::Result<Vec<u32>> {
+        loop {
+            let room = self.list.len() + 16;
+            let mut tids = try_vec(room).map_err(out_of_memory)?;
+            let mut is_whole = true;
+            // Nothing is allocated under the list's lock: only what fits goes in.
+            self.list.for_each(|entry| {
+                if entry.tid() != Entry::NOBODY {
+                    is_whole &= tids.len() < room;
+                    if is_whole {
+                        tids.push(entry.tid());
+                    }
+                }
+            });
+            if is_whole {
+                return Ok(tids);
+            }
+        }
+    }
+
+    /// The process's threads. The kernel ends the list early, and says nothing, when the thread that it
+    /// has come to ends (`proc_task_readdir` in fs/proc/base.c). So it is read until it is the same twice
+    /// and as long as the kernel's count; where threads come and go without a pause, so often that no
+    /// thread was left out each time, and then those that have ended are among them.
+    fn list_threads(
+        &self,
+        directory: &thread_dir::ThreadDir,
+    ) -> io::Result<Vec<thread_dir::Listed>> {
+        const READS: usize = 100;
+        let (mut all, mut last) = (Vec::new(), Vec::new());
+        for _ in 0..READS {
+            let mut now = Vec::new();
+            let listed = directory.for_each(|listed| now.push(listed));
+            listed.map_err(|errno| unreadable(format_args!("/proc/self/task: {errno}")))?;
+            now.sort_unstable();
+            if now == last && self.kernel.thread_count() == Ok(now.len()) {
+                return Ok(now);
+            }
+            all.extend_from_slice(&now);
+            all.sort_unstable();
+            all.dedup();
+            last = now;
+        }
+        Ok(all)
+    }
+}
+
+fn unreadable(what: std::fmt::Arguments<'_>) -> io::Error {
+    io::Error::other(format!("the list of this process's threads is not whole: {what}"))
+}
+
+fn out_of_memory(_: NoMemory) -> io::Error {
+    Error::OutOfMemory.into()
+}
