@@ -1,10 +1,10 @@
-//! Another process of the same user that sends psx's own signal without end.
+//! Another process of the same user: it sends psx's own signal without end, or wants every core.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use std::{io, os::fd::AsFd, thread};
+use std::{hint, io, os::fd::AsFd, thread};
 
 use crate::case::Case;
 use crate::case::Expected::Ok;
@@ -77,12 +77,26 @@ pub(crate) fn help(kind: &str, target: u32) {
     let line = UnixStream::from(line);
     if kind == "hog" {
         hog(line);
+    } else if kind == "burn" {
+        burn(line);
     } else {
         flood(kind, target, line);
     }
     loop {
         thread::park();
     }
+}
+
+/// Keeps every core busy.
+fn burn(mut line: UnixStream) {
+    for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+        thread::spawn(|| {
+            loop {
+                hint::spin_loop();
+            }
+        });
+    }
+    line.write_all(b"ready\n").expect("the supervisor waits");
 }
 
 /// Sends 33 to the threads of `target` in turn, in one of the ways there are. Says that it is at it

@@ -30,6 +30,7 @@ mod case;
 mod confine;
 mod judge;
 mod raw;
+mod servers;
 mod stage;
 mod supervisor;
 mod table;
@@ -50,6 +51,7 @@ mod signals;
 mod threads;
 mod traps;
 mod uring;
+mod waits;
 
 use std::env;
 use std::ffi::{c_char, c_int, c_void};

@@ -90,6 +90,13 @@ pub(crate) fn block_every_signal() {
     must("rt_sigprocmask", libc::SYS_rt_sigprocmask, [how, at, 0, 8, 0, 0]);
 }
 
+/// Gives the calling thread a core only when no other thread wants it.
+pub(crate) fn schedule_idle() {
+    let priority = 0;
+    let (policy, at) = (libc::SCHED_IDLE as usize, ptr::from_ref::<c_int>(&priority).addr());
+    must("sched_setscheduler", libc::SYS_sched_setscheduler, [0, policy, at, 0, 0, 0]);
+}
+
 /// Undoes [`block_every_signal`].
 pub(crate) fn unblock_every_signal() {
     let none = 0u64;

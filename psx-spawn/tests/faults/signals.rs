@@ -80,7 +80,7 @@ pub(crate) const CASES: &[Case] = &[
         &[Clean("Unreachable", "blocker")],
         |stage| {
             blocked(stage, raw::block_every_signal);
-            stage.change_soon();
+            stage.noting_stops(Stage::change_soon);
         },
     )
     .bites(),

@@ -253,6 +253,32 @@ impl Stage {
         }
     }
 
+    /// Notes for how long at most a thread stood still, during `body`, that has nothing to do with the
+    /// fault: one that reads the clock every millisecond. The scheduler's delays count as well.
+    pub(crate) fn noting_stops(&self, body: impl FnOnce(&Self)) {
+        static LONGEST: AtomicUsize = AtomicUsize::new(0);
+        static BEATS: AtomicUsize = AtomicUsize::new(0);
+        let mut last = Instant::now();
+        self.busy("heartbeat", move || {
+            thread::sleep(Duration::from_millis(1));
+            let now = Instant::now();
+            LONGEST.fetch_max((now - last).as_micros() as usize, Ordering::Relaxed);
+            last = now;
+            BEATS.fetch_add(1, Ordering::Release);
+        });
+        LONGEST.store(0, Ordering::Relaxed);
+        body(self);
+        // A stop that has just ended is seen at the next beat.
+        let enough = BEATS.load(Ordering::Acquire) + 2;
+        while BEATS.load(Ordering::Acquire) < enough {
+            thread::yield_now();
+        }
+        let longest = Duration::from_micros(LONGEST.load(Ordering::Relaxed) as u64);
+        self.note(format_args!("longest stop {longest:.1?}"));
+        // A machine that is busy with other things adds its own.
+        assert!(longest < PATIENT + Duration::from_secs(1), "a stop of {longest:?}");
+    }
+
     /// Adds to the row's end.
     pub(crate) fn note(&self, text: impl Display) {
         self.ask(format_args!("note {text}"));

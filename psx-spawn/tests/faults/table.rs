@@ -13,7 +13,7 @@ use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
     churn, company, diverge, flood, fork, identity, jail, kvm, landlock, memory, proc, seccomp,
-    signals, threads, traps, uring,
+    signals, threads, traps, uring, waits,
 };
 
 /// Most cases wait more than they work.
@@ -23,6 +23,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     [
         signals::CASES,
         threads::CASES,
+        waits::CASES,
         identity::CASES,
         proc::CASES,
         jail::CASES,

@@ -12,7 +12,7 @@ use psx::Error;
 
 use crate::LEAVE_MAIN;
 use crate::case::Case;
-use crate::case::Expected::{Clean, Ok};
+use crate::case::Expected::{Clean, Exit, Ok};
 use crate::raw;
 use crate::stage::Stage;
 
@@ -20,7 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("vfork-short", "a thread in vfork for 3 s", &[Ok], |stage| {
         let _crew = stage.crew();
         in_vfork(stage, 3);
-        stage.change();
+        stage.noting_stops(Stage::change);
     }),
     Case::new(
         "vfork-long",
@@ -95,6 +95,21 @@ pub(crate) const CASES: &[Case] = &[
         without_main(stage);
         LEAVE_MAIN.store(true, Ordering::Relaxed);
     }),
+    Case::new(
+        "last-thread",
+        "main leaves by pthread_exit, the others return one by one, beside rounds",
+        &[Exit(0)],
+        |stage| {
+            // Each takes part in ten rounds of the others, at least, but the last ones.
+            for rounds in (1..=8).map(|threads| 10 * threads) {
+                let caller = stage.clone();
+                let _ = stage.spawn("caller", move || {
+                    let _ = caller.count_to(rounds).expect("rounds beside threads that end");
+                });
+            }
+            LEAVE_MAIN.store(true, Ordering::Relaxed);
+        },
+    ),
     Case::new("main-raw-exit", "main thread left by raw SYS_exit", &[Ok], |stage| {
         stage.count().expect("a round with main");
         without_main(stage);
