@@ -13,7 +13,7 @@ use super::{Epoch, Lent};
 use crate::broadcast::CallName;
 use crate::registry::{Closed, Entry, Registry, Standing};
 use crate::report::{Comm, Outcome};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::Limit;
 use crate::sys::{Quota, Refusal};
 
@@ -21,6 +21,12 @@ use crate::sys::{Quota, Refusal};
 /// twice as long each time, up to the second.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// By how much a wait must overrun its limit to show that the caller itself did not run: the process or
+/// the machine was stopped. Then the targets did not run either, and get this long to arrive, once in an
+/// attempt, before the deadline is held against them.
+const OVERSLEPT: Duration = Duration::from_millis(100);
+const AFTER_STOP: Duration = Duration::from_millis(500);
 
 /// The world while it is stopped, or being stopped. Lets it go when dropped.
 pub(super) struct Gathering<'a> {
@@ -80,6 +86,7 @@ impl<'a> Gathering<'a> {
     ) -> Result<usize, Setback> {
         let Registry { kernel, round, .. } = self.registry;
         *casualties = self.orphans;
+        let mut looked = Instant::now();
         let mut refused = false;
         while let Some(taken) = round.summon_next(kernel, self.epoch) {
             refused |= !taken;
@@ -87,16 +94,21 @@ impl<'a> Gathering<'a> {
         let mut quota = None;
         let mut gone = 0;
         let mut look = FIRST_LOOK;
+        let mut deadline = self.deadline;
         // Where the caller itself was refused there is no need to wait before looking into it.
         while refused
-            || !round
-                .arrivals
-                .wait(Limit::At(self.deadline.sooner(look)), round.manners.of_caller())
+            || !round.arrivals.wait(Limit::At(deadline.sooner(look)), round.manners.of_caller())
         {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
             gone += self.count_gone(|tid| kernel.is_dead(tid));
-            if self.deadline.passed() {
+            // One reading for both questions: a stop after it is seen at the next look.
+            let now = Instant::now();
+            if now.since(looked) > look + OVERSLEPT && deadline == self.deadline {
+                deadline = deadline.at_least(AFTER_STOP);
+            }
+            looked = now;
+            if deadline.passed_at(now) {
                 if self.give_up(ledger) {
                     return Err(Setback::Late);
                 }

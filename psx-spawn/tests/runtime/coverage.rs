@@ -10,7 +10,7 @@ use crate::kernel::{
     STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
     start_idlers, tid,
 };
-use crate::support::{Case, Ending, Line};
+use crate::support::{Case, Ending, Line, Supervised};
 
 /// Shorter than the default, for rounds that must fail.
 const SHORT: Duration = Duration::from_millis(300);
@@ -37,6 +37,28 @@ pub(crate) fn cases() -> Vec<Case> {
             |child| {
                 child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
                 child.inspect("unblocked", |child| child.assert_all("NoNewPrivs", "0"));
+                assert_eq!(child.end(), Ending::Exited(0));
+            },
+        ),
+        Case::new("coverage::a_stopped_process_blames_no_thread", stopped_process).alone().judge(
+            |child| {
+                let pid = child.pid() as i32;
+                let late = child.hear("late").parse().unwrap();
+                // The round has begun: the summons is in the queue of the thread that blocks it.
+                child.await_that(|child| field(child, late, "SigPnd") & SUMMONS != 0);
+                // SAFETY: signals for the child.
+                unsafe { libc::kill(pid, libc::SIGSTOP) };
+                let stopped = |child: &Supervised| {
+                    child.tasks().iter().all(|task| task.field("State").starts_with('T'))
+                };
+                child.await_that(stopped);
+                child.say("unblock");
+                // The fault itself: a stop that is longer than the round's timeout.
+                std_thread::sleep(STOPPED_ROUND * 2);
+                child.assert_all("NoNewPrivs", "0");
+                // SAFETY: as above.
+                unsafe { libc::kill(pid, libc::SIGCONT) };
+                child.inspect("changed", |child| child.assert_all("NoNewPrivs", "1"));
                 assert_eq!(child.end(), Ending::Exited(0));
             },
         ),
@@ -148,6 +170,38 @@ fn blocked_thread_is_named(line: &Line) {
     unblock.send(()).unwrap();
     assert_eq!(answers.recv().unwrap(), 123);
     assert_eq!(other.tell(), 123);
+}
+
+/// The timeout of a round in a process that is stopped for longer.
+const STOPPED_ROUND: Duration = Duration::from_secs(1);
+
+/// Signal 33 in a mask, as /proc shows it.
+const SUMMONS: u64 = 1 << 32;
+
+fn field(child: &Supervised, tid: u32, field: &str) -> u64 {
+    let tasks = child.tasks();
+    let task = tasks.iter().find(|task| task.tid == tid).expect("a living thread");
+    u64::from_str_radix(task.field(field), 16).expect("a mask")
+}
+
+/// A round that begins before the process is stopped, and whose timeout passes meanwhile. One thread
+/// can take its signal only after the stop, and not at once.
+fn stopped_process(line: &Line) {
+    start_idlers(2);
+    thread::scope(|scope| {
+        let (blocked, is_blocked) = mpsc::channel();
+        scope.spawn(move || {
+            set_signal_mask(!0);
+            blocked.send(tid()).unwrap();
+            line.hear("unblock");
+            let resumed = Instant::now();
+            while resumed.elapsed() < Duration::from_millis(20) {}
+            set_signal_mask(0);
+        });
+        line.say(format_args!("late {}", is_blocked.recv().unwrap()));
+        assert_eq!(broadcast_no_new_privs(STRICT.timeout(STOPPED_ROUND)), Ok(4));
+    });
+    line.show("changed");
 }
 
 /// A program that closes every descriptor it does not know also closes psx's.

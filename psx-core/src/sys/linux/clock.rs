@@ -19,7 +19,12 @@ impl Instant {
     }
 
     pub(crate) fn elapsed(self) -> Duration {
-        Duration::from_nanos(Self::now().0.saturating_sub(self.0))
+        Self::now().since(self)
+    }
+
+    /// The time from `earlier` to this one.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -39,9 +44,19 @@ impl Deadline {
         self.min(Self::after(timeout))
     }
 
+    /// This one, or the one after `timeout` from now if that comes later.
+    pub(crate) fn at_least(self, timeout: Duration) -> Self {
+        self.max(Self::after(timeout))
+    }
+
     /// Whether it has passed.
     pub(crate) fn passed(self) -> bool {
-        Instant::now() >= self.0
+        self.passed_at(Instant::now())
+    }
+
+    /// Whether it had passed at that time.
+    pub(crate) fn passed_at(self, time: Instant) -> bool {
+        time >= self.0
     }
 
     pub(super) fn timespec(self) -> libc::timespec {

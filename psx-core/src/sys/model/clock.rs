@@ -15,12 +15,16 @@ impl Instant {
     }
 
     pub(crate) fn elapsed(self) -> Duration {
+        self.since(self)
+    }
+
+    pub(crate) fn since(self, _: Self) -> Duration {
         Duration::ZERO
     }
 }
 
 /// The point in time at which a wait gives up. Of each thread's deadlines only the last counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline;
 
 impl Deadline {
@@ -35,6 +39,12 @@ impl Deadline {
         self
     }
 
+    /// For a caller that was stopped, which no thread of the model is: [`Instant`] never moves. That a
+    /// deadline comes later than others expect is covered by [`Self::passed`], which may say so or not.
+    pub(crate) fn at_least(self, _: Duration) -> Self {
+        self
+    }
+
     /// Whether it has passed; once it has, it stays so.
     pub(crate) fn passed(self) -> bool {
         let machine = machine::get();
@@ -43,6 +53,10 @@ impl Deadline {
             me.be_late(true);
         }
         me.is_late()
+    }
+
+    pub(crate) fn passed_at(self, _: Instant) -> bool {
+        self.passed()
     }
 }
 
