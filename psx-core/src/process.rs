@@ -105,14 +105,22 @@ fn prepare() -> Result<(), Error> {
 /// Puts the calling thread into the registry, once [`prepare`] has succeeded. What can fail comes
 /// first; and no round comes in between, because of the pass.
 fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
-    if !REGISTRY.kernel.is_this_process().map_err(Error::Unregistrable)? {
+    let pid = raw::getpid().map_err(Error::Unregistrable)?;
+    if pid != REGISTRY.kernel.pid() {
         return Err(Error::OtherProcess);
     }
     let tid = raw::gettid().map_err(Error::Unregistrable)?;
-    entry.belongs_to(tid, REGISTRY.gate.generation());
+    // After a raw `clone` the libc has a wrong id for the main thread. Where it has one for another
+    // thread, it knows another thread by these thread-locals.
+    if !entry.belongs_to(tid, REGISTRY.gate.generation()) && tid != pid {
+        return Err(Error::SharedThreadLocals);
+    }
     REGISTRY.kernel.settle_signal_stack(tid);
     mask::unblock_summons();
-    EXIT_HOOK.arm((&raw const *entry).cast()).map_err(Error::Unregistrable)?;
+    if let Err(errno) = EXIT_HOOK.arm((&raw const *entry).cast()) {
+        entry.life().give_back();
+        return Err(Error::Unregistrable(errno));
+    }
     let entry = REGISTRY.register(entry, pass);
     CURRENT.set(Some(entry));
     // SAFETY: alive until this thread takes it out of the registry (invariant I4).
@@ -332,18 +340,28 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     // SAFETY: this thread's entry, which is in the list until here.
     let entry = unsafe { REGISTRY.unregister(me, &pass) };
     CURRENT.set(None);
+    entry.life().give_back();
     drop(pass);
     drop(entry);
 }
+
+// The forking thread's mark of life is given back before the fork and taken again after it, in the
+// parent and in the child, where the libc has another id for the thread.
 
 unsafe extern "C" fn before_fork() {
     notice_fork();
     if !is_engaged() {
         LIST_HELD.set(REGISTRY.hold_for_fork());
     }
+    if let Ok(Place::Own(me)) = place() {
+        me.life().give_back();
+    }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
+    if let Ok(Place::Own(me)) = place() {
+        me.life().take(me.tid());
+    }
     if !is_engaged() {
         REGISTRY.release_after_fork(LIST_HELD.replace(false));
     }
@@ -363,5 +381,9 @@ fn begin_anew_in_child(list_held: bool) {
     // Without its new id a thread cannot be summoned: it is not registered any more.
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());
-    REGISTRY.begin_anew_in_child(me, tid.unwrap_or(Entry::NOBODY), list_held);
+    let tid = tid.unwrap_or(Entry::NOBODY);
+    REGISTRY.begin_anew_in_child(me, tid, list_held);
+    if let Some(me) = me {
+        me.life().take(tid);
+    }
 }

@@ -114,7 +114,8 @@ impl Registry {
             let mut is_whole = true;
             // Nothing is allocated under the list's lock: only what fits goes in.
             self.list.for_each(|entry| {
-                if entry.tid() != Entry::NOBODY {
+                // A dead thread's id may be an unregistered thread's by now.
+                if entry.tid() != Entry::NOBODY && !entry.has_died() {
                     is_whole &= tids.len() < room;
                     if is_whole {
                         tids.push(entry.tid());

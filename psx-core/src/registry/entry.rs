@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU8 as OwnedU8, AtomicU32 as OwnedU32, Ordering::R
 use crate::memory::{NoMemory, try_box};
 use crate::report::{Comm, Outcome};
 use crate::round::Epoch;
+use crate::sys::LifeMark;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 /// How a thread stands in the round of an epoch. A standing of an earlier epoch means
@@ -40,8 +41,8 @@ pub(crate) struct Verdict {
     pub(crate) name: Comm,
 }
 
-/// A thread's place in the registry. As large as a cache line, but not aligned to one: an allocator
-/// would pay for that with the room of two.
+/// A thread's place in the registry. Not aligned to a cache line: an allocator would pay for that with
+/// the room of another.
 pub(crate) struct Entry {
     /// Neighbours in the list. Touched under the list's lock, or by the caller of a round while
     /// the gate is closed.
@@ -56,6 +57,9 @@ pub(crate) struct Entry {
     /// The gate's generation when the thread registered; another one's entry is left over from a
     /// parent. Written as `tid` is.
     generation: OwnedU32,
+    /// Tells that the thread is dead, also when another thread has its id. Taken and given back by
+    /// the thread itself; read by the caller of a round, and by whoever runs a handler under the id.
+    life: LifeMark,
     /// What the last call came to. Written by the thread itself between `Arrived` and `Done`, read by
     /// the caller once it has seen `Done`.
     verdict: UnsafeCell<Verdict>,
@@ -83,7 +87,7 @@ pub(super) struct Links {
 
 /// What a registered thread costs, the allocator's header and 40 to 80 bytes of the round's roster
 /// aside.
-const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 64);
+const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 128);
 
 impl Entry {
     /// The id of an entry without a thread: one that a fork has left behind, or whose thread a round
@@ -101,6 +105,7 @@ impl Entry {
             standing: AtomicU32::new(0),
             tid: OwnedU32::new(0),
             generation: OwnedU32::new(0),
+            life: LifeMark::new(),
             verdict: UnsafeCell::new(Verdict { outcome: Outcome::Died, name: Comm::default() }),
             engaged: OwnedU8::new(0),
             passages: OwnedU8::new(0),
@@ -108,10 +113,22 @@ impl Entry {
         }
     }
 
-    /// Whose place it is. Said by the thread itself, before the entry is in the list.
-    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32) {
+    /// Whose place it is. Said by the thread itself, before the entry is in the list. Returns whether
+    /// the libc takes the thread for the one of that id too ([`LifeMark::take`]).
+    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32) -> bool {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
+        self.life.take(tid)
+    }
+
+    /// The thread's mark of life. For the thread itself, around a fork and before the entry is freed.
+    pub(crate) fn life(&self) -> &LifeMark {
+        &self.life
+    }
+
+    /// Whether the thread is known to be dead, whoever has its id now.
+    pub(crate) fn has_died(&self) -> bool {
+        self.life.is_dead()
     }
 
     /// The thread's id. Relaxed: written before the list's lock was released, or before the child's

@@ -54,9 +54,12 @@ impl<'a> Gathering<'a> {
             if core::ptr::eq(*entry, me) {
                 return false;
             }
-            // The list has the newest entries first, and no two living threads have the same id: of
-            // two entries with one id the second is a dead thread's, whose id was given away again.
-            let is_alive = entry.tid() != Entry::NOBODY && round.roster.enter_index(epoch, entry);
+            // The id of a dead thread may be another's, which is not to be signalled. And where the
+            // mark of life says nothing: the list has the newest entries first, and no two living
+            // threads have the same id, so of two entries with one id the second is a dead thread's.
+            let is_alive = entry.tid() != Entry::NOBODY
+                && !entry.has_died()
+                && round.roster.enter_index(epoch, entry);
             if !is_alive {
                 entry.disown();
                 orphans = true;
@@ -101,7 +104,7 @@ impl<'a> Gathering<'a> {
         {
             refused = false;
             gone += self.summon_refused(&mut quota)?;
-            gone += self.count_gone(|tid| kernel.is_dead(tid));
+            gone += self.count_gone(|entry| self.is_dead(entry));
             // One reading for both questions: a stop after it is seen at the next look.
             let now = Instant::now();
             if now.since(looked) > look + OVERSLEPT && deadline == self.deadline {
@@ -144,15 +147,21 @@ impl<'a> Gathering<'a> {
             match sent {
                 Ok(()) => {}
                 Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
-                Err(Refusal::Gone) => gone += self.count_gone(|tid| tid == claim.tid),
+                Err(Refusal::Gone) => gone += self.count_gone(|entry| entry.tid() == claim.tid),
                 Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
             }
         }
         Ok(gone)
     }
 
+    /// Whether the thread has ended: by its mark, whoever has its id now, or where the mark says
+    /// nothing because the kernel knows no such id. No system call but futex.
+    fn is_dead(&self, entry: &Entry) -> bool {
+        entry.has_died() || self.registry.kernel.is_dead(entry.tid())
+    }
+
     /// Counts those who have ended without answering.
-    fn count_gone(&self, is_dead: impl Fn(u32) -> bool) -> usize {
+    fn count_gone(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
         let arrivals = &self.registry.round.arrivals;
         self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
     }
@@ -163,11 +172,11 @@ impl<'a> Gathering<'a> {
         from: Standing,
         to: Standing,
         latch: &Latch,
-        is_dead: impl Fn(u32) -> bool,
+        is_dead: impl Fn(&Entry) -> bool,
     ) -> usize {
         let mut dead = 0;
         for entry in self.targets().filter(|entry| entry.stands(self.epoch, from)) {
-            if is_dead(entry.tid()) && entry.advance(self.epoch, from, to) {
+            if is_dead(entry) && entry.advance(self.epoch, from, to) {
                 latch.count_down(self.epoch);
                 dead += 1;
             }
@@ -194,7 +203,7 @@ impl<'a> Gathering<'a> {
         if stopped == 0 {
             return;
         }
-        let Registry { kernel, round, .. } = self.registry;
+        let Registry { round, .. } = self.registry;
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.lent.with_mut(|cell| unsafe { *cell = Some(lent) });
         round.completions.arm(self.epoch, stopped);
@@ -202,7 +211,7 @@ impl<'a> Gathering<'a> {
         round.word.wake_all();
         let mut look = FIRST_LOOK;
         while !round.completions.wait(Limit::For(look), round.manners.of_caller()) {
-            let is_dead = |tid| kernel.is_dead(tid);
+            let is_dead = |entry: &Entry| self.is_dead(entry);
             let fallen =
                 self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);
             *casualties |= fallen > 0;

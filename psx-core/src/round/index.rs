@@ -79,12 +79,12 @@ impl Index {
     pub(super) fn find(&self, epoch: Epoch, tid: u32) -> Option<&Entry> {
         let key = epoch.tag_wide(tid);
         for slot in self.probe(tid) {
-            // Relaxed: published with the round word, which the handler has read.
-            let seen = slot.key.load(Ordering::Relaxed);
+            // The round word has published what this epoch needs. Acquire keeps the three loads in
+            // this order; that of the pointer pairs with the Release in `insert`.
+            let seen = slot.key.load(Ordering::Acquire);
             if seen == key {
-                // Acquire pairs with the Release in `insert`.
                 let entry = slot.entry.load(Ordering::Acquire);
-                let unchanged = slot.key.load(Ordering::Relaxed) == key;
+                let unchanged = slot.key.load(Ordering::Acquire) == key;
                 // SAFETY: not null, since the key was entered; the entry of this epoch, since the
                 // key is unchanged; and alive while its thread is in the handler (invariant I12).
                 return unchanged.then(|| unsafe { &*entry });

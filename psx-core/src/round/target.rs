@@ -30,6 +30,10 @@ impl Registry {
         let Some(me) = self.kernel.own_tid().and_then(|tid| round.roster.find(epoch, tid)) else {
             return;
         };
+        // The id may have been a registered thread's that died since the round was laid out.
+        if me.has_died() {
+            return;
+        }
         // Only now is it sure that the thread has an errno of its own.
         let _errno = errno::Saved::here();
         if room < stack::needed(round.manners.is_closure()) {

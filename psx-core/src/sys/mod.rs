@@ -12,6 +12,7 @@
 //! | [`clock`] | the monotonic clock and [`clock::Deadline`] |
 //! | [`errno`] | what a handler must put back |
 //! | [`mask`] | which signals the calling thread takes |
+//! | [`LifeMark`] | tells that its thread is dead, whoever has the id now |
 //! | [`Kernel`] | summons, the thread count, who is dead: what the kernel knows of this process |
 
 #[cfg(not(psx_loom))]

@@ -50,6 +50,8 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::death_in_the_call,
     troubles::death_without_an_answer,
     troubles::stack_too_small,
+    troubles::id_of_the_dead,
+    troubles::two_entries_with_one_id,
 ];
 
 /// As users have it by default, but that results which differ are reported.

@@ -157,3 +157,52 @@ pub(crate) mod stack_too_small {
         scene.registered(Thread::step);
     }
 }
+
+/// P7: an unregistered thread with the id of a registered one that has died is not signalled, and not
+/// taken for it.
+pub(crate) mod id_of_the_dead {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().deadlines(1).newest_values_only().preemptions(3)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            match caller.broadcast(&plan(), 1, Conduct::default()) {
+                Ok(report) => assert_eq!(report.threads(), 2),
+                Err(Error::Uncovered(missed)) => assert_eq!(missed[0].tid(), 2),
+                Err(other) => panic!("{other}"),
+            }
+            caller.step();
+        });
+        scene.foreign_again(|heir| {
+            heir.interrupt();
+            assert_eq!(heir.summonses(), 0, "summonses of an unregistered thread");
+            heir.adopt();
+            heir.step();
+        });
+    }
+}
+
+/// Of two entries with one id the older one has no thread, also where no mark says so.
+pub(crate) mod two_entries_with_one_id {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().no_life_marks().no_timer_needed().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            assert_eq!(report.threads(), 2);
+            assert_eq!(caller.walk(), 2);
+            caller.step();
+        });
+        scene.registered_again(|heir| {
+            heir.step();
+            heir.step();
+        });
+    }
+}

@@ -40,6 +40,21 @@ pub(crate) const fn if_equal(k: u32) -> sock_filter {
     step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1)
 }
 
+/// A filter that fails one operation of futex with EPERM.
+pub(crate) fn deny_futex(operation: i32) -> [sock_filter; 8] {
+    let deny = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+    [
+        load(0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
+        ALLOW,
+        load(24),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0),
+        if_equal(operation as u32),
+        deny,
+        ALLOW,
+    ]
+}
+
 /// Puts a seccomp filter on the calling thread.
 pub(crate) fn filter(steps: &[sock_filter]) {
     install(steps, 0);

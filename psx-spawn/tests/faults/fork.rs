@@ -5,10 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 use std::{hint, thread};
 
-use psx::{Broadcast, Error};
-use psx_core::Passage;
+use psx::{Broadcast, Coverage, Error};
+use psx_core::{Passage, ProcessThread, ThreadKind, Ticket};
 
 use crate::case::Case;
 use crate::case::Expected::Ok;
@@ -47,6 +48,27 @@ pub(crate) const CASES: &[Case] = &[
                     child => assert_eq!(exit_code(child), 0, "a call after a birth given up"),
                 }
             }
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
+    ),
+    Case::new(
+        "ticket-in-child",
+        "an unregistered thread forks; a ticket is redeemed in the child's round",
+        &[Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            let passage = Passage::enter().expect("no round is on");
+            let ticket = passage.ticket().expect("memory for a ticket");
+            drop(passage);
+            let forker = thread::spawn(move || {
+                // SAFETY: as in the storm.
+                match unsafe { libc::fork() } {
+                    -1 => panic!("fork: {}", io::Error::last_os_error()),
+                    0 => leave_by(|| redeem_in_a_round(ticket)),
+                    child => exit_code(child),
+                }
+            });
+            assert_eq!(forker.join().expect("a thread that ends well"), 0, "in the child");
             stage.conclude(stage.count_to(1), crew.strays());
         },
     ),
@@ -157,6 +179,39 @@ fn all_adopt() -> Result<bool, Error> {
     // SAFETY: nothing is done.
     let report = unsafe { Broadcast::new().run(|| Result::Ok(0)) }?;
     Result::Ok(report.threads() == THREADS + 1)
+}
+
+/// Another thread's round must be over before the ticket's thread is registered.
+fn redeem_in_a_round(ticket: Ticket) -> Result<bool, Error> {
+    static STEPS: AtomicUsize = AtomicUsize::new(0);
+    fn await_step(step: usize) {
+        while STEPS.load(Ordering::Acquire) < step {
+            thread::yield_now();
+        }
+    }
+    let caller = thread::spawn(|| {
+        let op = || {
+            STEPS.store(1, Ordering::Release);
+            await_step(2);
+            // Long enough for a thread that does not wait.
+            let end = Instant::now() + Duration::from_millis(100);
+            while Instant::now() < end {
+                thread::yield_now();
+            }
+            Result::Ok(STEPS.load(Ordering::Acquire))
+        };
+        // SAFETY: atomics, the clock and sched_yield.
+        unsafe { Broadcast::new().coverage(Coverage::Registered).run(op) }
+    });
+    await_step(1);
+    STEPS.store(2, Ordering::Release);
+    ticket.redeem();
+    STEPS.store(3, Ordering::Release);
+    let report = caller.join().expect("a round")?;
+    let threads = psx_core::threads().expect("the child's threads");
+    let is_me = |thread: &ProcessThread| thread.thread().tid() == raw::tid();
+    let me = threads.iter().find(|thread| is_me(thread));
+    Result::Ok(report.value() == 2 && me.is_some_and(|me| me.kind() == ThreadKind::Registered))
 }
 
 /// A call in a process of one thread, then one in a process of two, each counted by the kernel.

@@ -6,6 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Makes a system call without touching errno or any thread-local, so that it also serves a thread
 /// that has none.
@@ -202,13 +203,52 @@ pub(crate) fn start_raw_thread() -> u32 {
             let _ = unsafe { call(libc::SYS_ppoll, [0; 6]) };
         }
     }
-    let flags = libc::CLONE_VM
-        | libc::CLONE_FS
-        | libc::CLONE_FILES
-        | libc::CLONE_SIGHAND
-        | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM;
-    clone(body, flags, 0)
+    clone(body, THREAD, 0)
+}
+
+/// What makes a new task a thread of its creator's process.
+const THREAD: c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+/// Starts a thread that neither libc nor psx knows of, called `raw-clone`, which blocks all signals.
+/// It stays only if the kernel gives it the id `wanted`.
+pub(crate) fn start_raw_thread_with(wanted: u32) -> u32 {
+    extern "C" fn body(wanted: *mut c_void) -> c_int {
+        block_every_signal();
+        if tid() as usize != wanted.addr() {
+            return 0;
+        }
+        set_name(c"raw-clone");
+        loop {
+            // SAFETY: ppoll of nothing for ever.
+            let _ = unsafe { call(libc::SYS_ppoll, [0; 6]) };
+        }
+    }
+    clone(body, THREAD, wanted as usize)
+}
+
+/// Runs `body` on the thread-locals of the calling thread, which waits: in a child as of `vfork`, or
+/// in a thread made by a raw clone.
+pub(crate) fn borrow_thread_locals(body: fn(), as_thread: bool) {
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn start(body: *mut c_void) -> c_int {
+        // SAFETY: the function that was given as an address below.
+        let body: fn() = unsafe { std::mem::transmute(body) };
+        body();
+        DONE.store(1, Ordering::Release);
+        // Not by return, which would be an exit of libc's.
+        leave()
+    }
+    DONE.store(0, Ordering::Relaxed);
+    let flags = if as_thread { THREAD } else { libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD };
+    clone(start, flags, body as usize);
+    while DONE.load(Ordering::Acquire) == 0 {
+        std::hint::spin_loop();
+    }
 }
 
 /// Goes into vfork, writes the child's id to `announce` from there, and comes back when `seconds`

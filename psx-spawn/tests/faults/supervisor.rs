@@ -2,12 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{env, fs, io, process};
 
 use crate::case::{Case, Expected, Start};
+use crate::identity::LAST_ID;
 use crate::judge::{self, Mark, Outcome};
 use crate::raw;
 use crate::stage::{GLIBC, Subject};
@@ -105,7 +108,8 @@ pub(crate) fn workshop(file: &str) -> PathBuf {
 /// Runs `case` from start to end.
 pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
     let mut child = shop.start(case, subject);
-    let mut watch = Watch { case, verdict: Verdict::default(), exempt: "", helper: None };
+    let mut watch =
+        Watch { case, verdict: Verdict::default(), exempt: "", helper: None, replacement: None };
     while let Ok(line) = child.read() {
         if line == "done" {
             break;
@@ -115,6 +119,9 @@ pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
             return watch.verdict;
         }
         child.say("go");
+    }
+    if let Some(replacement) = watch.replacement.take() {
+        drop(replacement.join());
     }
     if case.lacks_right() {
         watch.verdict.notes.push("OK where root has CAP_SYS_RESOURCE, as it has not here".into());
@@ -143,6 +150,46 @@ struct Watch<'a> {
     exempt: &'static str,
     /// The process that torments the case's own.
     helper: Option<Supervised>,
+    /// The process that gets a dead thread's id.
+    replacement: Option<JoinHandle<Replacement>>,
+}
+
+/// A process that does nothing; ended when dropped.
+struct Replacement(libc::pid_t);
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        let pid = self.0 as usize;
+        raw::must("kill", libc::SYS_kill, [pid, libc::SIGKILL as usize, 0, 0, 0, 0]);
+        raw::must("wait4", libc::SYS_wait4, [pid, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// Keeps the thread `caller` of the process `pid` stopped until its thread `mortal` has died, and a
+/// process has that one's id.
+fn replace(pid: u32, mortal: u32, caller: u32, stopped: &Barrier) -> Replacement {
+    raw::trace(caller as i32);
+    stopped.wait();
+    while Path::new(&format!("/proc/{pid}/task/{mortal}")).exists() {
+        thread::yield_now();
+    }
+    let replacement = loop {
+        fs::write(LAST_ID, (mortal - 1).to_string()).expect("root says which id comes next");
+        match raw::fork() {
+            0 => loop {
+                // SAFETY: ppoll of nothing for ever.
+                let _ = unsafe { raw::call(libc::SYS_ppoll, [0; 6]) };
+            },
+            pid => {
+                let process = Replacement(pid);
+                if pid as u32 == mortal {
+                    break process;
+                }
+            }
+        }
+    };
+    raw::untrace(caller as i32);
+    replacement
 }
 
 impl Watch<'_> {
@@ -153,6 +200,15 @@ impl Watch<'_> {
             "note" => self.verdict.notes.push(rest.to_owned()),
             "trace" => raw::trace(rest.parse().expect("a thread id")),
             "untrace" => raw::untrace(rest.parse().expect("a thread id")),
+            "replace" => {
+                let (mortal, caller) = rest.split_once(' ').expect("two thread ids");
+                let [mortal, caller] = [mortal, caller].map(|id| id.parse().expect("a thread id"));
+                let (pid, stopped) = (child.pid(), Arc::new(Barrier::new(2)));
+                let stop = Arc::clone(&stopped);
+                let replace = move || replace(pid, mortal, caller, &stop);
+                self.replacement = Some(thread::spawn(replace));
+                stopped.wait();
+            }
             "exempt-poller" => self.exempt = "iou-sqp-",
             "help" => {
                 let (kind, pid) = rest.split_once(' ').unwrap_or((rest, ""));

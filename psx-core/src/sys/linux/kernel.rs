@@ -55,10 +55,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether the calling thread is one of the process that the registry is about. A child of
-    /// `vfork`, or of `clone` with `CLONE_VM`, has the same memory and is another process.
-    pub(crate) fn is_this_process(&self) -> Result<bool, Errno> {
-        Ok(raw::getpid()? == self.pid.load(Ordering::Relaxed))
+    /// The id of the process that the registry is about. A child of `vfork`, or of `clone` with
+    /// `CLONE_VM`, has the same memory and another id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Runs `meet_child` if this process was forked behind the libc's back and is not known yet: in

@@ -7,6 +7,7 @@ mod fork_mark;
 pub(crate) mod futex;
 pub(crate) mod hooks;
 mod kernel;
+mod life;
 mod main_stack;
 pub(crate) mod mask;
 mod procfs;
@@ -18,6 +19,7 @@ pub(crate) mod sync;
 pub(crate) mod thread_dir;
 
 pub(crate) use kernel::Kernel;
+pub(crate) use life::LifeMark;
 pub(crate) use quota::Quota;
 
 /// How much room a round lays out beyond what it counts.

@@ -94,6 +94,14 @@ impl Model {
         self
     }
 
+    /// Entries do not tell that their threads are dead: not every libc, and not every thread, lets
+    /// the kernel mark them.
+    #[must_use]
+    pub fn no_life_marks(mut self) -> Self {
+        self.habits.no_life_marks = true;
+        self
+    }
+
     /// Explores only orders in which threads are kept from going on at most `bound` times.
     #[must_use]
     pub fn preemptions(mut self, bound: usize) -> Self {
@@ -153,17 +161,43 @@ type Part = Box<dyn FnOnce(&Thread)>;
 impl Scene {
     /// A thread that is registered from the start.
     pub fn registered(&self, part: impl FnOnce(&Thread) + 'static) {
-        let task = self.machine.clone_task(None);
+        let task = self.machine.clone_task(None, None);
+        self.register(&task);
+        self.cast(task, part);
+    }
+
+    /// A thread that psx does not know of, with the id of a registered thread that has died.
+    pub fn foreign_again(&self, part: impl FnOnce(&Thread) + 'static) {
+        let heir = self.leave_id();
+        self.cast(heir, part);
+    }
+
+    /// A registered thread with the id of a registered thread that has died.
+    pub fn registered_again(&self, part: impl FnOnce(&Thread) + 'static) {
+        let heir = self.leave_id();
+        self.register(&heir);
+        self.cast(heir, part);
+    }
+
+    /// A thread with the id of a registered thread that has died.
+    fn leave_id(&self) -> Rc<Task> {
+        let dead = self.machine.clone_task(None, None);
+        self.register(&dead);
+        self.machine.die(&dead);
+        dead.finish();
+        self.machine.clone_task(None, Some(dead.tid))
+    }
+
+    fn register(&self, task: &Task) {
         let mut entry = Entry::allocate().expect("memory");
         entry.belongs_to(task.tid, 0);
         let registry = self.machine.registry;
         task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
-        self.cast(task, part);
     }
 
     /// A thread that psx does not know of.
     pub fn foreign(&self, part: impl FnOnce(&Thread) + 'static) {
-        self.cast(self.machine.clone_task(None), part);
+        self.cast(self.machine.clone_task(None, None), part);
     }
 
     fn cast(&self, task: Rc<Task>, part: impl FnOnce(&Thread) + 'static) {
@@ -334,7 +368,7 @@ impl Thread {
     }
 
     fn clone_thread(&self) -> Thread {
-        let task = self.machine.clone_task(Some(&self.task));
+        let task = self.machine.clone_task(Some(&self.task), None);
         Thread { machine: Rc::clone(&self.machine), task }
     }
 

@@ -55,6 +55,10 @@ pub enum Fault {
     WakeAllWakesOne,
     /// A dead thread is waited for.
     DeathUnnoticed,
+    /// A thread is known by its id alone.
+    LifeMarkUnread,
+    /// Of two entries with the same id, both are summoned.
+    DuplicateIdKept,
     /// Coverage is judged by psx's own count.
     CountOfOnesOwn,
     /// A thread that refuses, for want of stack, is counted as one that has stopped.
@@ -152,6 +156,7 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         (Fault::LockReleaseRelaxed, "lock.rs", Op::Swap) if order == Ordering::Release => {
             Twist::Weaken
         }
+        (Fault::DuplicateIdKept, "index.rs", Op::Load) if !ordered => Twist::Lie(|_| 0),
         _ => Twist::Not,
     }
 }

@@ -110,6 +110,8 @@ pub(crate) struct Habits {
     pub(crate) interrupted_everywhere: bool,
     /// Threads are counted and not listed.
     pub(crate) proc_out_of_reach: bool,
+    /// No entry tells by itself whether its thread is dead.
+    pub(crate) no_life_marks: bool,
 }
 
 /// Decisions that loom takes: a load of a number that another thread has stored to with nothing in
@@ -138,6 +140,7 @@ pub(crate) struct Machine {
     /// What the kernel's count was last, and what it is said to be next by a fault.
     pub(super) last_count: Cell<usize>,
     pub(super) stale_count: Cell<Option<usize>>,
+    pub(super) no_life_marks: bool,
     /// The calls that a round's caller has made, as the decimal digits of their numbers.
     pub(crate) history: Cell<u64>,
 }
@@ -169,6 +172,7 @@ impl Machine {
             lists_threads: !habits.proc_out_of_reach,
             last_count: Cell::new(0),
             stale_count: Cell::new(None),
+            no_life_marks: habits.no_life_marks,
             history: Cell::new(0),
         });
         MACHINE.set(Some(Rc::clone(&machine)));
@@ -212,11 +216,12 @@ impl Machine {
         self.tasks.borrow().clone()
     }
 
-    /// A new thread, with its parent's credentials.
-    pub(crate) fn clone_task(&self, parent: Option<&Task>) -> Rc<Task> {
+    /// A new thread, with its parent's credentials. Its id is `tid`, which no living thread has, or
+    /// the next one.
+    pub(crate) fn clone_task(&self, parent: Option<&Task>, tid: Option<u32>) -> Rc<Task> {
         self.population.fetch_add(1, Ordering::Relaxed);
         let task = Rc::new(Task {
-            tid: self.tasks.borrow().len() as u32 + 1,
+            tid: tid.unwrap_or(self.tasks.borrow().len() as u32 + 1),
             settled: parent.is_none(),
             thread: RefCell::new(None),
             signal: AtomicU32::new(0),
@@ -323,17 +328,32 @@ impl Machine {
     }
 
     pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
-        let alive = self.alive();
+        self.population.fetch_add(0, Ordering::Acquire);
         let tasks = self.tasks.borrow();
-        let task = tasks.iter().find(|task| task.tid == tid && alive.contains(&tid))?;
+        let task = tasks.iter().find(|task| task.tid == tid && task.alive.get())?;
         Some(if task.zombie.get() { Kind::Dead } else { Kind::Missed })
+    }
+
+    /// The living thread of this id, by its place among all that there have been.
+    pub(crate) fn living(&self, tid: u32) -> Option<usize> {
+        let tasks = self.tasks.borrow();
+        tasks.iter().position(|task| task.tid == tid && task.is_alive())
+    }
+
+    /// Whether the thread at this place is dead. Acquire, where it is: as in `kind`.
+    pub(crate) fn has_died(&self, task: usize) -> bool {
+        let died = !self.tasks.borrow()[task].is_alive();
+        if died {
+            self.population.fetch_add(0, Ordering::Acquire);
+        }
+        died
     }
 
     // Summonses.
 
     pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
-        let task = self.tasks.borrow().iter().find(|task| task.tid == tid).cloned();
-        let Some(task) = task.filter(|task| task.is_alive()) else {
+        let Some(task) = self.living(tid).map(|place| Rc::clone(&self.tasks.borrow()[place]))
+        else {
             return Err(Refusal::Gone);
         };
         if self.whim(Whim::Refusal) {
@@ -428,7 +448,7 @@ impl Machine {
     /// Whether anyone but `me` can go on.
     pub(crate) fn others_are_awake(&self, me: &Task) -> bool {
         let tasks = self.tasks.borrow();
-        let mut others = tasks.iter().filter(|task| task.tid != me.tid);
+        let mut others = tasks.iter().filter(|task| !core::ptr::eq(&***task, me));
         others.any(|task| !task.finished.get() && task.asleep.get().is_none())
     }
 

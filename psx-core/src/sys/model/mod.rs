@@ -5,7 +5,7 @@
 //! | `machine` | the process of one execution: its threads, their summonses and sleeps, and time |
 //! | `task` | one of its threads: asleep, dead, with which credentials |
 //! | `sync` | loom's atomics, each operation a place where a signal may arrive |
-//! | `futex`, `clock`, `mask`, `kernel`, `errno`, `fatal` | as on the Linux side |
+//! | `futex`, `clock`, `mask`, `kernel`, `life`, `errno`, `fatal` | as on the Linux side |
 //! | `fault` | rules of the protocol that a test removes, to see a model fail |
 //! | `door` | what psx-loom-tests writes its models with |
 //!
@@ -20,12 +20,14 @@ pub(crate) mod fatal;
 pub(crate) mod fault;
 pub(crate) mod futex;
 mod kernel;
+mod life;
 pub(crate) mod machine;
 pub(crate) mod mask;
 pub(crate) mod sync;
 pub(crate) mod task;
 
 pub(crate) use kernel::{Kernel, Quota};
+pub(crate) use life::LifeMark;
 
 /// How much room a round lays out beyond what it counts. Small, so that growth is explored too.
 pub(crate) const AMPLE: usize = 1;

@@ -124,6 +124,11 @@ impl Task {
         tell(self, what, of);
     }
 
+    /// Runs nothing of the model.
+    pub(crate) fn finish(&self) {
+        self.finished.set(true);
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.get() && !self.zombie.get()
     }

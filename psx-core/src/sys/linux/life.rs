@@ -1,0 +1,193 @@
+//! Whether a thread is alive, by a word that the kernel changes as the thread ends.
+//!
+//! Need: an id does not tell. A dead thread's id may be another thread's by now, of this process or of
+//! another, and then the kernel says that there is such a thread. Design: a registered thread holds a
+//! robust mutex (`PTHREAD_MUTEX_ROBUST`). Such a mutex is in the thread's robust list, which the kernel
+//! goes through when the thread ends, however it ends, and before the id is free again: it marks the
+//! mutex with `FUTEX_OWNER_DIED` (`exit_robust_list` in the kernel's kernel/futex/core.c). So a look is
+//! one load from memory, without a system call or a call of the libc's.
+//!
+//! The mutex's lock word holds its owner's id. It is where the ABI of glibc and musl has it; a word
+//! that does not hold the id after the mutex was taken is not relied on.
+//!
+//! Downside: where the kernel does not know the thread's list (a main thread after a raw `clone`, a
+//! filter against `set_robust_list`), or gives up on a list of more than 2048, the word never changes.
+//! So a mark that is set proves the thread dead, and one that is not proves nothing. Contains `unsafe`:
+//! the mutex is the libc's.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_int;
+use core::mem::MaybeUninit;
+
+use super::sync::{AtomicU32, Ordering};
+
+/// Where the lock word is in the mutex, in bytes.
+const LOCK_WORD: Option<usize> = if cfg!(target_env = "gnu") {
+    Some(0)
+} else if cfg!(target_env = "musl") {
+    Some(4)
+} else {
+    None
+};
+
+// From the kernel's include/uapi/linux/futex.h.
+const OWNER_DIED: u32 = 0x4000_0000;
+const TID_MASK: u32 = 0x3fff_ffff;
+
+// From the libcs' pthread.h: the crate `libc` has had the function for a short time only.
+const PTHREAD_MUTEX_ROBUST: c_int = 1;
+unsafe extern "C" {
+    fn pthread_mutexattr_setrobust(
+        attributes: *mut libc::pthread_mutexattr_t,
+        robustness: c_int,
+    ) -> c_int;
+}
+
+/// What tells that the thread which has taken it is dead.
+pub(crate) struct LifeMark {
+    /// Touched by the libc for the thread that holds it, and by the kernel as that thread ends; its
+    /// lock word is read by the caller of a round.
+    mutex: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
+    /// [`NONE`], [`FREE`] or [`HELD`]. Written by the thread itself, before its entry is in the list
+    /// or around a fork; read by the caller of a round (Relaxed: the list's lock, or the gate, has
+    /// passed it on).
+    state: AtomicU32,
+}
+
+/// There is no mutex.
+const NONE: u32 = 0;
+/// There is one, which its thread does not hold, or whose lock word is not known.
+const FREE: u32 = 1;
+/// The thread holds it.
+const HELD: u32 = 2;
+
+impl LifeMark {
+    pub(crate) const fn new() -> Self {
+        Self { mutex: UnsafeCell::new(MaybeUninit::uninit()), state: AtomicU32::new(NONE) }
+    }
+
+    /// Marks the calling thread, whose id is `tid`, as alive. Returns whether the libc takes the
+    /// calling thread for the one of that id too: a thread that uses another thread's thread-locals,
+    /// and the main thread after a raw `clone`, have another id there.
+    ///
+    /// Neither allocates nor makes a system call. The mark must not move until it is given back.
+    pub(crate) fn take(&self, tid: u32) -> bool {
+        let Some(offset) = LOCK_WORD else { return true };
+        if self.state.load(Ordering::Relaxed) == NONE && !self.init() {
+            return true;
+        }
+        let mutex = self.mutex.get().cast::<libc::pthread_mutex_t>();
+        // SAFETY: initialised, at its place for as long as it is held, and free: nobody but the
+        // thread whose mark it is takes it.
+        if unsafe { libc::pthread_mutex_lock(mutex) } != 0 {
+            return true;
+        }
+        let is_own = self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid;
+        if is_own {
+            self.state.store(HELD, Ordering::Relaxed);
+        } else {
+            // SAFETY: taken above, by this thread.
+            unsafe { libc::pthread_mutex_unlock(mutex) };
+        }
+        is_own
+    }
+
+    /// The calling thread, which has taken the mark, has it no more. After this its memory may go.
+    pub(crate) fn give_back(&self) {
+        if self.state.load(Ordering::Relaxed) == HELD {
+            self.state.store(FREE, Ordering::Relaxed);
+            let mutex = self.mutex.get().cast::<libc::pthread_mutex_t>();
+            // SAFETY: held by the calling thread. Nobody waits for it.
+            unsafe { libc::pthread_mutex_unlock(mutex) };
+        }
+    }
+
+    /// Whether the thread that has taken the mark is known to be dead. Async-signal-safe.
+    pub(crate) fn is_dead(&self) -> bool {
+        LOCK_WORD.is_some_and(|offset| {
+            // Acquire pairs with what the kernel writes as the thread ends: what the thread did
+            // before is seen.
+            self.state.load(Ordering::Relaxed) == HELD
+                && self.word(offset).load(Ordering::Acquire) & OWNER_DIED != 0
+        })
+    }
+
+    /// Makes the mutex. `false` where this libc or kernel has no robust ones.
+    fn init(&self) -> bool {
+        let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+        let attributes = attributes.as_mut_ptr();
+        let mutex = self.mutex.get().cast::<libc::pthread_mutex_t>();
+        // SAFETY: the attributes are initialised before they are used, and destroyed once; the mutex
+        // is not one yet, and its memory is ours.
+        let made = unsafe {
+            if libc::pthread_mutexattr_init(attributes) != 0 {
+                return false;
+            }
+            let made = pthread_mutexattr_setrobust(attributes, PTHREAD_MUTEX_ROBUST) == 0
+                && libc::pthread_mutex_init(mutex, attributes) == 0;
+            libc::pthread_mutexattr_destroy(attributes);
+            made
+        };
+        if made {
+            self.state.store(FREE, Ordering::Relaxed);
+        }
+        made
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: four aligned bytes inside of the mutex, which libc and kernel touch by atomic
+        // operations only.
+        unsafe { AtomicU32::from_ptr(self.mutex.get().byte_add(offset).cast()) }
+    }
+}
+
+// SAFETY: see `mutex` and `state`.
+unsafe impl Sync for LifeMark {}
+// SAFETY: an entry is allocated by one thread and its mark taken by another; it does not move then.
+unsafe impl Send for LifeMark {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::raw;
+
+    #[test]
+    fn it_tells_of_every_kind_of_end() {
+        for raw_exit in [false, true] {
+            let mark = Box::leak(Box::new(LifeMark::new()));
+            let shared: &LifeMark = mark;
+            let (taken, take) = std::sync::mpsc::channel();
+            let (go, ended) = std::sync::mpsc::channel::<()>();
+            // Not joined: the libc would wait for a thread that has left by the raw call for ever.
+            std::thread::spawn(move || {
+                taken.send((shared.take(raw::gettid().unwrap()), raw::gettid().unwrap())).unwrap();
+                let _ = ended.recv();
+                if raw_exit {
+                    // SAFETY: ends the thread, of which nothing is waited for.
+                    let _ = unsafe { raw::syscall(libc::SYS_exit, [0; 6]) };
+                }
+            });
+            let (agrees, tid) = take.recv().unwrap();
+            assert!(agrees && !shared.is_dead());
+            drop(go);
+            while std::path::Path::new(&format!("/proc/self/task/{tid}")).exists() {
+                std::thread::yield_now();
+            }
+            assert!(shared.is_dead(), "raw exit: {raw_exit}");
+        }
+    }
+
+    #[test]
+    fn a_mark_given_back_says_nothing_and_can_be_taken_again() {
+        let mark = LifeMark::new();
+        assert!(!mark.is_dead());
+        for _ in 0..2 {
+            assert!(mark.take(raw::gettid().unwrap()));
+            assert!(!mark.is_dead());
+            mark.give_back();
+            assert!(!mark.is_dead());
+        }
+        assert!(!mark.take(1), "another thread's id");
+        mark.give_back();
+    }
+}
