@@ -5,7 +5,7 @@
 //! status that their parent gets.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, Command, ExitCode};
+use std::process::{self, Command, ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -34,6 +34,8 @@ struct Program {
     /// Whether main registers before std makes its signal stack, as a function does that runs before
     /// `main`.
     adopts_early: bool,
+    /// Whether a forked child does it all once main is registered.
+    in_child: bool,
     /// Whether an exit handler takes as long as ten rounds.
     slowly: bool,
     leave: fn() -> u8,
@@ -50,7 +52,8 @@ enum Wanted {
 impl Program {
     const fn new(name: &'static str, leave: fn() -> u8) -> Self {
         let wanted = Wanted::Code(STATUS);
-        Self { name, in_main: false, adopts_early: false, slowly: false, leave, wanted }
+        let (in_main, adopts_early, in_child, slowly) = (false, false, false, false);
+        Self { name, in_main, adopts_early, in_child, slowly, leave, wanted }
     }
 
     const fn in_main(self) -> Self {
@@ -59,6 +62,10 @@ impl Program {
 
     const fn adopts_early(self) -> Self {
         Self { adopts_early: true, ..self }
+    }
+
+    const fn in_child(self) -> Self {
+        Self { in_child: true, ..self }
     }
 
     const fn slowly(self) -> Self {
@@ -76,6 +83,8 @@ const PROGRAMS: &[Program] = &[
     Program::new("exits::std_exit", std_exit),
     Program::new("exits::std_exit_slowly", std_exit).slowly(),
     Program::new("exits::std_exit_after_early_adopt", std_exit).adopts_early(),
+    Program::new("exits::std_exit_in_a_child", std_exit).in_child().slowly(),
+    Program::new("exits::std_exit_of_a_caller", std_exit_of_a_caller).slowly(),
     Program::new("exits::std_exit_of_main", std_exit).in_main(),
     Program::new("exits::std_exit_of_main_slowly", std_exit).in_main().slowly(),
     Program::new("exits::libc_exit", libc_exit),
@@ -151,6 +160,13 @@ fn play(program: &'static Program) -> u8 {
     let of_std = program.adopts_early.then(|| signal_stack(&NO_STACK));
     thread::adopt().expect("a place in the registry");
     of_std.map(|stack| signal_stack(&stack));
+    if program.in_child {
+        // SAFETY: no other thread is there, so that the child may do everything.
+        match unsafe { libc::fork() } {
+            0 => {}
+            child => return status_of(child),
+        }
+    }
     if program.slowly {
         // SAFETY: the handler waits for other threads and touches nothing that an exit takes away.
         assert_eq!(unsafe { libc::atexit(ten_rounds_more) }, 0);
@@ -168,6 +184,15 @@ fn play(program: &'static Program) -> u8 {
     }
     thread::spawn(|| process::exit((program.leave)().into()));
     idle()
+}
+
+/// How a forked child has ended: its exit status, or 128 and a signal's number.
+fn status_of(child: libc::pid_t) -> u8 {
+    let mut status = 0;
+    // SAFETY: a place for the status. No handler interrupts the wait: the child's rounds are its own.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    let status = ExitStatus::from_raw(status);
+    status.code().unwrap_or_else(|| 128 + status.signal().expect("an end")) as u8
 }
 
 const NO_STACK: libc::stack_t =
@@ -188,6 +213,14 @@ extern "C" fn ten_rounds_more() {
 }
 
 fn std_exit() -> u8 {
+    process::exit(STATUS.into())
+}
+
+/// The thread that ends the process broadcasts itself until then.
+fn std_exit_of_a_caller() -> u8 {
+    for _ in 0..5 {
+        broadcast_slack(STRICT, 2).expect("a round");
+    }
     process::exit(STATUS.into())
 }
 

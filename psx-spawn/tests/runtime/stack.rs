@@ -37,14 +37,14 @@ impl SignalStack {
     fn new() -> Self {
         let stack = Self(vec![0_u8; SIZE].leak().as_mut_ptr());
         stack.fill();
-        stack.narrow(SIZE);
+        stack.narrow(SIZE, 0);
         stack
     }
 
     /// Leaves so many bytes to it, at its upper end.
-    fn narrow(&self, size: usize) {
+    fn narrow(&self, size: usize, flags: c_int) {
         let bottom = self.0.wrapping_add(SIZE - size);
-        let new = libc::stack_t { ss_sp: bottom.cast(), ss_flags: 0, ss_size: size };
+        let new = libc::stack_t { ss_sp: bottom.cast(), ss_flags: flags, ss_size: size };
         // SAFETY: memory that is never freed, and that nothing else uses.
         assert_eq!(unsafe { libc::sigaltstack(&new, ptr::null_mut()) }, 0);
     }
@@ -107,6 +107,7 @@ fn need_of_the_handler(_: &Line) {
         let bytes: usize = answers.recv().unwrap();
         answers.recv().unwrap();
         println!("{what}: {bytes} bytes beyond the kernel's frame");
+        assert!(what == "nothing" || bytes > 0, "{what}: the handler ran on another stack");
         let limit = if what == "Privileges" { LIMIT + GRANTED } else { LIMIT };
         assert!(bytes <= limit, "{what}: {bytes} bytes");
     };
@@ -138,6 +139,9 @@ fn need_of_the_handler(_: &Line) {
     need("Privileges");
 }
 
+/// The kernel turns the stack off while a handler is on it.
+const SS_AUTODISARM: c_int = 1 << 31;
+
 /// A thread with little more than room for the kernel's frame: refused before any thread has changed, and
 /// named; and with too little for a closure, but enough for a system call.
 fn too_small_is_refused(line: &Line) {
@@ -148,19 +152,20 @@ fn too_small_is_refused(line: &Line) {
         let frame = stack.frame();
         let mut size = SIZE;
         answer.send(tid() as usize).unwrap();
-        for room in asked {
+        for (room, flags) in asked {
             assert!(stack.used() <= size, "{} bytes used of {size}", stack.used());
             size = frame + room;
             stack.fill();
-            stack.narrow(size);
+            stack.narrow(size, flags);
             answer.send(0).unwrap();
         }
     });
     let crowded = answers.recv().unwrap() as u32;
-    let leave = |room: usize| {
-        ask.send(room).unwrap();
+    let leave_with = |flags: c_int, room: usize| {
+        ask.send((room, flags)).unwrap();
         answers.recv().unwrap();
     };
+    let leave = |room| leave_with(0, room);
     start_idlers(2);
     let refused = |result: Result<usize, Error>| match result {
         Err(Error::StackTooSmall(threads)) => assert_eq!(threads[0].tid(), crowded),
@@ -172,6 +177,8 @@ fn too_small_is_refused(line: &Line) {
     let closure = || unsafe { STRICT.run(|| Ok(7)) }.map(|report| report.value());
     refused(closure());
     line.show("refused");
+    leave_with(SS_AUTODISARM, LIMIT + 512);
+    refused(closure());
     leave(LIMIT + 512);
     refused(closure());
     broadcast_no_new_privs(STRICT).unwrap();
