@@ -16,31 +16,39 @@ use crate::Errno;
 /// What handlers on it may use beyond the kernel's frame.
 const ROOM: usize = 64 * 1024;
 
+/// How often main looks for std's stack: a program without one is not to ask at each call, which a filter
+/// on system calls may forbid later.
+const TRIES: u32 = 8;
+
 pub(super) struct MainStack {
-    /// Whether nothing is left to do. Relaxed: only the main thread reads and writes it.
-    settled: AtomicU32,
+    /// How often main has looked; [`TRIES`] where nothing is left to do. Relaxed: only the main thread
+    /// reads and writes it.
+    tries: AtomicU32,
 }
 
 impl MainStack {
     pub(super) const fn new() -> Self {
-        Self { settled: AtomicU32::new(0) }
+        Self { tries: AtomicU32::new(0) }
     }
 
     /// Moves the calling thread, the main thread, from std's alternate stack to one that stays.
     ///
     /// A stack that the program made itself is left alone: the program may ask the kernel for it, and
     /// free what it gets. Where there is none yet (functions that run before `main` come before std's
-    /// start), where main is on it at this moment, or where memory is short, the next call tries again.
+    /// start), where main is on it at this moment, or where memory is short, the next call tries again, up to
+    /// [`TRIES`] times.
     pub(super) fn settle(&self) {
-        if self.settled.load(Ordering::Relaxed) != 0 {
+        let tries = self.tries.load(Ordering::Relaxed);
+        if tries == TRIES {
             return;
         }
+        self.tries.store(tries + 1, Ordering::Relaxed);
         let Ok(current) = exchange(None) else { return };
         if current.ss_flags & (libc::SS_DISABLE | libc::SS_ONSTACK) != 0 {
             return;
         }
         if !is_like_std(&current) || move_to_own().is_ok() {
-            self.settled.store(1, Ordering::Relaxed);
+            self.tries.store(TRIES, Ordering::Relaxed);
         }
     }
 }
