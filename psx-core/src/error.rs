@@ -107,9 +107,11 @@ impl fmt::Display for Error {
                  before any thread is stopped",
             ),
             Self::Step(error) => error.fmt(f),
-            Self::Unregistrable(errno) => {
-                write!(f, "nothing changed: this thread could not be registered with psx: {errno}")
-            }
+            Self::Unregistrable(errno) => write!(
+                f,
+                "nothing changed: this thread could not be registered with psx ({errno}); the libc \
+                 has no key for thread-specific data left (1024 in a process), or no memory"
+            ),
             Self::Handler(errno) if errno.raw() == libc::ENOSPC => f.write_str(
                 "nothing changed: signal 33 has had more than eight different handlers beside \
                  psx's, and psx keeps no more to pass signals on to; install one handler once, \
@@ -372,6 +374,10 @@ mod tests {
             ("ZeroTimeout", Error::ZeroTimeout),
             ("OutOfMemory", Error::OutOfMemory),
             ("Unregistrable", Error::Unregistrable(denied)),
+            ("StackTooSmall", Error::StackTooSmall(Threads::from_iter([]))),
+            ("Handler", Error::Handler(denied)),
+            ("OtherProcess", Error::OtherProcess),
+            ("SharedThreadLocals", Error::SharedThreadLocals),
             ("Step", Error::Step(Box::new(step))),
         ];
         for (variant, error) in errors {

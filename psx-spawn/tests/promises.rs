@@ -1,0 +1,60 @@
+//! docs/promises.md names the scenes, cases and rows that try each promise: they exist, and no promise
+//! is without.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+const PROMISES: [&str; 9] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P10"];
+
+fn read(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository's folder");
+    fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// What one of this package's test programs says that it has.
+fn listed(test: &str) -> BTreeSet<String> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.args(["test", "--quiet", "-p", "psx-spawn", "--test", test, "--", "--list"]);
+    let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("a list of names");
+    text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// The models' list has lines like `rounds::one_target,`. Its package is not built for this: loom does
+/// not support every compiler that psx does.
+fn scenes() -> BTreeSet<String> {
+    let list = read("psx-loom-tests/tests/scenes/mod.rs");
+    let names = list.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once("::"));
+    names.map(|(_, name)| name.to_owned()).collect()
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let kinds = BTreeMap::from([
+        ("scenes", scenes()),
+        ("runtime cases", listed("runtime")),
+        ("privileges cases", listed("privileges")),
+        ("fault rows", listed("faults")),
+    ]);
+    let page = read("docs/promises.md");
+    let sections: Vec<_> = page.split("\n## ").skip(1).collect();
+    let promises: Vec<_> = sections.iter().filter_map(|text| text.split(':').next()).collect();
+    assert_eq!(promises, PROMISES);
+    let arguments = read("docs/protocol.md");
+    for (promise, section) in PROMISES.iter().zip(sections) {
+        assert!(arguments.contains(&format!("\n**{promise}, ")), "protocol.md says why {promise}");
+        let mut named = 0;
+        for row in section.lines().filter_map(|line| line.strip_prefix("| ")) {
+            let Some((kind, names)) = row.split_once(" | ") else { continue };
+            let known = kinds.get(kind).unwrap_or_else(|| panic!("{promise}: {kind:?}"));
+            for name in names.split('`').skip(1).step_by(2) {
+                assert!(known.contains(name), "{promise}: no {name} among the {kind}");
+                named += 1;
+            }
+        }
+        assert!(named > 0, "nothing tries {promise}");
+    }
+}
