@@ -8,6 +8,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::{fs, io};
 
+use psx::Privileges;
+use psx::privileges::ThreadKind;
+
 use crate::case::Expected::{Clean, Ok};
 use crate::case::{Case, Start};
 use crate::raw;
@@ -19,6 +22,11 @@ pub(crate) const CASES: &[Case] = &[
         let _crew = stage.crew();
         let _ring = blocked_ring("fifo");
         stage.change();
+        // It shows the user that it was made as, and that is no difference.
+        Privileges::new().uid(raw::users()[0]).verify().expect("a worker that changes nothing");
+        let threads = psx::threads().expect("/proc");
+        let is_worker = |kind| kind == ThreadKind::KernelWorker;
+        assert_eq!(threads.iter().filter(|state| is_worker(state.kind)).count(), 1);
     })
     .needs(Ring::can_be_had, IO_URING),
     // Its name is all that tells it from a poller.

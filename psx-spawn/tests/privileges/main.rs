@@ -7,6 +7,7 @@ mod allocator;
 mod batch;
 #[cfg(feature = "tracing")]
 mod events;
+mod every_thread;
 mod ids;
 mod kernel;
 mod preconditions;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         events::cases(),
         sandbox::cases(),
         tell::cases(),
+        every_thread::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }
