@@ -128,31 +128,43 @@ impl Registry {
         }
     }
 
-    /// The process's threads. The kernel ends the list early, and says nothing, when the thread that it
-    /// has come to ends (`proc_task_readdir` in fs/proc/base.c). So it is read until it is the same twice
-    /// and as long as the kernel's count; where threads come and go without a pause, so often that no
-    /// thread was left out each time, and then those that have ended are among them.
+    /// The process's threads, and maybe some that have just ended.
     fn list_threads(
         &self,
         directory: &thread_dir::ThreadDir,
     ) -> io::Result<Vec<thread_dir::Listed>> {
-        const READS: usize = 100;
-        let (mut all, mut last) = (Vec::new(), Vec::new());
-        for _ in 0..READS {
-            let mut now = Vec::new();
-            let listed = directory.for_each(|listed| now.push(listed));
-            listed.map_err(|errno| unreadable(format_args!("/proc/self/task: {errno}")))?;
-            now.sort_unstable();
-            if now == last && self.kernel.thread_count() == Ok(now.len()) {
-                return Ok(now);
-            }
-            all.extend_from_slice(&now);
-            all.sort_unstable();
-            all.dedup();
-            last = now;
-        }
-        Ok(all)
+        let list = || {
+            let mut listed = Vec::new();
+            let read = directory.for_each(|thread| listed.push(thread));
+            read.map_err(|errno| unreadable(format_args!("/proc/self/task: {errno}")))?;
+            Ok(listed)
+        };
+        read_until_whole(list, || self.kernel.thread_count().ok())
     }
+}
+
+/// Reads a list until it is the same twice and as long as `count`. The kernel ends a list of threads
+/// early, and says nothing, when the thread that it has come to ends (`proc_task_readdir` in
+/// fs/proc/base.c). Where threads come and go without a pause, the list is read so often that no thread
+/// was left out each time. Returns all that were in any of the lists.
+fn read_until_whole<T: Ord + Copy>(
+    mut list: impl FnMut() -> io::Result<Vec<T>>,
+    count: impl Fn() -> Option<usize>,
+) -> io::Result<Vec<T>> {
+    const READS: usize = 100;
+    let (mut all, mut last) = (Vec::new(), Vec::new());
+    for _ in 0..READS {
+        let mut now = list()?;
+        now.sort_unstable();
+        all.extend_from_slice(&now);
+        all.sort_unstable();
+        all.dedup();
+        if now == last && count() == Some(now.len()) {
+            break;
+        }
+        last = now;
+    }
+    Ok(all)
 }
 
 fn unreadable(what: std::fmt::Arguments<'_>) -> io::Error {
@@ -161,4 +173,40 @@ fn unreadable(what: std::fmt::Arguments<'_>) -> io::Error {
 
 fn out_of_memory(_: NoMemory) -> io::Error {
     Error::OutOfMemory.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(lists: &[&[u32]], count: usize) -> (Vec<u32>, usize) {
+        let mut reads = 0;
+        let list = || {
+            reads += 1;
+            Ok(lists.get(reads - 1).unwrap_or(&lists[lists.len() - 1]).to_vec())
+        };
+        let all = read_until_whole(list, || Some(count)).unwrap();
+        (all, reads)
+    }
+
+    #[test]
+    fn a_list_that_ended_early_is_read_again() {
+        assert_eq!(whole(&[&[1, 2, 3]], 3), (vec![1, 2, 3], 2));
+        // Thread 2 ended as the list came to it; 3 is there all the same.
+        assert_eq!(whole(&[&[1], &[1, 3]], 2), (vec![1, 3], 3));
+        // The same early end twice: the count says that there is more.
+        assert_eq!(whole(&[&[1], &[1], &[3, 1]], 2), (vec![1, 3], 4));
+        // What one list has is not lost because two later ones agree.
+        assert_eq!(whole(&[&[1, 3], &[1], &[1]], 1), (vec![1, 3], 3));
+    }
+
+    #[test]
+    fn lists_that_never_agree_are_merged() {
+        let mut born = 0;
+        let list = || {
+            born += 1;
+            Ok(vec![1, born + 1])
+        };
+        assert_eq!(read_until_whole(list, || Some(2)).unwrap().len(), 101);
+    }
 }

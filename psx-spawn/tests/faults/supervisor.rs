@@ -110,8 +110,10 @@ pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
     let mut child = shop.start(case, subject);
     let mut watch =
         Watch { case, verdict: Verdict::default(), exempt: "", helper: None, replacement: None };
+    let mut is_done = false;
     while let Ok(line) = child.read() {
-        if line == "done" {
+        is_done = line == "done";
+        if is_done {
             break;
         }
         watch.hear(&child, &line);
@@ -140,6 +142,8 @@ pub(crate) fn run(case: &Case, subject: Subject, shop: &Workshop) -> Verdict {
             _ => Outcome::Killed,
         };
         watch.record(outcome, Duration::ZERO, &child.story());
+    } else if !is_done {
+        watch.verdict.refusals.push(format!("it ended after its last answer: {}", child.story()));
     }
     watch.verdict
 }

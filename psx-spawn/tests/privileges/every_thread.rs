@@ -1,7 +1,7 @@
 //! What psx says of the process covers every thread, registered or not, or is an error (P10).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{fs, io, process, thread as std_thread};
 
@@ -212,26 +212,30 @@ fn unregistered_is_judged(line: &Line) {
     step.verify().unwrap();
 }
 
-/// The kernel ends a listing early when the thread that it has come to ends; the threads behind it
-/// are there all the same.
+/// The kernel ends a listing early when the thread that it has come to ends; those that were started
+/// after it are there all the same.
 fn none_is_hidden(_: &Line) {
-    static OVER: AtomicBool = AtomicBool::new(false);
-    let stays: Vec<u32> = (0..20).map(|_| start_foreign().tid).collect();
-    for _ in 0..2 {
-        std_thread::spawn(|| {
-            while !OVER.load(Ordering::Relaxed) {
-                let births: Vec<_> = (0..4).map(|_| std_thread::spawn(|| ())).collect();
-                births.into_iter().for_each(|birth| birth.join().unwrap());
-            }
-        });
-    }
-    for turn in 0..50 {
+    let mut stay = Vec::new();
+    for turn in 0..60 {
+        let go = Arc::new(AtomicBool::new(false));
+        let leavers: Vec<_> = (0..16)
+            .map(|_| {
+                let go = Arc::clone(&go);
+                std_thread::spawn(move || {
+                    while !go.load(Ordering::Relaxed) {
+                        std_thread::yield_now();
+                    }
+                })
+            })
+            .collect();
+        stay.push(start_foreign().tid);
+        go.store(true, Ordering::Relaxed);
         let threads = psx::threads().unwrap();
-        for tid in &stays {
+        for tid in &stay {
             assert!(threads.iter().any(|state| state.tid() == *tid), "{tid} in turn {turn}");
         }
+        leavers.into_iter().for_each(|leaver| leaver.join().unwrap());
     }
-    OVER.store(true, Ordering::Relaxed);
 }
 
 /// Makes an empty folder the root.
@@ -262,10 +266,12 @@ fn mount_childs_proc(line: &Line) {
                     == 0
                     && libc::mount(proc, proc, c"proc".as_ptr(), 0, std::ptr::null()) == 0;
                 libc::write(libc::STDIN_FILENO, c"mounted\n".as_ptr().cast(), 8);
-                while mounted {
+                if !mounted {
+                    libc::_exit(1);
+                }
+                loop {
                     libc::pause();
                 }
-                libc::_exit(1)
             }
         }
         child => {
