@@ -90,9 +90,10 @@ impl Registry {
                 _ if self.kernel.is_dead(listed.tid) => continue,
                 (_, status) => {
                     let why = status.err().unwrap_or(Errno::from_raw(libc::ENOENT));
-                    let text =
-                        format_args!("thread {} lives and cannot be read: {why}", listed.tid);
-                    return Err(unreadable(text));
+                    let tid = listed.tid;
+                    return Err(unreadable(format_args!(
+                        "thread {tid} lives and cannot be read: {why}"
+                    )));
                 }
             };
             let kind = match look.kind {
