@@ -9,7 +9,7 @@ use super::signal::{Chain, Handler};
 use super::status_file::StatusFile;
 use super::sync::{AtomicU32, Ordering};
 use super::thread_dir::ThreadDir;
-use super::{raw, signal};
+use super::{pin, raw, signal};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -47,6 +47,7 @@ impl Kernel {
             return Ok(());
         }
         let pid = raw::getpid()?;
+        pin::keep_loaded(self.handler as *const ())?;
         self.status.open();
         self.mark.put_up();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);

@@ -10,6 +10,7 @@ mod kernel;
 mod life;
 mod main_stack;
 pub(crate) mod mask;
+mod pin;
 mod procfs;
 mod quota;
 pub(crate) mod raw;
