@@ -89,7 +89,8 @@ impl Broadcast {
         }
     }
 
-    /// How long the round may take until its commit point. It may not be zero. From the commit
+    /// How long the round may take until its commit point, the registration of a calling thread that is
+    /// not registered yet included. It may not be zero. From the commit
     /// point on there is no timeout: there the round cannot be taken back, and waits until every
     /// thread has made the call.
     pub const fn timeout(mut self, timeout: Duration) -> Self {

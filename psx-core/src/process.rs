@@ -12,6 +12,7 @@ use crate::memory::NoMemory;
 use crate::registry::{Entry, Pass, Registry};
 use crate::round::Call;
 use crate::sys::Kernel;
+use crate::sys::clock::Deadline;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw, signal};
@@ -26,8 +27,17 @@ thread_local! {
     /// The calling thread's entry, while it is registered. Not for the signal handler: in a library
     /// loaded by `dlopen` a thread's first access to it allocates.
     static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
-    /// Whether the list was held for the fork that this thread is making.
-    static LIST_HELD: Cell<bool> = const { Cell::new(false) };
+    /// The forks that this thread is making.
+    static FORKS: Cell<Forks> = const { Cell::new(Forks { depth: 0, list_held: false }) };
+}
+
+/// The forks that a thread is in the middle of: more than one where a signal handler that interrupts a
+/// fork forks as well.
+#[derive(Clone, Copy)]
+struct Forks {
+    depth: u8,
+    /// Whether the outermost one holds the list.
+    list_held: bool,
 }
 
 /// What a thread finds in its own thread-local.
@@ -63,8 +73,9 @@ fn is_engaged() -> bool {
     }
 }
 
-/// The calling thread's entry, made if need be.
-fn ensure_current() -> Result<&'static Entry, Error> {
+/// The calling thread's entry, made if need be. Waits for the rounds that are on, but not beyond the
+/// deadline, if there is one.
+fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entry, Error> {
     notice_fork();
     match place().map_err(Error::Unregistrable)? {
         Place::Own(entry) => {
@@ -75,7 +86,11 @@ fn ensure_current() -> Result<&'static Entry, Error> {
         Place::None => {
             let entry = allocate()?;
             prepare()?;
-            register(entry, &REGISTRY.gate.enter())
+            let pass = match deadline {
+                Some(deadline) => REGISTRY.try_enter(deadline).ok_or(Error::Busy)?,
+                None => REGISTRY.enter(),
+            };
+            register(entry, &pass)
         }
         Place::Borrowed => Err(Error::SharedThreadLocals),
     }
@@ -132,7 +147,9 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
 /// For threads that were not started through psx: `main`, a runtime's workers, a C library's. Does
 /// nothing where the thread is registered already. While a round is on, it waits for its end; what
 /// that round changed is not made up for here, which is why
-/// [`Coverage::Require`](crate::Coverage::Require) is the default.
+/// [`Coverage::Require`](crate::Coverage::Require) is the default. That wait has no timeout of its own:
+/// it is as long as the rounds of other threads, each of which ends by its
+/// [timeout](crate::Broadcast::timeout) until its commit point.
 ///
 /// The thread leaves the registry by itself: in the last of the libc's rounds of thread-specific
 /// destructors, when its Rust thread-locals are gone. Signal 33 is unblocked for the thread.
@@ -154,7 +171,7 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
 /// # Ok::<(), psx_core::Error>(())
 /// ```
 pub fn adopt() -> Result<(), Error> {
-    ensure_current().map(drop)
+    ensure_current(None).map(drop)
 }
 
 /// Every thread of the process, registered or not: a snapshot for logs and health checks. Registers
@@ -217,7 +234,8 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// Registers the calling thread if need be, and enters, once no round is on.
+    /// Registers the calling thread if need be, and enters, once no round is on. That wait has no
+    /// timeout of its own, as that of [`adopt`].
     ///
     /// A thread that has entered enters again without waiting.
     ///
@@ -225,12 +243,12 @@ impl Passage {
     ///
     /// As [`adopt`]; [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
     pub fn enter() -> Result<Self, Error> {
-        let me = ensure_current()?;
+        let me = ensure_current(None)?;
         if me.is_engaged() {
             return Err(Error::Reentrant);
         }
         let pass = if me.passages() == 0 {
-            REGISTRY.gate.enter()
+            REGISTRY.enter()
         } else {
             // SAFETY: the passage that this thread is in holds a pass, and outlives this call.
             unsafe { REGISTRY.gate.enter_beside() }
@@ -282,20 +300,24 @@ impl Ticket {
             return;
         }
         // In a forked child the ticket is its parent's, and keeps no round away.
-        let own = (!self.pass.is_of_this_process()).then(|| REGISTRY.gate.enter());
+        let own = (!self.pass.is_of_this_process()).then(|| REGISTRY.enter());
         let _ = register(self.entry, own.as_ref().unwrap_or(&self.pass));
     }
 }
 
 /// Runs a round, from the calling thread.
 pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Error> {
-    let me = ensure_current()?;
+    if plan.timeout.is_zero() {
+        return Err(Error::ZeroTimeout);
+    }
+    let deadline = Deadline::after(plan.timeout);
+    let me = ensure_current(Some(deadline))?;
     // Before anything is logged: inside a round that might be the end of it.
     if me.is_engaged() || me.passages() > 0 {
         return Err(Error::Reentrant);
     }
     let span = trace::begin(call.name(), plan);
-    let result = REGISTRY.broadcast(me, plan, call);
+    let result = REGISTRY.broadcast(me, plan, deadline, call);
     trace::end(&span, &result);
     result
 }
@@ -336,7 +358,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     if cfg!(target_env = "musl") {
         mask::unblock_summons();
     }
-    let pass = REGISTRY.gate.enter();
+    let pass = REGISTRY.enter();
     // SAFETY: this thread's entry, which is in the list until here.
     let entry = unsafe { REGISTRY.unregister(me, &pass) };
     CURRENT.set(None);
@@ -350,8 +372,14 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 
 unsafe extern "C" fn before_fork() {
     notice_fork();
+    let Forks { depth, list_held } = FORKS.get();
+    FORKS.set(Forks { depth: depth.saturating_add(1), list_held });
+    if depth > 0 {
+        return;
+    }
     if !is_engaged() {
-        LIST_HELD.set(REGISTRY.hold_for_fork());
+        let list_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
+        FORKS.set(Forks { list_held, ..FORKS.get() });
     }
     if let Ok(Place::Own(me)) = place() {
         me.life().give_back();
@@ -359,16 +387,31 @@ unsafe extern "C" fn before_fork() {
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
+    let Some(list_held) = end_fork() else { return };
     if let Ok(Place::Own(me)) = place() {
         me.life().take(me.tid());
     }
-    if !is_engaged() {
-        REGISTRY.release_after_fork(LIST_HELD.replace(false));
+    if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
+        REGISTRY.release_after_fork(me, list_held);
     }
 }
 
 unsafe extern "C" fn after_fork_in_child() {
-    begin_anew_in_child(LIST_HELD.replace(false));
+    let Forks { depth, list_held } = FORKS.get();
+    // A fork that this one has interrupted goes on in the child, and holds nothing there.
+    FORKS.set(Forks { depth: depth.saturating_sub(1), list_held: false });
+    begin_anew_in_child(list_held);
+}
+
+/// Ends the innermost fork. For the outermost, returns whether it holds the list.
+fn end_fork() -> Option<bool> {
+    let Forks { depth, list_held } = FORKS.get();
+    if depth > 1 {
+        FORKS.set(Forks { depth: depth - 1, list_held });
+        return None;
+    }
+    FORKS.set(Forks { depth: 0, list_held: false });
+    Some(list_held)
 }
 
 /// Begins a registry of one. The forking thread's entry still has its parent's id here.

@@ -59,6 +59,9 @@ const BROKEN: &[Broken] = broken! {
     StackRefusalLost: stack_too_small says RACE;
     MainEndSeenAfterCount: main_leaves says MIXED;
     MainTakenForEnded: main_leaves says MIXED;
+    CallerNotWatched: caller_dies says "deadlock";
+    RoundNotCheckedAgain: caller_leaves says "a false alarm";
+    TurnNotMarked: two_callers says LOST;
 };
 
 /// Names, for the child process, the fault that it is to explore.

@@ -6,22 +6,32 @@
 //! a readers-writer lock whose readers are those who change the list, and whose writer is the one
 //! who only looks at it.
 //!
+//! A program may broadcast in a loop on several threads, so that the gate is closed again a microsecond
+//! after it has opened, before a thread that waits outside has a core. So the next round leaves the gate
+//! open until one of those that have waited is through, for [`COURTESY`] at most.
+//!
 //! Downside: a pass that never comes back would keep rounds out for ever, so the closing side has a
 //! deadline. A holder of a pass may go through again without waiting ([`Pass::another`]): an
 //! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
 //! that waits for that spawn.
 
 use core::sync::atomic::AtomicU32 as ForkCount;
+use core::time::Duration;
 
+use super::patrol::Patrol;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
-use crate::sys::sync::{AtomicU32, Ordering, give_way};
+use crate::sys::sync::{AtomicU32, Ordering};
 
 const CLOSED: u32 = 1 << 31;
-/// Somebody waits outside for the gate to open.
+/// A thread waits outside a closed gate; or has waited, and is not through the open gate yet.
 const WANTED: u32 = 1 << 30;
 const PASSES: u32 = WANTED - 1;
+
+/// How long a round leaves the gate open for threads that have waited. Longer than a thread that has been
+/// woken takes to get a core; a thread that has died or given up costs the next round this once.
+const COURTESY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -41,22 +51,52 @@ impl Gate {
         }
     }
 
-    /// Goes through, once the gate is open.
-    pub(crate) fn enter(&self) -> Pass<'_> {
-        let mut word = self.word.load(Ordering::Relaxed);
+    /// Goes through, once the gate is open. `None` when the deadline, if there is one, comes first.
+    pub(super) fn enter(
+        &self,
+        deadline: Option<Deadline>,
+        mut patrol: Patrol<'_>,
+    ) -> Option<Pass<'_>> {
+        let (mut waited, mut over) = (false, false);
         loop {
-            let next = if word & CLOSED == 0 { word + 1 } else { word | WANTED };
+            let word = self.word.load(Ordering::Relaxed);
+            let is_open = word & CLOSED == 0;
+            if over && !is_open {
+                return None;
+            }
+            let next = match (is_open, waited) {
+                (true, false) => word + 1,
+                (true, true) => (word + 1) & !WANTED,
+                (false, _) => word | WANTED,
+            };
             // Acquire pairs with the Release in `Closed::drop`: what the round did to the list is
             // seen by whoever changes it next.
             match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
-                Err(now) => word = now,
-                Ok(_) if next & CLOSED == 0 => return self.pass(),
-                // What has become of the word, the next try tells.
+                Err(_) => {}
+                Ok(_) if is_open => {
+                    if word & WANTED != 0 && waited {
+                        // A round may be leaving the gate open for us.
+                        futex::wake(&self.word, i32::MAX);
+                    }
+                    return Some(self.pass());
+                }
                 Ok(_) => {
-                    futex::wait(&self.word, next, Limit::Never);
+                    waited = true;
+                    let limit =
+                        deadline.map_or(patrol.endless(), |deadline| patrol.limit(deadline));
+                    if futex::wait(&self.word, next, limit) {
+                        patrol.look();
+                        over = deadline.is_some_and(Deadline::passed);
+                    }
                 }
             }
         }
+    }
+
+    /// Whether a round has closed it. Acquire pairs with the Release in `close`: with the closed gate, the
+    /// owner of the round's lock is seen.
+    pub(super) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Goes through at once, on the strength of a pass that is out.
@@ -83,7 +123,9 @@ impl Gate {
     /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
     /// when the deadline comes first. Only the holder of the round's lock calls this.
     pub(crate) fn close(&self, deadline: Deadline) -> Option<Closed<'_>> {
-        self.word.fetch_or(CLOSED, Ordering::Relaxed);
+        self.let_waiting_through(deadline.sooner(COURTESY));
+        // Release pairs with the Acquire in `is_closed`.
+        self.word.fetch_or(CLOSED, Ordering::Release);
         let closed = Closed { gate: self };
         let mut over = false;
         loop {
@@ -96,6 +138,22 @@ impl Gate {
                 return None;
             }
             over = futex::wait(&self.word, word, Limit::At(deadline));
+        }
+    }
+
+    /// Waits until one of the threads that have waited for the gate to open is through, or the deadline
+    /// comes.
+    fn let_waiting_through(&self, deadline: Deadline) {
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & WANTED == 0 {
+                return;
+            }
+            if futex::wait(&self.word, word, Limit::At(deadline)) {
+                // Relaxed: a hint. Who still waits asks again.
+                self.word.fetch_and(!WANTED, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
@@ -149,10 +207,9 @@ pub(crate) struct Closed<'g> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         // Release pairs with the Acquire in `Gate::enter`.
-        let word = self.gate.word.fetch_and(!(CLOSED | WANTED), Ordering::Release);
+        let word = self.gate.word.fetch_and(!CLOSED, Ordering::Release);
         if word & WANTED != 0 {
             futex::wake(&self.gate.word, i32::MAX);
-            give_way();
         }
     }
 }
@@ -163,10 +220,14 @@ mod tests {
     use core::time::Duration;
     use std::sync::mpsc;
 
+    fn enter(gate: &Gate) -> Pass<'_> {
+        gate.enter(None, Patrol::new(&|| ())).unwrap()
+    }
+
     #[test]
     fn it_closes_only_when_every_pass_is_back() {
         let gate = Gate::new();
-        let pass = gate.enter();
+        let pass = enter(&gate);
         let another = pass.another();
         drop(pass);
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_none());
@@ -177,16 +238,16 @@ mod tests {
     #[test]
     fn it_is_open_again_after_a_close_that_gave_up() {
         let gate = Gate::new();
-        let pass = gate.enter();
+        let pass = enter(&gate);
         assert!(gate.close(Deadline::after(Duration::ZERO)).is_none());
-        drop(gate.enter());
+        drop(enter(&gate));
         drop(pass);
     }
 
     #[test]
     fn a_pass_of_the_parent_counts_for_nothing_in_the_child() {
         let gate = Gate::new();
-        let parents = gate.enter();
+        let parents = enter(&gate);
         gate.begin_anew();
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
         drop(parents);
@@ -200,7 +261,7 @@ mod tests {
         let (entered, enters) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _pass = gate.enter();
+                let _pass = enter(&gate);
                 entered.send(()).unwrap();
             });
             while gate.word.load(Ordering::Relaxed) & WANTED == 0 {
@@ -210,5 +271,22 @@ mod tests {
             drop(closed);
             assert_eq!(enters.recv(), Ok(()));
         });
+    }
+
+    #[test]
+    fn it_gives_up_at_the_deadline() {
+        let gate = Gate::new();
+        let closed = gate.close(Deadline::after(Duration::from_secs(5)));
+        let soon = Deadline::after(Duration::from_millis(1));
+        assert!(gate.enter(Some(soon), Patrol::new(&|| ())).is_none());
+        drop(closed);
+        // The next round leaves the gate open for the one that has given up, but only for a moment.
+        let start = std::time::Instant::now();
+        assert!(gate.close(Deadline::after(Duration::from_secs(60))).is_some());
+        assert!(start.elapsed() >= COURTESY);
+        assert!(
+            gate.enter(Some(soon), Patrol::new(&|| ())).is_some(),
+            "an open gate is not waited for"
+        );
     }
 }

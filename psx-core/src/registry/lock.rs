@@ -1,4 +1,4 @@
-//! A lock that sleeps on a futex and can give up: for the list, and for who leads the next round.
+//! A lock that sleeps on a futex and can give up: for the list, which is never held for long.
 //!
 //! std's has no deadline, and cannot be made anew in a forked child.
 
@@ -55,13 +55,11 @@ impl Lock {
         debug_assert!(taken, "no limit, no giving up");
     }
 
-    /// Gives the lock back, and returns whether somebody waits for it. Only its holder calls this.
-    pub(crate) fn release(&self) -> bool {
-        let awaited = self.state.swap(FREE, Ordering::Release) == AWAITED;
-        if awaited {
+    /// Gives the lock back. Only its holder calls this.
+    pub(crate) fn release(&self) {
+        if self.state.swap(FREE, Ordering::Release) == AWAITED {
             futex::wake(&self.state, 1);
         }
-        awaited
     }
 
     /// Free again, in a forked child, whoever held it in the parent.

@@ -8,22 +8,29 @@
 //! whoever exits waits at the gate until the round is over, answering its summons there.
 
 mod entry;
+mod fair_lock;
 mod gate;
 mod list;
 mod lock;
+mod patrol;
 
 use core::ptr::NonNull;
 use core::time::Duration;
 
 pub(crate) use entry::{Entry, Standing, Verdict};
+pub(crate) use fair_lock::FairLock;
 pub(crate) use gate::{Closed, Gate, Pass};
 pub(crate) use list::{Buried, List};
-pub(crate) use lock::Lock;
+use lock::Lock;
+pub(crate) use patrol::Patrol;
 
 use crate::round::Round;
+use crate::sys::clock::Deadline;
 use crate::sys::futex::Limit;
-use crate::sys::{Kernel, const_on_linux};
+use crate::sys::{Kernel, const_on_linux, fatal};
 
+/// How long a fork waits for rounds to end.
+const FORK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a fork waits for the list, which nobody holds for longer than a few instructions.
 const LIST_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -43,6 +50,46 @@ impl Registry {
         }
     }
 
+    /// Goes through the gate, once it is open.
+    pub(crate) fn enter(&self) -> Pass<'_> {
+        loop {
+            if let Some(pass) = self.gate.enter(None, Patrol::new(&|| self.look_at_gate())) {
+                return pass;
+            }
+        }
+    }
+
+    /// The same, or `None` where the gate is closed until the deadline.
+    pub(crate) fn try_enter(&self, deadline: Deadline) -> Option<Pass<'_>> {
+        self.gate.enter(Some(deadline), Patrol::new(&|| self.look_at_gate()))
+    }
+
+    fn look_at_gate(&self) {
+        self.end_if_caller_died(|| self.gate.is_closed());
+    }
+
+    /// For a thread that waits for the round's lock.
+    pub(crate) fn look_at_round(&self) {
+        self.end_if_caller_died(|| self.gate.is_closed() || self.round.is_on());
+    }
+
+    /// Ends the process where the caller of the round at hand has died in it: its call may have changed
+    /// the caller alone, and no thread is left that could end the round. `is_on` says whether the round
+    /// that the calling thread waits for is on; it reads with Acquire what the caller has written with
+    /// Release, after it took the round's lock.
+    ///
+    /// No false alarm: a caller that has ended its round has given the lock back before it could die, and
+    /// whoever finds it dead sees that. Asked twice, since the next caller may be a new thread with the
+    /// same id. Async-signal-safe, and no system call but futex.
+    pub(crate) fn end_if_caller_died(&self, is_on: impl Fn() -> bool) {
+        let lock = &self.round.lock;
+        let caller = lock.owner();
+        let is_dead = || caller != FairLock::NO_OWNER && self.kernel.is_dead(caller);
+        if is_dead() && is_on() && lock.owner() == caller && is_dead() {
+            fatal::caller_died(caller, self.round.is_first_to_end());
+        }
+    }
+
     /// Puts the entry into the list. The pass is what keeps a round from having begun without it.
     pub(crate) fn register(&self, entry: Box<Entry>, _: &Pass<'_>) -> NonNull<Entry> {
         self.list.insert(entry)
@@ -59,20 +106,28 @@ impl Registry {
         unsafe { self.list.remove(entry) }
     }
 
-    /// Keeps `fork` from copying a round. Undone by one of the two below. Returns whether the list is
-    /// kept from changing as well: not where its lock is not to be had soon, since whoever holds it
-    /// may be waiting for another library's lock that this fork holds already.
-    pub(crate) fn hold_for_fork(&self) -> bool {
-        self.round.lock.acquire();
-        self.list.lock.try_acquire(Limit::For(LIST_PATIENCE))
+    /// Keeps `fork` from copying a round, for the thread `me`. Undone by one of the two below. Returns
+    /// whether the list is kept from changing as well.
+    ///
+    /// Neither wait is without a limit. A fork that goes on without the round's lock is like a fork by a
+    /// raw system call: the child ends the round that it has a copy of. And the thread that holds the
+    /// list's lock may be waiting for another library's lock that this fork holds already.
+    pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
+        let lock = &self.round.lock;
+        let look = || self.look_at_round();
+        let patience = Deadline::after(FORK_PATIENCE);
+        let held = lock.try_acquire_now(me) || lock.try_acquire(me, patience, Patrol::new(&look));
+        held && self.list.lock.try_acquire(Limit::For(LIST_PATIENCE))
     }
 
-    /// After the fork, in the parent.
-    pub(crate) fn release_after_fork(&self, list_held: bool) {
+    /// After the fork of the thread `me`, in the parent.
+    pub(crate) fn release_after_fork(&self, me: u32, list_held: bool) {
         if list_held {
             self.list.lock.release();
         }
-        self.round.lock.release();
+        if self.round.lock.owner() == me {
+            self.round.lock.release();
+        }
     }
 
     /// After a fork, in the child: a registry of one, or of none where the forking thread was not

@@ -13,11 +13,10 @@ use super::ledger::{Finding, Ledger};
 use super::roster::Array;
 use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Buried, Entry, Registry, Standing, Verdict};
+use crate::registry::{Buried, Entry, Patrol, Registry, Standing, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
-use crate::sys::futex::Limit;
-use crate::sys::sync::{Ordering, give_way};
+use crate::sys::sync::Ordering;
 use crate::sys::{AMPLE, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
@@ -75,18 +74,15 @@ struct Debris {
 }
 
 impl Registry {
-    /// Makes the call on every registered thread, or on none. `me` is the calling thread's entry,
-    /// and is not engaged.
+    /// Makes the call on every registered thread, or on none; the attempts end at the deadline. `me` is
+    /// the calling thread's entry, and is not engaged.
     pub(crate) fn broadcast(
         &self,
         me: &Entry,
         plan: &Broadcast,
+        deadline: Deadline,
         call: Call<'_>,
     ) -> Result<Report, Error> {
-        if plan.timeout.is_zero() {
-            return Err(Error::ZeroTimeout);
-        }
-        let deadline = Deadline::after(plan.timeout);
         let mut patience = FIRST_CLOSE;
         let mut attempts = 0;
         // Who stood in the way of the last proof: the better answer when a later attempt, begun
@@ -189,18 +185,19 @@ struct Turn<'r> {
     round: &'r Round,
     me: &'r Entry,
     /// Dropped after the lock is free.
-    masked: mask::Masked,
+    _masked: mask::Masked,
 }
 
 impl<'r> Turn<'r> {
-    fn take(round: &'r Round, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
+    fn take(registry: &'r Registry, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
         let masked = mask::block_all();
-        let lock = &round.lock;
+        let round = &registry.round;
+        let look = || registry.look_at_round();
+        let wait = || round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
         // A caller that waits must still answer another's summons.
-        if lock.try_acquire_now() || masked.except_summons(|| lock.try_acquire(Limit::At(deadline)))
-        {
+        if round.lock.try_acquire_now(me.tid()) || masked.except_summons(wait) {
             me.engage();
-            Ok(Self { round, me, masked })
+            Ok(Self { round, me, _masked: masked })
         } else {
             Err(Setback::Busy)
         }
@@ -210,10 +207,7 @@ impl<'r> Turn<'r> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.me.disengage();
-        if self.round.lock.release() {
-            // Whoever leads next may summon this thread as well.
-            self.masked.except_summons(give_way);
-        }
+        self.round.lock.release();
     }
 }
 
@@ -235,7 +229,7 @@ impl Leader<'_> {
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
         let Registry { kernel, gate, list, round, .. } = self.registry;
-        let _turn = Turn::take(round, self.me, self.deadline)?;
+        let _turn = Turn::take(self.registry, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Handler)?;
         let frozen = gate.close(close_by).ok_or(Setback::Busy)?;

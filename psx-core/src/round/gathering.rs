@@ -14,7 +14,7 @@ use crate::broadcast::CallName;
 use crate::registry::{Closed, Entry, Registry, Standing};
 use crate::report::{Comm, Outcome};
 use crate::sys::clock::{Deadline, Instant};
-use crate::sys::futex::Limit;
+use crate::sys::futex::{self, Limit};
 use crate::sys::{Quota, Refusal};
 
 /// After how long a waiting caller looks for refused summonses and dead threads, at first; then
@@ -98,19 +98,32 @@ impl<'a> Gathering<'a> {
         let mut gone = 0;
         let mut look = FIRST_LOOK;
         let mut deadline = self.deadline;
+        // Whether summonses may have been lost, and were not sent again yet.
+        let mut lost = false;
         // Where the caller itself was refused there is no need to wait before looking into it.
         while refused
             || !round.arrivals.wait(Limit::At(deadline.sooner(look)), round.manners.of_caller())
         {
             refused = false;
-            gone += self.summon_refused(&mut quota)?;
-            gone += self.count_gone(|entry| self.is_dead(entry));
+            let found_gone =
+                self.summon_refused(&mut quota)? + self.count_gone(|entry| self.is_dead(entry));
+            gone += found_gone;
+            // Another handler has taken the summonses that were sent meanwhile; and a thread that has
+            // ended may have claimed a summons that it did not send.
+            let replaced = kernel.confirm_handler().map_err(Setback::Handler)?;
+            lost |= replaced || found_gone > 0;
+            if lost {
+                lost = !self.summon_late()?;
+            }
             // One reading for both questions: a stop after it is seen at the next look.
             let now = Instant::now();
             if now.since(looked) > look + OVERSLEPT && deadline == self.deadline {
                 deadline = deadline.at_least(AFTER_STOP);
             }
             looked = now;
+            if replaced {
+                look = FIRST_LOOK / 2;
+            }
             if deadline.passed_at(now) {
                 if self.give_up(ledger) {
                     return Err(Setback::Late);
@@ -160,6 +173,21 @@ impl<'a> Gathering<'a> {
         entry.has_died() || self.registry.kernel.is_dead(entry.tid())
     }
 
+    /// Sends again to all that have not arrived. A second summons does nothing to a thread that has had the
+    /// first. Returns whether the kernel has taken all of them.
+    fn summon_late(&self) -> Result<bool, Setback> {
+        let mut all_taken = true;
+        for entry in self.targets().filter(|entry| entry.stands(self.epoch, Standing::Summoned)) {
+            match self.registry.kernel.summon(entry.tid()) {
+                // Whoever is gone is found dead at the next look.
+                Ok(()) | Err(Refusal::Gone) => {}
+                Err(Refusal::Full) => all_taken = false,
+                Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
+            }
+        }
+        Ok(all_taken)
+    }
+
     /// Counts those who have ended without answering.
     fn count_gone(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
         let arrivals = &self.registry.round.arrivals;
@@ -207,6 +235,10 @@ impl<'a> Gathering<'a> {
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.lent.with_mut(|cell| unsafe { *cell = Some(lent) });
         round.completions.arm(self.epoch, stopped);
+        if round.manners.is_futex_only() {
+            // A caller that has forbidden itself even futex dies before the others follow it.
+            futex::probe();
+        }
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;

@@ -40,7 +40,7 @@ use patience::Manners;
 use roster::Roster;
 use word::Word;
 
-use crate::registry::Lock;
+use crate::registry::FairLock;
 use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 use crossbeam_utils::CachePadded;
@@ -51,9 +51,9 @@ use crate::broadcast::CallName;
 /// What all threads of a round share. Each word has a cache line of its own: they are written by
 /// different threads at different times.
 pub(crate) struct Round {
-    /// Held by the caller, from before the gate closes until it is open again. Also held around a
-    /// fork.
-    pub(crate) lock: Lock,
+    /// Held by the caller, from before the gate closes until it is open again. Its owner is how other
+    /// threads know who leads. Also held around a fork.
+    pub(crate) lock: FairLock,
     word: CachePadded<Word>,
     /// Targets that have not arrived.
     arrivals: CachePadded<Latch>,
@@ -70,6 +70,8 @@ pub(crate) struct Round {
     bystanders: AtomicU32,
     /// How many threads were registered at the last proof that held. Relaxed: a hint, under the lock.
     proven: AtomicU32,
+    /// Whether a thread has begun to end the process. Relaxed: only which one is the first matters.
+    ending: AtomicU32,
 }
 
 // SAFETY: `lent` by invariant I5; the rest is atomic, or `Sync` by itself.
@@ -81,7 +83,7 @@ impl Round {
     const_on_linux! {
         pub(crate) fn new() -> Self {
             Self {
-                lock: Lock::new(),
+                lock: FairLock::new(),
                 word: CachePadded::new(Word::new()),
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
@@ -90,8 +92,19 @@ impl Round {
                 manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
                 proven: AtomicU32::new(0),
+                ending: AtomicU32::new(0),
             }
         }
+    }
+
+    /// Whether threads are stopped, or asked to stop.
+    pub(crate) fn is_on(&self) -> bool {
+        self.word.read().phase != word::Phase::Released
+    }
+
+    /// For a thread that is about to end the process: whether no other has come to it before.
+    pub(crate) fn is_first_to_end(&self) -> bool {
+        self.ending.swap(1, Ordering::Relaxed) == 0
     }
 
     /// A signal has come that is no summons. Async-signal-safe.

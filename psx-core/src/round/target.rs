@@ -4,7 +4,7 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round, stack};
-use crate::registry::{Entry, Registry, Standing, Verdict};
+use crate::registry::{Entry, Patrol, Registry, Standing, Verdict};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
@@ -42,7 +42,7 @@ impl Registry {
             }
             return;
         }
-        if !me.advance(epoch, Standing::Summoned, Standing::Arrived) {
+        if !me.stands(epoch, Standing::Summoned) {
             return;
         }
         // A handler for a synchronous signal may interrupt this thread from here on.
@@ -51,20 +51,26 @@ impl Registry {
         me.disengage();
     }
 
-    /// From the arrival to the release.
+    /// From the summons to the release.
     fn answer_until_released(&self, me: &Entry, gathering: State) {
         let round = &self.round;
         let epoch = gathering.epoch;
-        // Before the countdown: once nobody is missing, nobody is in the middle of a summons.
+        // Before the countdown: once nobody is missing, nobody is in the middle of a summons. And before
+        // the arrival: a thread that a filter kills over one of these calls is found dead among those
+        // that have not arrived.
         round.help(&self.kernel, epoch);
         // Whoever may not ask for it later asks before the countdown, hence before the commit.
         let futex_only = round.manners.is_futex_only();
         let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
+        if !me.advance(epoch, Standing::Summoned, Standing::Arrived) {
+            return;
+        }
         let missing = round.arrivals.count_down(epoch);
         let patience = round.manners.of_target(missing);
 
+        let look = || self.look_at_caller(epoch);
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, patience) != committed {
+        if round.word.wait_past(gathering, patience, Patrol::new(&look)) != committed {
             return;
         }
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
@@ -82,7 +88,18 @@ impl Registry {
         }
         let missing = round.completions.count_down(epoch);
         let patience = round.manners.of_target(missing);
-        round.word.wait_past(committed, patience);
+        round.word.wait_past(committed, patience, Patrol::new(&look));
+    }
+
+    /// For a thread that has stopped in the round of `epoch`. Out of line, since hardly any thread gets
+    /// here, and each has the handler on its stack.
+    #[cold]
+    #[inline(never)]
+    fn look_at_caller(&self, epoch: Epoch) {
+        self.end_if_caller_died(|| {
+            let now = self.round.word.read();
+            now.epoch == epoch && now.phase != Phase::Released
+        });
     }
 }
 

@@ -2,8 +2,9 @@
 //! what it is about to do.
 
 use super::patience::Patience;
+use crate::registry::Patrol;
 use crate::sys::const_on_linux;
-use crate::sys::futex::{self, Limit};
+use crate::sys::futex;
 use crate::sys::sync::{AtomicU32, Ordering};
 
 /// The number of a round's attempt. Whatever a thread does in a round, it does under the epoch
@@ -110,15 +111,24 @@ impl Word {
     }
 
     /// Waits until something else than `seen` is asked, and returns that.
-    pub(super) fn wait_past(&self, seen: State, mut patience: Patience) -> State {
+    ///
+    /// Each time that a sleep reaches its limit the patrol looks first, and only then is the word read: a
+    /// caller that has died may have published a phase before.
+    pub(super) fn wait_past(
+        &self,
+        seen: State,
+        mut patience: Patience,
+        mut patrol: Patrol<'_>,
+    ) -> State {
         // Every wait ends for many reasons: only the word says whether to go on.
         loop {
             let now = self.read();
             if now != seen {
                 return now;
             }
-            if !patience.wait_a_little() {
-                futex::wait(&self.state, seen.pack(), Limit::Never);
+            if !patience.wait_a_little() && futex::wait(&self.state, seen.pack(), patrol.endless())
+            {
+                patrol.look();
             }
         }
     }

@@ -52,6 +52,10 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::stack_too_small,
     troubles::id_of_the_dead,
     troubles::two_entries_with_one_id,
+    troubles::caller_dies,
+    troubles::caller_dies_having_called,
+    troubles::caller_dies_alone,
+    troubles::caller_leaves,
 ];
 
 /// As users have it by default, but that results which differ are reported.

@@ -206,3 +206,73 @@ pub(crate) mod two_entries_with_one_id {
         });
     }
 }
+
+fn dies(caller: &Thread, after: bool) {
+    let kills = Conduct { kills: Some(1), kills_after: after, ..Conduct::default() };
+    let _ = caller.broadcast(&registered_only(), 1, kills);
+    unreachable!("the caller dies in its call");
+}
+
+/// A caller that dies in its call, before it has made it: its target notices, and ends the process.
+pub(crate) mod caller_dies {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().no_timer_needed().looks(1).newest_values_only().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| dies(caller, false));
+        scene.registered(Thread::step);
+        scene.registered(Thread::step);
+    }
+}
+
+/// The same when the caller has made the call, and no other thread has.
+pub(crate) mod caller_dies_having_called {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().no_timer_needed().looks(1).preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| dies(caller, true));
+        scene.registered(Thread::step);
+    }
+}
+
+/// A caller that dies without a target: whoever waits at the gate notices.
+pub(crate) mod caller_dies_alone {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().no_timer_needed().looks(1).preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| dies(caller, false));
+        scene.foreign(|foreign| {
+            foreign.adopt();
+            foreign.step();
+        });
+    }
+}
+
+/// A caller that ends its round and then its life is not taken for one that died in its round.
+pub(crate) mod caller_leaves {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().looks(2).newest_values_only().preemptions(3)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            caller.leave();
+            caller.exit();
+        });
+        scene.registered(Thread::step);
+    }
+}

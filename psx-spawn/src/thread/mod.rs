@@ -46,6 +46,10 @@ use crate::Error;
 /// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread with the
 /// privileges that it has, and names it in the report.
 ///
+/// Registering waits while a broadcast is on, and so do the start and the end of a registered thread. None
+/// of these has a timeout: the wait is as long as the broadcasts of other threads take, each of which ends
+/// by its own [timeout](crate::Broadcast::timeout), or with its call on every thread.
+///
 /// # Errors
 ///
 /// [`Error::Unregistrable`] if the C library has no room for the thread's exit hook, or the signal

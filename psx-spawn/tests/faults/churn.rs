@@ -4,8 +4,9 @@ use std::env;
 use std::panic;
 use std::process::{self, Command};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use crate::case::Case;
 use crate::case::Expected::{Abort, Clean, Exit, Ok};
@@ -25,6 +26,14 @@ pub(crate) const CASES: &[Case] = &[
         stage.conclude(Result::Ok(vec![]), crew.strays());
     })
     .seconds(120)
+    .alone(),
+    Case::new(
+        "fifth-caller",
+        "a fifth thread calls and spawns beside 4 callers without pause",
+        &[Ok],
+        fifth_caller,
+    )
+    .seconds(60)
     .alone(),
     Case::new("thousand", "1,000 threads", &[Ok], |stage| many(stage, 1_000)).seconds(60).alone(),
     Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| many(stage, 10_000))
@@ -116,6 +125,41 @@ fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
     stage.clone().spawn("caller", move || {
         stage.count_to(rounds).expect("every one of many callers' calls");
     })
+}
+
+/// Each call of the fifth thread must come to its turn within its timeout, and each birth as well.
+fn fifth_caller(stage: &Stage) {
+    const TURNS: usize = 50;
+    let crew = stage.crew_that(is_level);
+    let done = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (stage, done) = (stage.clone(), Arc::clone(&done));
+            stage.clone().spawn("caller", move || {
+                while !done.load(Ordering::Relaxed) {
+                    stage.count().expect("every call");
+                }
+            })
+        })
+        .collect();
+    let fifth = stage.clone();
+    let (longest, slowest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (call, birth) = (Arc::clone(&longest), Arc::clone(&slowest));
+    stage.spawn("fifth", move || {
+        for _ in 0..TURNS {
+            let took = fifth.count().expect("a call in between");
+            call.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+            let start = Instant::now();
+            fifth.spawn("newborn", || ())();
+            birth.fetch_max(start.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+    })();
+    done.store(true, Ordering::Relaxed);
+    callers.into_iter().for_each(|join| join());
+    let [call, birth] = [longest, slowest].map(|longest| longest.load(Ordering::Relaxed));
+    stage.note(format_args!("slowest call {call} us, slowest birth {birth} us"));
+    assert!(call.max(birth) < 5_000_000, "a call or a birth that waited longer than a timeout");
+    stage.conclude(Result::Ok(vec![]), crew.strays());
 }
 
 fn many(stage: &Stage, threads: usize) {

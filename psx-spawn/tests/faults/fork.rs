@@ -1,9 +1,10 @@
 //! Processes that are born while rounds run.
 
+use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use std::{hint, thread};
@@ -73,6 +74,12 @@ pub(crate) const CASES: &[Case] = &[
         },
     ),
     Case::new(
+        "fork-in-fork",
+        "fork in a signal handler that interrupts fork; a call in each process",
+        &[Ok],
+        fork_in_fork,
+    ),
+    Case::new(
         "raw-fork",
         "1,000 forks by raw clone; in each 16 threads adopt at once; a call",
         &[Ok],
@@ -111,6 +118,53 @@ pub(crate) const CASES: &[Case] = &[
     })
     .seconds(60),
 ];
+
+/// What the fork in the handler has returned.
+static NESTED: AtomicI32 = AtomicI32::new(0);
+/// Whether that fork is still to be made.
+static TO_NEST: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn fork_again(_: c_int) {
+    // SAFETY: all code of this program that runs in the child is in this file.
+    NESTED.store(unsafe { libc::fork() }, Ordering::Relaxed);
+}
+
+extern "C" fn interrupt_fork() {
+    if TO_NEST.swap(false, Ordering::Relaxed) {
+        // SAFETY: the handler runs before this returns.
+        unsafe { libc::raise(libc::SIGUSR1) };
+    }
+}
+
+/// The interruption comes between psx's fork hook and the fork: of the hooks before a fork, the first
+/// to be installed is the last to run.
+fn fork_in_fork(stage: &Stage) {
+    let handler = fork_again as extern "C" fn(c_int) as usize;
+    // SAFETY: the handler and the hook do nothing but fork.
+    unsafe {
+        libc::signal(libc::SIGUSR1, handler);
+        libc::pthread_atfork(Some(interrupt_fork), None, None);
+    }
+    stage.adopt();
+    TO_NEST.store(true, Ordering::Relaxed);
+    // SAFETY: as in the storm.
+    let outer = unsafe { libc::fork() };
+    let nested = NESTED.load(Ordering::Relaxed);
+    assert!(outer >= 0 && nested >= 0, "fork: {}", io::Error::last_os_error());
+    // Four processes come here: whoever is a child of either fork, and the parent of both.
+    let children = [outer, if nested == 0 || outer == 0 { 0 } else { nested }];
+    let ended_well =
+        || children.into_iter().filter(|&child| child > 0).all(|child| exit_code(child) == 0);
+    if outer > 0 && nested > 0 {
+        assert!(ended_well(), "a call in a child");
+        let crew = stage.crew_that(is_level);
+        return stage.conclude(stage.count_to(1), crew.strays());
+    }
+    if ended_well() {
+        in_child(stage)
+    }
+    leave_by(|| Result::Ok(false))
+}
 
 /// Two threads do `birth` so many times each, while main calls without a pause.
 fn storm(stage: &Stage, births: usize, birth: fn(&Stage)) {

@@ -35,6 +35,7 @@ mod stage;
 mod supervisor;
 mod table;
 
+mod caller;
 mod churn;
 mod company;
 mod diverge;

@@ -1,5 +1,7 @@
 //! Seccomp filters against what a round lives on, there before it or put up by the round itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::sock_filter;
@@ -39,6 +41,21 @@ pub(crate) const CASES: &[Case] = &[
             apply(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT));
         },
     ),
+    Case::new(
+        "seccomp-by-round-only-futex",
+        "applies a filter that kills over anything but futex on the way out",
+        &[Ok],
+        |stage| {
+            let _crew = stage.crew();
+            apply(stage, &kill_all_but(&AFTER_THE_COMMIT));
+        },
+    ),
+    Case::new(
+        "seccomp-by-round-beside",
+        "applies a filter that kills whoever yields, with births at the gate",
+        &[Ok],
+        beside_births,
+    ),
     Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
         before(stage, &deny(&KILLS), Stage::change);
     })
@@ -71,6 +88,20 @@ const NOT_AFTER_THE_COMMIT: [i64; 6] = [
     libc::SYS_prctl,
 ];
 
+/// What such a round does call: a target leaves its handler by `rt_sigreturn`, the caller puts its signal
+/// mask back. The rest is the table's own, which tells the supervisor what came out.
+const AFTER_THE_COMMIT: [i64; 9] = [
+    libc::SYS_futex,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_munmap,
+    libc::SYS_exit_group,
+];
+
 const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
 
@@ -83,6 +114,12 @@ fn deny(calls: &[i64]) -> Vec<sock_filter> {
 fn filter(what: sock_filter, calls: &[i64]) -> Vec<sock_filter> {
     let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), what]);
     [load(0)].into_iter().chain(steps).chain([ALLOW]).collect()
+}
+
+/// A filter that kills the process over any other call than these.
+fn kill_all_but(calls: &[i64]) -> Vec<sock_filter> {
+    let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), ALLOW]);
+    [load(0)].into_iter().chain(steps).chain([KILL]).collect()
 }
 
 /// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
@@ -109,8 +146,33 @@ fn by_round(stage: &Stage, filter: &[sock_filter]) {
     stage.change_soon();
 }
 
+/// The round's gate opens, after its commit, for threads that start others all the time.
+fn beside_births(stage: &Stage) {
+    let _crew = stage.crew();
+    let done = Arc::new(AtomicBool::new(false));
+    let parents: Vec<_> = (0..3)
+        .map(|_| {
+            let done = Arc::clone(&done);
+            stage.spawn("parent", move || {
+                while !done.load(Ordering::Relaxed) {
+                    psx::thread::spawn(|| ()).join().expect("a thread that does nothing");
+                }
+            })
+        })
+        .collect();
+    let end = || {
+        done.store(true, Ordering::Relaxed);
+        parents.into_iter().for_each(|join| join());
+    };
+    apply_and(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT), end);
+}
+
 /// A round that puts the filter on all threads.
 fn apply(stage: &Stage, filter: &[sock_filter]) {
+    apply_and(stage, filter, || ());
+}
+
+fn apply_and(stage: &Stage, filter: &[sock_filter], then: impl FnOnce()) {
     stage.count().expect("a round without a filter");
     let start = Instant::now();
     let apply = || {
@@ -120,6 +182,7 @@ fn apply(stage: &Stage, filter: &[sock_filter]) {
     };
     // SAFETY: two system calls that read `filter`, which outlives the round.
     let result = unsafe { Broadcast::new().run(apply) };
+    then();
     let timeout = Duration::from_secs(5);
     stage.answer(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
 }

@@ -1,15 +1,17 @@
 //! Signals that cannot be sent, cannot be received, or belong to somebody else.
 
 use std::ffi::{c_int, c_void};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::{mem, process, ptr};
 
 use crate::case::Expected::{Clean, Ok};
 use crate::case::{Case, Start};
 use crate::raw;
 use crate::stage::{Stage, is_level};
+use crate::support::procfs;
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("none", "none", &[Ok], |stage| {
@@ -113,7 +115,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| {
             // glibc puts its own handler in place with the first thread that it starts.
             std::thread::spawn(|| ()).join().expect("a first thread");
-            raw::handle_33(note_33);
+            raw::handle_33(hear::<1>);
             let _crew = stage.crew();
             stage.count().expect("a first round");
             hears_its_own();
@@ -127,12 +129,51 @@ pub(crate) const CASES: &[Case] = &[
         |stage| {
             let _crew = stage.crew();
             stage.count().expect("a first round");
-            raw::handle_33(note_33);
+            raw::handle_33(hear::<1>);
             stage.count().expect("a round with another handler in first place");
             hears_its_own();
             stage.change();
         },
     ),
+    Case::new(
+        "handler-in-gathering",
+        "another handler for 33 takes a summons that is on its way",
+        &[Ok],
+        |stage| {
+            let _crew = stage.crew();
+            let (mut unblocks, mut unblock) = UnixStream::pair().expect("a socket pair");
+            let (tell, told) = mpsc::channel();
+            let _ = stage.spawn("late", move || {
+                raw::block_every_signal();
+                tell.send(raw::tid()).expect("main waits");
+                unblocks.read_exact(&mut [0]).expect("a word from the installer");
+                raw::unblock_every_signal();
+                loop {
+                    std::thread::park();
+                }
+            });
+            let late = told.recv().expect("the id of a thread");
+            // It ends before main can tell what came out, since the round waits for what it does.
+            std::thread::spawn(move || {
+                await_33(late);
+                raw::handle_33(hear::<1>);
+                unblock.write_all(&[0]).expect("the late thread waits");
+            });
+            stage.change_registered();
+            assert_eq!(HEARD.load(Ordering::Relaxed), 1, "summonses that the other handler took");
+        },
+    ),
+    Case::new(
+        "handler-in-round",
+        "a thread installs its own handler for 33 in a tight loop, 300 calls",
+        &[Ok],
+        |stage| {
+            let crew = stage.crew_that(is_level);
+            stage.busy("installer", || raw::handle_33(hear::<1>));
+            stage.conclude(stage.count_to(300), crew.strays());
+        },
+    )
+    .seconds(60),
     Case::new(
         "handlers-many",
         "nine different handlers for 33, each installed over psx's",
@@ -170,6 +211,18 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
+/// Waits until signal 33 is pending for a thread of this process that blocks it.
+pub(crate) fn await_33(tid: u32) {
+    let is_pending = || {
+        let tasks = procfs::tasks(process::id());
+        let task = tasks.iter().find(|task| task.tid == tid).expect("a thread that waits");
+        u64::from_str_radix(task.field("SigPnd"), 16).expect("a mask") & 1 << 32 != 0
+    };
+    while !is_pending() {
+        std::thread::yield_now();
+    }
+}
+
 fn no_queue(stage: &Stage, limit: [u64; 2], change: fn(&Stage)) {
     let _crew = stage.crew();
     raw::set_limit(libc::RLIMIT_SIGPENDING, limit);
@@ -190,10 +243,6 @@ fn blocked(stage: &Stage, block: fn()) {
 }
 
 static HEARD: AtomicUsize = AtomicUsize::new(0);
-
-extern "C" fn note_33(_: c_int) {
-    HEARD.fetch_add(1, Ordering::Relaxed);
-}
 
 /// A handler that no other is like.
 extern "C" fn hear<const N: usize>(_: c_int) {

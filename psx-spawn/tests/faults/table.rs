@@ -12,8 +12,8 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    churn, company, diverge, flood, fork, identity, jail, kvm, landlock, memory, proc, seccomp,
-    signals, threads, traps, uring, waits,
+    caller, churn, company, diverge, flood, fork, identity, jail, kvm, landlock, memory, proc,
+    seccomp, signals, threads, traps, uring, waits,
 };
 
 /// Most cases wait more than they work.
@@ -32,6 +32,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         traps::CASES,
         uring::CASES,
         kvm::CASES,
+        caller::CASES,
         churn::CASES,
         diverge::CASES,
         fork::CASES,

@@ -3,8 +3,11 @@
 
 use core::fmt::{self, Write};
 use core::ptr;
+use core::time::Duration;
 
+use super::futex::{self, Limit};
 use super::raw;
+use super::sync::AtomicU32;
 
 /// Standard error, unbuffered but for the line at hand.
 pub(crate) struct Stderr {
@@ -77,6 +80,25 @@ pub(crate) fn abort() -> ! {
     loop {
         core::hint::spin_loop();
     }
+}
+
+/// The caller of a round, the thread `tid`, has died in it. Every thread that waits for it comes here, at
+/// about the same time: the one that `speaks` says so and ends the process.
+#[cold]
+#[inline(never)]
+pub(crate) fn caller_died(tid: u32, speaks: bool) -> ! {
+    if speaks {
+        // Writing to this standard error cannot fail.
+        let _ = writeln!(
+            Stderr::new(),
+            "psx: fatal: the calling thread (tid {tid}) died in its call on all threads; privileges may \
+             be mixed, so the process ends here"
+        );
+    } else {
+        // The one that speaks may have died meanwhile, of the same cause as the caller.
+        futex::wait(&AtomicU32::new(0), 0, Limit::For(Duration::from_secs(1)));
+    }
+    abort()
 }
 
 /// A panic has left a broadcast closure.

@@ -36,6 +36,8 @@ pub(crate) enum Limit {
     At(Deadline),
     /// From now on, again at every sleep. Needs no clock.
     For(Duration),
+    /// The same, for a thread that waits without a limit and looks after others now and then.
+    Look(Duration),
 }
 
 /// Sleeps while the word is `expected`. Returns whether the limit has been reached.
@@ -46,7 +48,7 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     // A plain wait takes a time, a wait for any of a set of bits a point in time.
     let (op, until) = match limit {
         Limit::Never => (libc::FUTEX_WAIT, None),
-        Limit::For(time) => (libc::FUTEX_WAIT, Some(clock::timespec(time))),
+        Limit::For(time) | Limit::Look(time) => (libc::FUTEX_WAIT, Some(clock::timespec(time))),
         Limit::At(deadline) => (libc::FUTEX_WAIT_BITSET, Some(deadline.timespec())),
     };
     let args = [
@@ -77,6 +79,11 @@ pub(crate) fn wake<W: Word>(word: &W, count: i32) {
     let _ = unsafe {
         raw::syscall(libc::SYS_futex, [word.address(), op as usize, count as usize, 0, 0, 0])
     };
+}
+
+/// Makes a system call that wakes nothing: a thread that may not call futex any more ends here.
+pub(crate) fn probe() {
+    wake(&AtomicU32::new(0), 1);
 }
 
 /// Whether no thread with this id exists any more.

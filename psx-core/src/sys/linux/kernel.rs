@@ -100,8 +100,9 @@ impl Kernel {
         self.cores.load(Ordering::Relaxed) as usize
     }
 
-    /// Sees to it that a summons reaches our handler. The caller holds the round's lock.
-    pub(crate) fn confirm_handler(&self) -> Result<(), Errno> {
+    /// Sees to it that a summons reaches our handler. Returns whether another had taken its place. The
+    /// caller holds the round's lock.
+    pub(crate) fn confirm_handler(&self) -> Result<bool, Errno> {
         self.chain.confirm(self.handler)
     }
 

@@ -195,16 +195,20 @@ impl Chain {
     /// first `pthread_create`, musl at the first `pthread_cancel`, a program when it likes.
     ///
     /// Only the holder of the round's lock calls this.
-    pub(super) fn confirm(&self, handler: Handler) -> Result<(), Errno> {
+    /// Returns whether it was not. Neither allocates nor locks: a round also asks while threads are stopped.
+    pub(super) fn confirm(&self, handler: Handler) -> Result<bool, Errno> {
         let ours = ours(handler);
         let current = sigaction(None)?;
         if current.handler == ours.handler {
-            return Ok(());
+            return Ok(false);
         }
         // Remembered first: from the next call on, signals for it come to us.
         self.remember(current)?;
         let replaced = sigaction(Some(&ours))?;
-        if replaced == current { Ok(()) } else { self.remember(replaced) }
+        if replaced != current {
+            self.remember(replaced)?;
+        }
+        Ok(true)
     }
 
     /// A program that puts its handler back after each round takes one place, not many.

@@ -35,9 +35,3 @@ pub(crate) fn yield_now() {
     // SAFETY: sched_yield takes no arguments and touches no memory.
     let _ = unsafe { super::raw::syscall(libc::SYS_sched_yield, [0; 6]) };
 }
-
-/// Lets those who have just been woken go first: whoever broadcasts in a loop would otherwise have
-/// the lock and the gate again before they have a core, on a busy machine for seconds.
-pub(crate) fn give_way() {
-    yield_now();
-}

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::broadcast::CallName;
 use crate::registry::{Entry, Pass};
 use crate::round::Call;
+use crate::sys::clock::Deadline;
 use crate::sys::fault;
 pub use crate::sys::fault::Fault;
-use crate::sys::machine::{self, Habits, Machine};
+use crate::sys::machine::{self, Death, Habits, Machine};
 use crate::sys::mask;
 use crate::sys::task::Task;
 use crate::{Broadcast, Errno, Error, Report};
@@ -47,6 +48,13 @@ impl Model {
     #[must_use]
     pub fn timers(mut self, count: usize) -> Self {
         self.habits.timers = count;
+        self
+    }
+
+    /// The first `count` sleeps of threads that look after the caller may end in a look at once.
+    #[must_use]
+    pub fn looks(mut self, count: usize) -> Self {
+        self.habits.looks = count;
         self
     }
 
@@ -192,7 +200,7 @@ impl Scene {
         let mut entry = Entry::allocate().expect("memory");
         entry.belongs_to(task.tid, 0);
         let registry = self.machine.registry;
-        task.entry.set(Some(registry.register(entry, &registry.gate.enter())));
+        task.entry.set(Some(registry.register(entry, &registry.enter())));
     }
 
     /// A thread that psx does not know of.
@@ -214,6 +222,14 @@ impl Scene {
 
     /// The oracle: what each thread has become, and not what psx says of it.
     fn judge(&self) {
+        assert_eq!(
+            self.machine.has_ended(),
+            self.machine.has_fallen(),
+            "the process ends if a caller dies in its round",
+        );
+        if self.machine.has_ended() {
+            return;
+        }
         let history = self.machine.history.get();
         for task in self.machine.tasks().iter().filter(|task| task.is_alive()) {
             let credentials = task.credentials.get();
@@ -227,9 +243,6 @@ impl Scene {
     }
 }
 
-/// What ends a thread in the middle of its call.
-struct Death;
-
 /// What a round's call does, beside changing the credentials of the thread that makes it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conduct {
@@ -237,6 +250,8 @@ pub struct Conduct {
     pub fails: bool,
     /// The thread of this number dies in it; threads are numbered from 1 in the scene's order.
     pub kills: Option<u32>,
+    /// That thread dies when it has made the call, not before.
+    pub kills_after: bool,
 }
 
 /// A running thread of the scene.
@@ -337,8 +352,9 @@ impl Thread {
             conduct,
         };
         let op = || act.make_call();
-        let result =
-            self.machine.registry.broadcast(entry, plan, Call::new(CallName::Closure, false, &op));
+        let call = Call::new(CallName::Closure, false, &op);
+        let deadline = Deadline::after(plan.timeout);
+        let result = self.machine.registry.broadcast(entry, plan, deadline, call);
         let digits = self.machine.history.get().to_string();
         let was_made = digits.contains(&round.to_string());
         assert_eq!(was_made, result.is_ok(), "round {round} is {result:?} after {digits}");
@@ -347,7 +363,7 @@ impl Thread {
 
     /// Starts a thread, as psx does: with a passage and a ticket.
     pub fn give_birth(&self, part: impl FnOnce(&Thread) + 'static) {
-        let passage = self.machine.registry.gate.enter();
+        let passage = self.machine.registry.enter();
         let ticket = passage.another();
         let entry = Entry::allocate().expect("memory");
         self.interrupt();
@@ -375,7 +391,7 @@ impl Thread {
     /// Registers the thread.
     pub fn adopt(&self) {
         let entry = Entry::allocate().expect("memory");
-        self.register(entry, &self.machine.registry.gate.enter());
+        self.register(entry, &self.machine.registry.enter());
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
@@ -387,7 +403,7 @@ impl Thread {
     pub fn leave(&self) {
         let registry = self.machine.registry;
         let entry = self.task.entry.get().expect("registered");
-        let pass = registry.gate.enter();
+        let pass = registry.enter();
         // SAFETY: the thread's own entry, which is in the list until here.
         let entry = unsafe { registry.unregister(entry, &pass) };
         self.task.entry.set(None);
@@ -434,9 +450,9 @@ impl Act {
         if leads && self.conduct.fails {
             return Err(Errno::from_raw(libc::EPERM));
         }
-        if self.conduct.kills == Some(me.tid) {
-            self.machine.die(&me);
-            panic::resume_unwind(Box::new(Death));
+        let dies = self.conduct.kills == Some(me.tid);
+        if dies && !self.conduct.kills_after {
+            self.kill(&me, leads);
         }
         me.tell("makes call", self.round);
         me.watch.with_mut(|_| ());
@@ -455,6 +471,18 @@ impl Act {
             "thread {} and the caller have made other calls",
             me.tid,
         );
+        if dies {
+            self.kill(&me, leads);
+        }
         Ok(self.round as usize)
+    }
+
+    fn kill(&self, me: &Task, leads: bool) -> ! {
+        if leads {
+            self.machine.fall(me)
+        } else {
+            self.machine.die(me)
+        }
+        panic::resume_unwind(Box::new(Death))
     }
 }

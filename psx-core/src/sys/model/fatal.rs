@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use super::machine;
+
 /// Where the process says why it ends: the panic message does that here.
 pub(crate) struct Stderr;
 
@@ -23,3 +25,8 @@ pub(crate) fn abort() -> ! {
 
 /// A thread that dies in its call leaves by unwinding: there is no other way off a stack of loom's.
 pub(crate) fn unwound() {}
+
+/// The process ends, because the caller of a round has died in it.
+pub(crate) fn caller_died(tid: u32, _: bool) -> ! {
+    machine::get().end_process(tid)
+}

@@ -59,6 +59,12 @@ pub enum Fault {
     LifeMarkUnread,
     /// Of two entries with the same id, both are summoned.
     DuplicateIdKept,
+    /// Nobody looks whether the caller is still alive.
+    CallerNotWatched,
+    /// A caller that is found dead is taken to have died in its round.
+    RoundNotCheckedAgain,
+    /// A thread that takes the round's lock does not mark it as taken.
+    TurnNotMarked,
     /// Coverage is judged by psx's own count.
     CountOfOnesOwn,
     /// A thread that refuses, for want of stack, is counted as one that has stopped.
@@ -152,6 +158,15 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         (Fault::RefusalForgotten, "roster.rs", Op::Exchange) => Twist::Skip,
         (Fault::LockNotTriedAgain, "lock.rs", Op::Swap) if machine::just_woken() => {
             Twist::Lie(|_| 0)
+        }
+        (Fault::RoundNotCheckedAgain, "word.rs", Op::Load) if machine::has_just_found_dead() => {
+            Twist::Lie(|word| if word & 7 == 0 { word | 1 } else { word })
+        }
+        (Fault::RoundNotCheckedAgain, "fair_lock.rs", Op::Load) if ordered => {
+            Twist::Lie(|word| machine::just_found_dead().map_or(word, u64::from))
+        }
+        (Fault::TurnNotMarked, "fair_lock.rs", Op::Exchange) if order == Ordering::Acquire => {
+            Twist::Skip
         }
         (Fault::LockReleaseRelaxed, "lock.rs", Op::Swap) if order == Ordering::Release => {
             Twist::Weaken

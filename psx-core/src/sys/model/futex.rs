@@ -50,6 +50,8 @@ pub(crate) enum Limit {
     Never,
     At(Deadline),
     For(#[allow(dead_code, reason = "time has no length here")] Duration),
+    /// Of a thread that looks whether another is still alive.
+    Look(#[allow(dead_code, reason = "as above")] Duration),
 }
 
 /// Sleeps while the word is `expected`. Returns whether the limit has been reached.
@@ -62,8 +64,18 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     let Some(me) = machine.me() else {
         panic!("only a task of the model sleeps");
     };
-    let timed = !matches!(limit, Limit::Never);
-    if timed && machine.whim(Whim::Timer) {
+    let kind = match limit {
+        Limit::Never => Sleep::Endless,
+        Limit::At(_) | Limit::For(_) => Sleep::Timed,
+        Limit::Look(_) if fault::is(Fault::CallerNotWatched) => Sleep::Endless,
+        Limit::Look(_) => Sleep::Look,
+    };
+    let at_once = match kind {
+        Sleep::Timed => machine.whim(Whim::Timer),
+        Sleep::Look => machine.whim(Whim::Look),
+        _ => false,
+    };
+    if at_once {
         return true;
     }
     if machine.whim(Whim::SpuriousWake) {
@@ -78,15 +90,20 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
         machine.interrupt(&me);
         false
     } else {
-        let kind = if timed { Sleep::Timed } else { Sleep::Endless };
         machine.sleep(&me, word.address(), kind)
     };
     me.has_slept();
     over
 }
 
+/// No call of a model's forbids a futex.
+pub(crate) fn probe() {}
+
 /// Wakes up to `count` sleepers.
 pub(crate) fn wake<W: Word>(word: &W, count: i32) {
+    if machine::is_over() {
+        return;
+    }
     if W::WIDE && fault::is(Fault::LatchForgetsToWake) {
         return;
     }

@@ -24,8 +24,8 @@ impl Kernel {
         0
     }
 
-    pub(crate) fn confirm_handler(&self) -> Result<(), Errno> {
-        Ok(())
+    pub(crate) fn confirm_handler(&self) -> Result<bool, Errno> {
+        Ok(false)
     }
 
     /// The calling thread's id.
@@ -82,8 +82,7 @@ impl Kernel {
     }
 
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
-        let kind = machine::get().kind(tid);
-        !fault::is(Fault::DeathUnnoticed) && matches!(kind, None | Some(Kind::Dead))
+        !fault::is(Fault::DeathUnnoticed) && machine::get().is_dead(tid)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The process of one execution of a model: its threads, what they sleep on, what they may do.
 
 use std::cell::{Cell, RefCell};
+use std::panic;
 use std::rc::Rc;
 
 use loom::cell::UnsafeCell;
@@ -45,11 +46,33 @@ pub(crate) fn get() -> Rc<Machine> {
     MACHINE.with_borrow(|machine| machine.clone().expect("inside of a model"))
 }
 
-/// Called before each atomic operation of the protocol: a summons that has come is taken now.
-pub(crate) fn before_operation() {
+/// What unwinds a thread off its stack that has died, or whose process has ended: there is no other way
+/// off a stack of loom's. Nothing that the thread does on its way changes anything: see [`is_over`].
+pub(crate) struct Death;
+
+/// Whether the running thread is dead, and unwinds. Takes it there if the process has ended.
+pub(crate) fn is_over() -> bool {
+    let machine = MACHINE.with_borrow(Clone::clone);
+    let Some(machine) = machine.filter(|m| m.ended.get() || m.fallen.get()) else {
+        return false;
+    };
+    let Some(me) = machine.me() else { return false };
+    if machine.ended.get() && me.is_alive() {
+        machine.die(&me);
+        panic::resume_unwind(Box::new(Death));
+    }
+    !me.is_alive()
+}
+
+/// Called before each atomic operation of the protocol: a summons that has come is taken now. Returns
+/// whether the operation is one of a dead thread, and is not to be made.
+pub(crate) fn before_operation() -> bool {
+    if is_over() {
+        return true;
+    }
     let machine = MACHINE.with_borrow(Clone::clone);
     let Some(machine) = machine.filter(|m| m.everywhere || m.summonses.get() > 0) else {
-        return;
+        return false;
     };
     if let Some(me) = machine.me() {
         if machine.everywhere {
@@ -58,6 +81,17 @@ pub(crate) fn before_operation() {
             machine.take_summonses(&me);
         }
     }
+    false
+}
+
+/// Whether there is one such as [`just_found_dead`] tells of.
+pub(crate) fn has_just_found_dead() -> bool {
+    get().found_dead.get().is_some()
+}
+
+/// The thread that was found dead last by the running one, if that has not been asked since.
+pub(crate) fn just_found_dead() -> Option<u32> {
+    get().found_dead.take()
 }
 
 /// Whether loads see the newest value only.
@@ -77,6 +111,8 @@ pub(crate) enum Whim {
     SpuriousWake,
     /// A sleep with a limit reaches it.
     Timer,
+    /// A thread that waits looks after another.
+    Look,
     /// The deadline has passed.
     Deadline,
     /// A summons is refused.
@@ -88,6 +124,7 @@ impl Whim {
         match self {
             Self::SpuriousWake => "wakes for no reason, chance",
             Self::Timer => "reaches a sleep's limit, chance",
+            Self::Look => "looks, chance",
             Self::Deadline => "is late, chance",
             Self::Refusal => "has a summons refused, chance",
         }
@@ -100,6 +137,7 @@ pub(crate) struct Habits {
     /// How many occasions of each kind leave the kernel a choice: the first so many.
     pub(crate) spurious_wakes: usize,
     pub(crate) timers: usize,
+    pub(crate) looks: usize,
     pub(crate) deadlines: usize,
     pub(crate) refusals: usize,
     /// Where all sleep, and only a timer could go on, a wake-up was lost.
@@ -130,7 +168,7 @@ pub(crate) struct Machine {
     sleepers: RefCell<Vec<(usize, Rc<Task>)>>,
     /// How many threads there are, for the kernel's count. Its changes are turns of loom's.
     population: AtomicU32,
-    coins: [Coins; 4],
+    coins: [Coins; 5],
     /// Summonses that nobody has taken yet.
     summonses: Cell<u32>,
     timers_needed: Cell<u32>,
@@ -141,6 +179,11 @@ pub(crate) struct Machine {
     pub(super) last_count: Cell<usize>,
     pub(super) stale_count: Cell<Option<usize>>,
     pub(super) no_life_marks: bool,
+    /// A caller has died in its round.
+    fallen: Cell<bool>,
+    /// The process has ended over it.
+    ended: Cell<bool>,
+    found_dead: Cell<Option<u32>>,
     /// The calls that a round's caller has made, as the decimal digits of their numbers.
     pub(crate) history: Cell<u64>,
 }
@@ -162,6 +205,7 @@ impl Machine {
             coins: [
                 coins(Whim::SpuriousWake, habits.spurious_wakes),
                 coins(Whim::Timer, habits.timers),
+                coins(Whim::Look, habits.looks),
                 coins(Whim::Deadline, habits.deadlines),
                 coins(Whim::Refusal, habits.refusals),
             ],
@@ -173,6 +217,9 @@ impl Machine {
             last_count: Cell::new(0),
             stale_count: Cell::new(None),
             no_life_marks: habits.no_life_marks,
+            fallen: Cell::new(false),
+            ended: Cell::new(false),
+            found_dead: Cell::new(None),
             history: Cell::new(0),
         });
         MACHINE.set(Some(Rc::clone(&machine)));
@@ -236,6 +283,7 @@ impl Machine {
             late: Cell::new(false),
             alive: Cell::new(true),
             zombie: Cell::new(false),
+            fell: Cell::new(false),
             finished: Cell::new(false),
             entry: Cell::new(None),
             credentials: Cell::new(parent.map_or(0, |parent| parent.credentials.get())),
@@ -264,6 +312,42 @@ impl Machine {
         self.summonses.set(self.summonses.get() - task.pending.take());
         task.zombie.set(true);
         task.entry.set(None);
+    }
+
+    /// The thread dies in a round that it leads.
+    pub(crate) fn fall(&self, me: &Task) {
+        me.fell.set(true);
+        self.fallen.set(true);
+        self.die(me);
+    }
+
+    /// Whether a caller has died in its round.
+    pub(crate) fn has_fallen(&self) -> bool {
+        self.fallen.get()
+    }
+
+    /// Whether the process has ended over that.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// The process ends over the death of the thread `tid`.
+    pub(crate) fn end_process(&self, tid: u32) -> ! {
+        let fell = self.tasks().iter().any(|task| task.tid == tid && task.fell.get());
+        assert!(fell, "a false alarm: thread {tid} has ended its round");
+        self.ended.set(true);
+        for (_, task) in self.sleepers.take() {
+            self.rouse(&task, Roused::Over);
+        }
+        is_over();
+        unreachable!("a thread that is alive ends the process");
+    }
+
+    /// Whether the thread `tid` is dead, as the protocol asks it.
+    pub(crate) fn is_dead(&self, tid: u32) -> bool {
+        let is_dead = matches!(self.kind(tid), None | Some(Kind::Dead));
+        self.found_dead.set(is_dead.then_some(tid));
+        is_dead
     }
 
     /// The thread runs no more of the model, dead or not.
@@ -411,6 +495,7 @@ impl Machine {
         while me.asleep.get().is_some() {
             thread::park();
         }
+        is_over();
         match me.roused.get() {
             Roused::Wake | Roused::Over => false,
             Roused::Timer => true,
@@ -458,10 +543,11 @@ impl Machine {
         let sleepers = self.sleepers.borrow().clone();
         let sleeps = |kind: Sleep| move |task: &&Rc<Task>| task.asleep.get() == Some(kind);
         let tasks = || sleepers.iter().map(|(_, task)| task);
-        if let Some(task) = tasks().find(sleeps(Sleep::Timed)).or(tasks().find(sleeps(Sleep::Nap)))
-        {
+        let first = [Sleep::Timed, Sleep::Nap, Sleep::Look];
+        if let Some(task) = first.into_iter().find_map(|kind| tasks().find(sleeps(kind))) {
             let napping = task.asleep.get() == Some(Sleep::Nap);
-            assert!(napping || !self.no_timer_needed, "a wake-up was lost: all sleep");
+            let excused = napping || self.fallen.get();
+            assert!(excused || !self.no_timer_needed, "a wake-up was lost: all sleep");
             let needed = self.timers_needed.get() + 1;
             assert!(needed <= STUCK, "time goes by and nothing comes of it");
             self.timers_needed.set(needed);

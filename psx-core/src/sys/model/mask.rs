@@ -32,6 +32,9 @@ impl Drop for Masked {
 
 /// Sets the mask and takes what has been waiting for it. Returns the mask before.
 pub(crate) fn set(blocked: bool) -> bool {
+    if machine::is_over() {
+        return false;
+    }
     let machine = machine::get();
     let Some(me) = machine.me() else { return false };
     let before = me.blocks_summons();

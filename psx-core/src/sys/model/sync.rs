@@ -1,5 +1,6 @@
 //! loom's atomics. Before each operation a pending summons is taken, if the thread lets it, and
-//! each is a place where a [`Fault`](super::fault::Fault) may bend a rule.
+//! each is a place where a [`Fault`](super::fault::Fault) may bend a rule. A dead thread that unwinds
+//! changes nothing.
 
 use std::panic::Location;
 
@@ -28,7 +29,9 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(order);
+                }
                 match twist(Location::caller(), Op::Load, order) {
                     Twist::Weaken => self.read(Ordering::Relaxed),
                     Twist::Lie(lie) => lie(self.read(order).into()) as $int,
@@ -38,7 +41,9 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn store(&self, value: $int, order: Ordering) {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return;
+                }
                 let order = match twist(Location::caller(), Op::Store, order) {
                     Twist::Weaken => Ordering::Relaxed,
                     _ => order,
@@ -48,7 +53,9 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn swap(&self, value: $int, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(Ordering::Relaxed);
+                }
                 match twist(Location::caller(), Op::Swap, order) {
                     Twist::Weaken => self.0.swap(value, Ordering::Relaxed),
                     Twist::Lie(lie) => lie(self.0.swap(value, order).into()) as $int,
@@ -89,7 +96,9 @@ macro_rules! atomic {
                 failure: Ordering,
                 twist: Twist,
             ) -> Result<$int, $int> {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return Ok(expected);
+                }
                 match twist {
                     Twist::Weaken => {
                         let relaxed = Ordering::Relaxed;
@@ -117,13 +126,17 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn fetch_add(&self, value: $int, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(Ordering::Relaxed);
+                }
                 self.0.fetch_add(value, order)
             }
 
             #[track_caller]
             pub(crate) fn fetch_sub(&self, value: $int, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(Ordering::Relaxed);
+                }
                 let order = match twist(Location::caller(), Op::Sub, order) {
                     Twist::Weaken => Ordering::Relaxed,
                     _ => order,
@@ -133,7 +146,9 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn fetch_and(&self, value: $int, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(Ordering::Relaxed);
+                }
                 let order = match twist(Location::caller(), Op::And, order) {
                     Twist::Weaken => Ordering::Relaxed,
                     _ => order,
@@ -143,7 +158,9 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn fetch_or(&self, value: $int, order: Ordering) -> $int {
-                machine::before_operation();
+                if machine::before_operation() {
+                    return self.read(Ordering::Relaxed);
+                }
                 match twist(Location::caller(), Op::Or, order) {
                     Twist::Weaken => self.0.fetch_or(value, Ordering::Relaxed),
                     Twist::Skip => self.0.load(order),
@@ -182,6 +199,3 @@ atomic!(AtomicU32, u32, store);
 // it after a later store of the same thread's. A store that is a read-modify-write itself has its
 // place; the price is that it continues the release sequence, which a plain one would end.
 atomic!(AtomicU64, u64, swap);
-
-/// The model's order of turns is loom's affair.
-pub(crate) fn give_way() {}

@@ -17,6 +17,8 @@ pub(crate) enum Sleep {
     Endless,
     /// Until it is woken, or for a time.
     Timed,
+    /// Until it is woken, or for as long as a thread waits before it looks after another.
+    Look,
     /// For a time.
     Nap,
     /// Until the scene is over: the thread has nothing to do but to answer.
@@ -28,6 +30,7 @@ impl Sleep {
         match self {
             Self::Endless => "sleeps on",
             Self::Timed => "sleeps for a time on",
+            Self::Look => "sleeps until it looks, on",
             Self::Nap => "naps",
             Self::Linger => "lingers",
         }
@@ -80,6 +83,8 @@ pub(crate) struct Task {
     pub(super) alive: Cell<bool>,
     /// It has ended, and is counted all the same.
     pub(super) zombie: Cell<bool>,
+    /// It has died in a round that it led.
+    pub(crate) fell: Cell<bool>,
     /// It runs no more of the model.
     pub(super) finished: Cell<bool>,
     pub(crate) entry: Cell<Option<NonNull<Entry>>>,
