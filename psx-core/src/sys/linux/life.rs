@@ -76,6 +76,10 @@ impl LifeMark {
         if self.state.load(Ordering::Relaxed) == NONE && !self.init() {
             return true;
         }
+        // A fork that another one has interrupted goes on in the child, where the mark is taken already.
+        if self.state.load(Ordering::Relaxed) == HELD {
+            return self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid;
+        }
         let mutex = self.mutex.get().cast::<libc::pthread_mutex_t>();
         // SAFETY: initialised, at its place for as long as it is held, and free: nobody but the
         // thread whose mark it is takes it.
