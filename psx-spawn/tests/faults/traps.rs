@@ -1,9 +1,10 @@
 //! Signals that the kernel raises for what a thread itself does: a system call that a seccomp filter
 //! traps, a fault in memory. The program handles them, as seccomp brokers and runtimes do.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,9 @@ pub(crate) const CASES: &[Case] = &[
             await_thread(|name, _| name == "raw-clone", &tid.to_string());
             trap_on_all(&[
                 libc::SYS_openat,
+                libc::SYS_openat2,
+                libc::SYS_pread64,
+                libc::SYS_fstatfs,
                 libc::SYS_read,
                 libc::SYS_close,
                 libc::SYS_getdents64,
@@ -56,6 +60,43 @@ pub(crate) const CASES: &[Case] = &[
             ]);
             stage.change_soon();
             assert!(EMULATED.load(Ordering::Relaxed) > 0, "calls that the broker has emulated");
+        },
+    ),
+    Case::new(
+        "trap-open-elsewhere",
+        "a broker's process opens files, before the first use: Require, Registered",
+        &[Clean("Unprovable", "Registered"), Ok],
+        |stage| {
+            open_in_parent();
+            let _crew = stage.crew();
+            stage.change_soon();
+            stage.change_registered();
+        },
+    ),
+    Case::new(
+        "trap-open-elsewhere-later",
+        "the same after the first use, and a raw clone thread",
+        &[Clean("Uncovered", "1 thread that cannot be named")],
+        |stage| {
+            stage.adopt();
+            open_in_parent();
+            let _crew = stage.crew();
+            raw::start_raw_thread();
+            stage.change_soon();
+        },
+    ),
+    // The same calls with fewer promises.
+    Case::new(
+        "no-openat2",
+        "openat2 answered with EPERM, and a raw clone thread",
+        &[Clean("Uncovered", "raw-clone")],
+        |stage| {
+            confine::no_new_privs();
+            confine::filter(&[load(0), if_equal(libc::SYS_openat2 as u32), DENY, ALLOW]);
+            let _crew = stage.crew();
+            let tid = raw::start_raw_thread();
+            await_thread(|name, _| name == "raw-clone", &tid.to_string());
+            stage.change_soon();
         },
     ),
     Case::new(
@@ -135,14 +176,45 @@ extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
                 libc::REG_R9,
             ]
             .map(|register| registers[register as usize] as usize);
+            let b = path_for_broker(nr, b);
             registers[libc::REG_RAX as usize] = faults_broker_call(nr, a, b, c, d, e, f) as i64;
         }
         #[cfg(target_arch = "aarch64")]
         {
             let registers = &mut (*context).uc_mcontext.regs;
             let [a, b, c, d, e, f, _, _, nr, ..] = registers.map(|register| register as usize);
+            let b = path_for_broker(nr, b);
             registers[0] = faults_broker_call(nr, a, b, c, d, e, f) as u64;
         }
+    }
+}
+
+/// What the broker opens for `self/status` and `self/task`: what the path means in our parent.
+static ELSEWHERE: OnceLock<[CString; 2]> = OnceLock::new();
+
+/// From now on files are opened by a broker, as Chromium's does it: another process opens them, for which
+/// `/proc/self` is its own. (Here the handler does, under the other process's name.)
+fn open_in_parent() {
+    let parent = std::os::unix::process::parent_id();
+    let path = |file| CString::new(format!("/proc/{parent}/{file}")).expect("a path");
+    ELSEWHERE.set([path("status"), path("task")]).expect("the first broker");
+    start_broker();
+    confine::no_new_privs();
+    // Which it does not know.
+    confine::filter(&[load(0), if_equal(libc::SYS_openat2 as u32), DENY, ALLOW]);
+    confine::filter(&trap(&[libc::SYS_openat]));
+}
+
+/// The path that a call is to be made with.
+fn path_for_broker(nr: usize, path: usize) -> usize {
+    let is_open = nr as i64 == libc::SYS_openat;
+    let Some([status, task]) = ELSEWHERE.get().filter(|_| is_open) else { return path };
+    // SAFETY: the path of a call that the program makes.
+    let asked = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(path)) };
+    match asked.to_bytes() {
+        b"self/status" => status.as_ptr().expose_provenance(),
+        b"self/task" => task.as_ptr().expose_provenance(),
+        _ => path,
     }
 }
 
@@ -193,6 +265,9 @@ fn behind_broker(stage: &Stage, calls: &[i64]) {
 fn trap_on_all(calls: &[i64]) {
     confine::filter_all(&trap(calls));
 }
+
+/// The step that answers a call with EPERM.
+const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 
 const PAGE: usize = 64 << 10;
 const PAGES: usize = 64;

@@ -57,8 +57,22 @@ const RESOLVE_CACHED: u64 = 0x20;
 pub(super) fn open_proc(lookup: Lookup) -> Result<Descriptor, Errno> {
     let resolve = if lookup == Lookup::Cached { RESOLVE_CACHED } else { 0 };
     let flags = libc::O_PATH | libc::O_DIRECTORY;
-    let proc = open(libc::AT_FDCWD as usize, c"/proc", flags, resolve)?;
-    if is_procfs(proc.number())? { Ok(proc) } else { Err(Errno::from_raw(libc::ENOENT)) }
+    let mut opened = open(libc::AT_FDCWD as usize, c"/proc", flags, resolve);
+    // Another thread's mount or rename makes a cached lookup give up, and the next one go through.
+    for _ in 0..TRIES {
+        if opened.as_ref().err().map(|errno| errno.raw()) != Some(libc::EAGAIN) {
+            break;
+        }
+        opened = open(libc::AT_FDCWD as usize, c"/proc", flags, resolve);
+    }
+    of_procfs(opened?)
+}
+
+const TRIES: usize = 8;
+
+/// The file, if it is one of procfs.
+fn of_procfs(file: Descriptor) -> Result<Descriptor, Errno> {
+    if is_procfs(file.number())? { Ok(file) } else { Err(Errno::from_raw(libc::ENOENT)) }
 }
 
 /// Opens what `path` leads to in the procfs that `directory` is part of.
@@ -68,7 +82,10 @@ pub(super) fn open_within(
     flags: i32,
 ) -> Result<Descriptor, Errno> {
     let resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS;
-    open(directory.number(), path, libc::O_RDONLY | flags, resolve)
+    // Where mounts are crossed all the same (see `open`), something else may be mounted here, and
+    // opening that must not wait for anything.
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | flags;
+    of_procfs(open(directory.number(), path, flags, resolve)?)
 }
 
 fn open(directory: usize, path: &CStr, flags: i32, resolve: u64) -> Result<Descriptor, Errno> {

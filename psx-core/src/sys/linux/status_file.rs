@@ -167,7 +167,7 @@ impl StatusFile {
 /// Whether this is the status of the calling process and not of another one, put in its place: the
 /// last of the ids in `NStgid:` is the one that the process has in its own pid namespace. Kernels
 /// without pid namespaces have no such line.
-fn is_own_status(fd: usize) -> bool {
+pub(super) fn is_own_status(fd: usize) -> bool {
     let id = read_field(fd, b"\nNStgid:\t", |ids| parse(last_id(ids)))
         .or_else(|_| read_field(fd, b"\nTgid:\t", parse));
     id.is_ok_and(|id| raw::getpid() == Ok(id))

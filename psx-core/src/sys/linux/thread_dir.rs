@@ -14,7 +14,7 @@ use core::fmt::Write;
 use super::super::{Kind, Look};
 use super::procfs::{Descriptor, Lookup, open_proc, open_within, parse, read_at, read_field};
 use super::raw;
-use super::status_file::last_id;
+use super::status_file::{is_own_status, last_id};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -49,6 +49,10 @@ impl ThreadDir {
         let proc = open_proc(lookup)?;
         let directory = open_within(&proc, c"self/task", libc::O_DIRECTORY)?;
         let status = open_within(&proc, c"self/status", 0)?;
+        // Not so where another process opens files for this one (a seccomp broker).
+        if !is_own_status(status.number()) {
+            return Err(Errno::from_raw(libc::ENOENT));
+        }
         // One id for each pid namespace from that of /proc to the thread's own.
         let is_translated = |ids: &[u8]| Some(ids.contains(&b'\t'));
         let is_translated =
