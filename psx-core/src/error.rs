@@ -39,7 +39,10 @@ pub enum Error {
     ZeroTimeout,
     /// There is no memory left for the round's records, which are laid out before anything stops.
     OutOfMemory,
-    /// The thread cannot be registered.
+    /// The thread cannot be registered: the libc has no key for thread-specific data left
+    /// ([`pthread_key_create(3)`]) or no memory, or a filter refuses `gettid` or `getpid`.
+    ///
+    /// [`pthread_key_create(3)`]: https://man7.org/linux/man-pages/man3/pthread_key_create.3p.html
     Unregistrable(Errno),
     /// psx's handler of signal 33 cannot be installed, or the handler that was there before cannot be
     /// remembered: psx keeps up to eight different ones (`ENOSPC` after that).
@@ -109,8 +112,10 @@ impl fmt::Display for Error {
             Self::Step(error) => error.fmt(f),
             Self::Unregistrable(errno) => write!(
                 f,
-                "nothing changed: this thread could not be registered with psx ({errno}); the libc \
-                 has no key for thread-specific data left (1024 in a process), or no memory"
+                "nothing changed: this thread could not be registered with psx ({errno}); EAGAIN and \
+                 ENOMEM mean that the libc has no key for thread-specific data left (1024 in a \
+                 process) or no memory; for another number look for a seccomp filter against gettid \
+                 or getpid"
             ),
             Self::Handler(errno) if errno.raw() == libc::ENOSPC => f.write_str(
                 "nothing changed: signal 33 has had more than eight different handlers beside \

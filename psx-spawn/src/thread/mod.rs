@@ -52,8 +52,10 @@ use crate::Error;
 ///
 /// # Errors
 ///
-/// [`Error::Unregistrable`] if the C library has no room for the thread's exit hook, or the signal
-/// handler cannot be installed; [`Error::Reentrant`] inside a broadcast's own closure.
+/// [`Error::Unregistrable`] if the C library has no room for the thread's exit hook, or a filter refuses
+/// a system call that registration needs; [`Error::OutOfMemory`]; [`Error::OtherProcess`] in a child of
+/// `vfork`; [`Error::SharedThreadLocals`] in a thread that was made by a raw `clone` without
+/// thread-local storage of its own.
 ///
 /// # Examples
 ///
