@@ -19,6 +19,7 @@ mod runner;
 mod scope;
 mod signals;
 mod stack;
+mod syscalls;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         company::cases(),
         masked::cases(),
         messages::cases(),
+        syscalls::cases(),
         exits::cases(),
         stack::cases(),
     ];

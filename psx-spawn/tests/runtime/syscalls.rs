@@ -1,0 +1,217 @@
+//! docs/signal-safety.md lists the system calls that psx makes, for programs behind a filter: here a
+//! filter lets those pass and no other.
+
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_long, c_void};
+use std::sync::mpsc;
+use std::thread as std_thread;
+use std::time::Duration;
+
+use psx::{Broadcast, Divergence, Error, thread};
+
+use crate::kernel::{STRICT, broadcast_slack, idle, set_signal_mask, start_idlers, tid};
+use crate::support::{Case, Ending, Supervised};
+
+const PAGE: &str = include_str!("../../../docs/signal-safety.md");
+
+const SHORT: Duration = Duration::from_millis(300);
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("syscalls::of_the_first_registration", |_| {
+            allow_only(&["memory", "the first registration", "each registration"]);
+            end(thread::adopt().is_ok());
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_later_registration", |_| {
+            thread::adopt().unwrap();
+            let (go, goes) = mpsc::channel();
+            let (send, ready) = mpsc::channel();
+            let later = std_thread::spawn(move || {
+                send.send(()).unwrap();
+                goes.recv().unwrap();
+                end(thread::adopt().is_ok());
+            });
+            ready.recv().unwrap();
+            allow_only(&["memory", "each registration", "a round"]);
+            go.send(()).unwrap();
+            later.join().unwrap();
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_round", |_| {
+            idlers(3);
+            allow_only(&["memory", "a round"]);
+            let all = (2..100).all(|ns| broadcast_slack(STRICT, ns) == Ok(4));
+            // SAFETY: does nothing.
+            let closure = unsafe { STRICT.run(|| Ok(7)) };
+            end(all && closure.is_ok_and(|report| report.threads() == 4));
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_round_that_misses_a_thread", |_| {
+            idlers(2);
+            foreign();
+            allow_only(&["memory", "a round", MISSED]);
+            let missed = broadcast_slack(STRICT.timeout(SHORT), 1);
+            end(matches!(missed, Err(Error::Uncovered(threads)) if threads.len() == 1));
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_round_that_is_late", |_| {
+            idlers(2);
+            let (send, ready) = mpsc::channel();
+            thread::spawn(move || {
+                set_signal_mask(!0);
+                send.send(tid()).unwrap();
+                idle()
+            });
+            ready.recv().unwrap();
+            allow_only(&["memory", "a round", MISSED]);
+            let late = broadcast_slack(STRICT.timeout(SHORT), 1);
+            end(matches!(late, Err(Error::Unreachable(threads)) if threads.len() == 1));
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_full_signal_queue", |_| {
+            idlers(2);
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 1 << 20 };
+            // SAFETY: a limit that outlives the call.
+            unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &none) };
+            allow_only(&["memory", "a round", FULL]);
+            end(broadcast_slack(STRICT, 1) == Ok(3));
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_the_end_of_the_process", |_| {
+            idlers(2);
+            allow_only(&["memory", "a round", "the end of the process"]);
+            let strict = Broadcast::new().divergence(Divergence::Abort);
+            // SAFETY: reads a number.
+            let _ = unsafe { strict.syscall(libc::SYS_gettid, [0; 6]) };
+            end(false);
+        })
+        .judge(|child| {
+            let (ending, output) = (child.end(), child.output());
+            assert_eq!(ending, Ending::Killed(libc::SIGABRT), "{output}");
+            assert!(output.contains("psx: fatal: "), "{output}");
+        }),
+    ]
+}
+
+const MISSED: &str = "a round that misses a thread, or is late";
+const FULL: &str = "a full signal queue";
+
+fn ends_well(child: &mut Supervised) {
+    assert_eq!(child.end(), Ending::Exited(0), "{}", child.output());
+}
+
+/// Threads that wait, well past their start: a round has reached them.
+fn idlers(count: usize) {
+    start_idlers(count);
+    broadcast_slack(STRICT, 1).unwrap();
+}
+
+/// A thread that psx does not know, past its start too.
+fn foreign() {
+    let (send, ready) = mpsc::channel();
+    std_thread::spawn(move || {
+        send.send(()).unwrap();
+        idle()
+    });
+    ready.recv().unwrap();
+}
+
+/// Ends the process, without the libc's part.
+fn end(well: bool) -> ! {
+    // SAFETY: the process ends.
+    unsafe { libc::_exit(if well { 0 } else { 2 }) }
+}
+
+/// From now on, on every thread: the system calls in these rows of the page, `prctl` for the calls that
+/// are broadcast here, and what ends the process. Any other is said on standard error, and is the end.
+fn allow_only(rows: &[&str]) {
+    let mut allowed = BTreeSet::from([libc::SYS_exit_group, libc::SYS_write, libc::SYS_prctl]);
+    for row in rows {
+        allowed.extend(listed(row).iter().map(|name| number(name)));
+    }
+    let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let result = |k| statement(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    // The call's number is the first word of seccomp_data.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for nr in allowed {
+        filter.push(statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, nr as u32, 0, 1));
+        filter.push(result(libc::SECCOMP_RET_ALLOW));
+    }
+    filter.push(result(libc::SECCOMP_RET_TRAP));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let tsync = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    // SAFETY: a handler of the right type; numbers; a program that outlives the call.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = say_what_was_refused;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let set = libc::SECCOMP_SET_MODE_FILTER;
+        assert_eq!(libc::syscall(libc::SYS_seccomp, set, tsync, &raw const program), 0);
+    }
+}
+
+extern "C" fn say_what_was_refused(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel's information, 128 bytes; the call's number is its seventh word.
+    let mut nr = unsafe { info.cast::<u32>().add(6).read() };
+    let mut text = *b"refused: system call 000, which docs/signal-safety.md does not list here\n";
+    for digit in text[21..24].iter_mut().rev() {
+        *digit = b'0' + (nr % 10) as u8;
+        nr /= 10;
+    }
+    // SAFETY: bytes that outlive the call.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    end(false)
+}
+
+/// The system calls in a row of the page's table.
+fn listed(row: &str) -> Vec<&'static str> {
+    let begin = format!("| {row} | ");
+    let line = PAGE.lines().find_map(|line| line.strip_prefix(&begin));
+    let cell = line.unwrap_or_else(|| panic!("no row {row:?}")).split(" | ").next();
+    cell.expect("a cell").split('`').skip(1).step_by(2).collect()
+}
+
+fn number(name: &str) -> c_long {
+    match name {
+        "brk" => libc::SYS_brk,
+        "clock_gettime" => libc::SYS_clock_gettime,
+        "close" => libc::SYS_close,
+        "fcntl" => libc::SYS_fcntl,
+        "fstat" => libc::SYS_fstat,
+        "fstatfs" => libc::SYS_fstatfs,
+        "futex" => libc::SYS_futex,
+        "getdents64" => libc::SYS_getdents64,
+        "getpid" => libc::SYS_getpid,
+        "gettid" => libc::SYS_gettid,
+        "lseek" => libc::SYS_lseek,
+        "madvise" => libc::SYS_madvise,
+        "mmap" => libc::SYS_mmap,
+        "mprotect" => libc::SYS_mprotect,
+        "munmap" => libc::SYS_munmap,
+        "nanosleep" => libc::SYS_nanosleep,
+        "newfstatat" => libc::SYS_newfstatat,
+        "openat" => libc::SYS_openat,
+        "openat2" => libc::SYS_openat2,
+        "ppoll" => libc::SYS_ppoll,
+        "prctl" => libc::SYS_prctl,
+        "pread64" => libc::SYS_pread64,
+        "prlimit64" => libc::SYS_prlimit64,
+        "read" => libc::SYS_read,
+        "rt_sigaction" => libc::SYS_rt_sigaction,
+        "rt_sigprocmask" => libc::SYS_rt_sigprocmask,
+        "rt_sigreturn" => libc::SYS_rt_sigreturn,
+        "rt_tgsigqueueinfo" => libc::SYS_rt_tgsigqueueinfo,
+        "sched_getaffinity" => libc::SYS_sched_getaffinity,
+        "sched_yield" => libc::SYS_sched_yield,
+        "sigaltstack" => libc::SYS_sigaltstack,
+        "statx" => libc::SYS_statx,
+        "tgkill" => libc::SYS_tgkill,
+        "write" => libc::SYS_write,
+        "exit_group" => libc::SYS_exit_group,
+        _ => panic!("{name} is not in this test's list of numbers"),
+    }
+}
