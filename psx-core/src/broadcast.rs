@@ -90,9 +90,12 @@ impl Broadcast {
     }
 
     /// How long the round may take until its commit point, the registration of a calling thread that is
-    /// not registered yet included. It may not be zero. From the commit
-    /// point on there is no timeout: there the round cannot be taken back, and waits until every
-    /// thread has made the call.
+    /// not registered yet included. It may not be zero. From the commit point on there is no timeout:
+    /// there the round cannot be taken back, and waits until every thread has made the call.
+    ///
+    /// A round fails before its timeout where waiting makes no sense: with
+    /// [`Error::Uncovered`](crate::Error::Uncovered) about threads that have had the time to register,
+    /// and did not.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

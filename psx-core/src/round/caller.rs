@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use super::gathering::Gathering;
 use super::ledger::{Finding, Ledger};
+use super::missed::{Missed, WINDOW};
 use super::roster::Array;
 use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
@@ -24,8 +25,10 @@ use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 /// for something that waits for us.
 const FIRST_CLOSE: Duration = Duration::from_millis(10);
 
-/// How long to wait between two proofs that failed, at the longest, if nothing changes.
-const RETRY: Duration = Duration::from_millis(50);
+/// How long to wait between two proofs that failed, if nothing changes: at first, and then three times as
+/// long, so that the third proof can say whether waiting makes sense; and at the longest.
+const FIRST_RETRY: Duration = WINDOW.checked_div(4).unwrap();
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
 /// How many threads the last message names, so that it fits into a pipe that nobody reads.
 const NAMED: usize = 16;
@@ -88,6 +91,8 @@ impl Registry {
         // Who stood in the way of the last proof: the better answer when a later attempt, begun
         // shortly before the deadline, does not even get that far.
         let mut missed = None;
+        let mut sightings = Missed::default();
+        let mut retry = FIRST_RETRY;
         loop {
             attempts += 1;
             // Everything that allocates or frees comes before the attempt or after it.
@@ -113,13 +118,17 @@ impl Registry {
                 Err(setback) => setback,
             };
             if setback == Setback::Missed && !ledger.others.none_missed() {
-                missed = Some(ledger.others.threads().map_err(|NoMemory| Error::OutOfMemory)?);
+                let threads = ledger.others.threads().map_err(|NoMemory| Error::OutOfMemory)?;
+                sightings.update(&self.kernel, &threads).map_err(|NoMemory| Error::OutOfMemory)?;
+                missed = Some(threads);
             }
             match setback {
                 Setback::NoRoom if !deadline.passed() => {}
                 Setback::Busy if !deadline.passed() => patience *= 2,
-                Setback::Missed if !deadline.passed() => {
-                    self.await_change(seen, deadline.sooner(RETRY));
+                Setback::Missed if !deadline.passed() && !sightings.are_settled() => {
+                    if !self.await_change(seen, deadline.sooner(retry)) {
+                        retry = (retry * 3).min(LAST_RETRY);
+                    }
                 }
                 Setback::Busy | Setback::Missed | Setback::NoRoom => {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
@@ -169,13 +178,18 @@ impl Registry {
         Ledger::for_threads(room)
     }
 
-    /// Waits for a thread to be born, adopted or gone, with the gate open and nobody stopped.
-    fn await_change(&self, seen: Census, deadline: Deadline) {
+    /// Waits for a thread to be born, adopted or gone, with the gate open and no thread stopped. Returns
+    /// `false` where that does not happen until the deadline.
+    fn await_change(&self, seen: Census, deadline: Deadline) -> bool {
         let mut nap = Duration::from_micros(50);
-        while self.census() == seen && !deadline.passed() {
+        while self.census() == seen {
+            if deadline.passed() {
+                return false;
+            }
             clock::sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(5));
         }
+        true
     }
 }
 

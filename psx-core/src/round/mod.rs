@@ -12,6 +12,7 @@
 //! | `index` | from a thread's id to its entry, for the signal handler |
 //! | `stack` | how much stack a thread must have left |
 //! | `coverage` | the proof that no thread was missed |
+//! | `missed` | whether to wait for the threads that a proof has missed |
 //! | `ledger` | records laid out before the stop, since nothing is allocated inside it |
 //!
 //! Between the first summons and the release every other registered thread stands still, and may
@@ -24,6 +25,7 @@ mod gathering;
 mod index;
 mod latch;
 mod ledger;
+mod missed;
 mod patience;
 mod roster;
 mod stack;

@@ -50,6 +50,17 @@ pub(crate) enum Refusal {
     Denied(Errno),
 }
 
+/// What shows whether a thread has run since it was last looked at. For hints alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vitals {
+    /// When it began, in clock ticks since the machine's start.
+    pub(crate) start: u64,
+    /// How long it has run, in clock ticks.
+    pub(crate) cpu_time: u64,
+    /// It runs, waits for a core, or waits in the kernel for memory or a disk.
+    pub(crate) is_held_up: bool,
+}
+
 /// What a thread that is not registered turns out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

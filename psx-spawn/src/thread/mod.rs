@@ -41,8 +41,9 @@ use crate::Error;
 /// rayon's `start_handler`), a callback from another language, a library's own thread. Threads
 /// started by [`spawn`] and its like, and those that broadcast, need no call.
 ///
-/// Make it the thread's first act. A broadcast that finds a thread unregistered tries again until
-/// its timeout, so that a newborn may be a moment late; then it fails with [`Error::Uncovered`].
+/// Make it the thread's first act. A broadcast that finds a thread unregistered tries again, so that a
+/// newborn may be a moment late; where the thread has had 100 ms and has run in them, or sleeps, the
+/// broadcast fails with [`Error::Uncovered`].
 /// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread with the
 /// privileges that it has, and names it in the report.
 ///

@@ -1,5 +1,6 @@
 //! Threads that a round misses or cannot stop: it names them, and changes nothing.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread as std_thread;
 use std::time::{Duration, Instant};
@@ -32,6 +33,10 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("coverage::stranger_is_not_interrupted", stranger_is_not_interrupted),
+        Case::new(
+            "coverage::unregistered_thread_is_an_early_answer",
+            unregistered_thread_is_an_early_answer,
+        ),
         Case::new("coverage::closed_descriptor_is_opened_again", closed_descriptor),
         Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named).alone().judge(
             |child| {
@@ -130,6 +135,38 @@ fn stranger_is_not_interrupted(_: &Line) {
         broadcast_slack(STRICT.coverage(Coverage::Registered), 7).unwrap();
     }
     assert_eq!(stranger.join().unwrap(), 0);
+}
+
+/// A thread that was forgotten is an answer well before the timeout, and after few stops: a registered
+/// thread counts how often it was interrupted.
+fn unregistered_thread_is_an_early_answer(_: &Line) {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    static STOPS: AtomicUsize = AtomicUsize::new(0);
+    let (ready, waits) = mpsc::channel();
+    let foreign = ready.clone();
+    std_thread::spawn(move || {
+        foreign.send(()).unwrap();
+        idle()
+    });
+    thread::spawn(move || {
+        ready.send(()).unwrap();
+        loop {
+            // SAFETY: waits for nothing, for ever, until a signal ends it.
+            unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
+            STOPS.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for () in waits.iter().take(2) {}
+    for expected in ["a broadcast", "and another one"] {
+        STOPS.store(0, Ordering::Relaxed);
+        let start = Instant::now();
+        let refused = broadcast_slack(STRICT.timeout(TIMEOUT), 1).unwrap_err();
+        assert!(matches!(refused, Error::Uncovered(_)), "{refused}");
+        let (took, stops) = (start.elapsed(), STOPS.load(Ordering::Relaxed));
+        println!("{expected}: {took:?}, {stops} stops");
+        assert!(took < TIMEOUT / 6, "{took:?}");
+        assert!(stops <= 4, "{stops} stops");
+    }
 }
 
 fn blocked_thread_is_named(line: &Line) {

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::super::Refusal;
+use super::super::{Refusal, Vitals};
 use super::fork_mark::ForkMark;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
@@ -182,6 +182,11 @@ impl Kernel {
     /// The name of the calling thread.
     pub(crate) fn own_name(&self) -> Comm {
         raw::thread_name()
+    }
+
+    /// Whether the thread `tid` has run; `None` where that cannot be read.
+    pub(crate) fn vitals(&self, tid: u32) -> Option<Vitals> {
+        ThreadDir::open().ok()?.vitals(tid)
     }
 
     /// Whether the thread `tid` has ended. Needs no system call but futex.

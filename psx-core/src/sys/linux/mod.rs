@@ -18,6 +18,7 @@ pub(crate) mod signal;
 mod status_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
+mod vitals;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use life::LifeMark;

@@ -11,10 +11,10 @@
 use core::ffi::CStr;
 use core::fmt::Write;
 
-use super::super::{Kind, Look};
+use super::super::{Kind, Look, Vitals};
 use super::procfs::{Descriptor, Lookup, open_proc, open_within, parse, read_at, read_field};
-use super::raw;
 use super::status_file::{is_own_status, last_id};
+use super::{raw, vitals};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -125,6 +125,12 @@ impl ThreadDir {
             Ok(stat) => stat.map(classify),
             Err(_) => Some(UNKNOWN),
         }
+    }
+
+    /// Whether the thread with this id of its own has run; `None` where that cannot be read.
+    pub(super) fn vitals(&self, tid: u32) -> Option<Vitals> {
+        let mut buffer = [0_u8; 512];
+        vitals::parse(self.read(self.find(tid)?.proc_id, "stat", &mut buffer).ok()?)
     }
 
     /// The whole of the thread's status; `None` where it has ended. Allocates.
@@ -308,6 +314,9 @@ mod tests {
             assert_eq!(found, 1);
             assert_eq!(directory.look(raw::gettid().unwrap()).unwrap().kind, Kind::Missed);
             assert_eq!(directory.look(u32::MAX), None);
+            let vitals = directory.vitals(raw::gettid().unwrap()).unwrap();
+            assert!(vitals.is_held_up && vitals.start > 0, "{vitals:?}");
+            assert_eq!(directory.vitals(u32::MAX), None);
             let status = directory.status(raw::gettid().unwrap()).unwrap().unwrap();
             assert!(status.windows(8).any(|text| text == b"\nGroups:"));
         }

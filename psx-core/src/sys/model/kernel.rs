@@ -1,6 +1,6 @@
 //! What the kernel does for a round, asked of the machine.
 
-use super::super::{Kind, Look, Refusal};
+use super::super::{Kind, Look, Refusal, Vitals};
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
@@ -79,6 +79,11 @@ impl Kernel {
     /// Names are for people.
     pub(crate) fn own_name(&self) -> Comm {
         Comm::default()
+    }
+
+    /// Time has no length here, so that no thread has ever had its time.
+    pub(crate) fn vitals(&self, _: u32) -> Option<Vitals> {
+        None
     }
 
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
