@@ -67,10 +67,14 @@ impl Registry {
     /// Every thread of the process. The calling thread is registered, and no round is on.
     pub(crate) fn threads(&self) -> io::Result<Vec<ProcessThread>> {
         let before = self.registered_ids()?;
-        let directory = self.kernel.threads().map_err(|errno| {
-            unreadable(format_args!(
-                "/proc/self/task cannot be opened, or is not this process's: {errno}"
-            ))
+        let directory = self.kernel.threads().map_err(|errno| match errno.raw() {
+            libc::ENOENT if self.kernel.has_procfs() => unreadable(format_args!(
+                "/proc does not show this process; it may belong to another pid namespace"
+            )),
+            libc::ENOENT => {
+                unreadable(format_args!("there is no /proc, or it is not the kernel's"))
+            }
+            _ => unreadable(format_args!("/proc/self/task cannot be opened: {errno}")),
         })?;
         let listed = self.list_threads(&directory)?;
         let after = self.registered_ids()?;

@@ -133,6 +133,20 @@ impl fmt::Display for VerifyError {
                 if differences.iter().any(|d| d.kind == ThreadKind::Registered) {
                     f.write_str("; something has changed registered threads one by one since")?;
                 }
+                let mut unregistered =
+                    differences.iter().filter(|d| d.kind != ThreadKind::Registered);
+                if unregistered.clone().any(|d| !d.thread.is_made_by_kernel()) {
+                    f.write_str(
+                        "; no broadcast reaches a thread that is not registered: call \
+                         psx::thread::adopt() in it, and apply the steps again",
+                    )?;
+                }
+                if unregistered.any(|d| d.thread.is_made_by_kernel()) {
+                    f.write_str(
+                        "; the kernel has made a thread for a ring or a device: close that, and open \
+                         it again",
+                    )?;
+                }
                 Ok(())
             }
         }

@@ -9,7 +9,7 @@ use super::signal::{Chain, Handler};
 use super::status_file::StatusFile;
 use super::sync::{AtomicU32, Ordering};
 use super::thread_dir::ThreadDir;
-use super::{pin, raw, signal};
+use super::{pin, procfs, raw, signal};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -170,6 +170,11 @@ impl Kernel {
     /// The same for while they run: the lookup of `/proc` may wait for a file server.
     pub(crate) fn threads(&self) -> Result<ThreadDir, Errno> {
         ThreadDir::open()
+    }
+
+    /// Whether `/proc` is the kernel's, whatever processes it shows.
+    pub(crate) fn has_procfs(&self) -> bool {
+        procfs::open_proc(procfs::Lookup::MayWait).is_ok()
     }
 
     /// The name of the thread `tid`, where it can be read. For while the threads run.
