@@ -42,11 +42,23 @@ impl ServedPage {
         must("read", libc::SYS_read, [zeros.as_raw_fd() as usize, self.address, 1, 0, 0, 0]);
     }
 
-    /// Serves one fault.
-    pub(crate) fn serve(&self) {
+    /// Serves one fault, after some `work`.
+    pub(crate) fn serve(&self, work: fn()) {
         const UFFDIO_ZEROPAGE: usize = 0xc020_aa04;
+        const UFFDIO_WAKE: usize = 0x8010_aa02;
         (&self.faults).read_exact(&mut [0; 32]).expect("a fault");
-        control(&self.faults, UFFDIO_ZEROPAGE, &mut [self.address as u64, PAGE as u64, 0, 0]);
+        work();
+        let mut page = [self.address as u64, PAGE as u64, 0, 0];
+        let fd = self.faults.as_raw_fd() as usize;
+        let args = [fd, UFFDIO_ZEROPAGE, page.as_mut_ptr().addr(), 0, 0, 0];
+        // A thread with a signal pending reports its fault again and again while it waits.
+        // SAFETY: a request that outlives the call; the page is ours.
+        match unsafe { call(libc::SYS_ioctl, args) } {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                control(&self.faults, UFFDIO_WAKE, &mut page);
+            }
+            served => drop(served.expect("a page without memory")),
+        }
     }
 }
 
@@ -82,10 +94,11 @@ impl Permissions {
         Self(events)
     }
 
-    /// Gives permission to those who wait.
-    pub(crate) fn give(&self) {
+    /// Gives permission to those who wait, after some `work`.
+    pub(crate) fn give(&self, work: fn()) {
         let mut events = [0_u8; 4096];
         let mut filled = (&self.0).read(&mut events).expect("a request");
+        work();
         let mut at = events.as_ptr().cast::<libc::fanotify_event_metadata>();
         while filled > 0 {
             // SAFETY: the kernel has written whole events, each of the length that it says.

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use psx::{Broadcast, Error};
@@ -42,8 +42,8 @@ pub(crate) const CASES: &[Case] = &[
             let (mut wait, mut serve) = UnixStream::pair().expect("a socket pair");
             let _ = stage.spawn("server", move || {
                 while serve.read_exact(&mut [0]).is_ok() {
+                    work();
                     serve.write_all(&[0]).expect("a waiting thread");
-                    SERVED.fetch_add(1, Ordering::Relaxed);
                 }
             });
             stage.busy("waiter", move || {
@@ -63,8 +63,7 @@ pub(crate) const CASES: &[Case] = &[
             let served = Arc::clone(&page);
             let _ = stage.spawn("server", move || {
                 loop {
-                    served.serve();
-                    SERVED.fetch_add(1, Ordering::Relaxed);
+                    served.serve(work);
                 }
             });
             let zeros = File::open("/dev/zero").expect("/dev/zero");
@@ -73,6 +72,7 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .start(Start::Root)
+    .seconds(30)
     .needs(servers::has_userfaultfd, "userfaultfd"),
     Case::new(
         "waits-fanotify",
@@ -84,8 +84,7 @@ pub(crate) const CASES: &[Case] = &[
             let permissions = Permissions::of(&path);
             let _ = stage.spawn("server", move || {
                 loop {
-                    permissions.give();
-                    SERVED.fetch_add(1, Ordering::Relaxed);
+                    permissions.give(work);
                 }
             });
             stage.busy("waiter", move || drop(File::open(&path).expect("permission")));
@@ -93,23 +92,37 @@ pub(crate) const CASES: &[Case] = &[
         },
     )
     .start(Start::Root)
+    .seconds(30)
     .needs(servers::has_fanotify, "fanotify permission events"),
 ];
 
-/// What the server has served.
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+/// How often the server has begun to serve.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
-/// Ten rounds, each in the middle of the serving, then the change. Returns how many were refused.
+/// What the server does while the other thread waits.
+fn work() {
+    BEGUN.fetch_add(1, Ordering::Relaxed);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1) {
+        hint::spin_loop();
+    }
+}
+
+fn await_work() {
+    let begun = BEGUN.load(Ordering::Relaxed);
+    while BEGUN.load(Ordering::Relaxed) == begun {
+        thread::yield_now();
+    }
+}
+
+/// Five rounds that begin while the server works, then the change. Returns how many were refused.
 fn beside_a_server(stage: &Stage) -> usize {
-    const ROUNDS: usize = 10;
+    const ROUNDS: usize = 5;
     let hasty = Broadcast::new().timeout(Duration::from_millis(300));
     let mut refused = 0;
     stage.noting_stops(|stage| {
         for _ in 0..ROUNDS {
-            let enough = SERVED.load(Ordering::Relaxed) + 3;
-            while SERVED.load(Ordering::Relaxed) < enough {
-                thread::yield_now();
-            }
+            await_work();
             // SAFETY: nothing is done.
             match unsafe { hasty.run(|| Result::Ok(0)) } {
                 Result::Ok(_) => {}
@@ -120,6 +133,7 @@ fn beside_a_server(stage: &Stage) -> usize {
                 Err(error) => panic!("{error}"),
             }
         }
+        await_work();
         stage.change_soon();
     });
     stage.note(format_args!("{refused} of {ROUNDS} rounds refused before"));
