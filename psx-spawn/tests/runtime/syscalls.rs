@@ -7,10 +7,10 @@ use std::sync::mpsc;
 use std::thread as std_thread;
 use std::time::Duration;
 
-use psx::{Broadcast, Divergence, Error, thread};
+use psx::{Broadcast, CapabilitySets, Divergence, Error, Privileges, thread};
 
 use crate::kernel::{STRICT, broadcast_slack, idle, set_signal_mask, start_idlers, tid};
-use crate::support::{Case, Ending, Supervised};
+use crate::support::{Case, Ending, Supervised, root};
 
 const PAGE: &str = include_str!("../../../docs/signal-safety.md");
 
@@ -78,6 +78,57 @@ pub(crate) fn cases() -> Vec<Case> {
             end(broadcast_slack(STRICT, 1) == Ok(3));
         })
         .judge(ends_well),
+        Case::new("syscalls::of_a_threads_end", |_| {
+            let (go, goes) = mpsc::channel();
+            let ends = thread::spawn(move || goes.recv().unwrap());
+            idlers(1);
+            // The libc's part, and std's; and the end of the last round's handler.
+            let others = [
+                libc::SYS_rt_sigreturn,
+                libc::SYS_exit,
+                libc::SYS_madvise,
+                libc::SYS_munmap,
+                libc::SYS_rt_sigprocmask,
+                libc::SYS_sigaltstack,
+            ];
+            allow_only_with(&["memory", "a thread's end"], &others);
+            go.send(()).unwrap();
+            end(ends.join().is_ok());
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_fork", |_| {
+            idlers(2);
+            let others = [libc::SYS_clone, libc::SYS_set_robust_list, libc::SYS_wait4];
+            allow_only_with(&["memory", "a fork", "a round"], &others);
+            // SAFETY: the child makes a round and ends.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    end(broadcast_slack(STRICT, 2) == Ok(1));
+                }
+                let mut status = 0;
+                let waited = libc::waitpid(child, &mut status, 0);
+                end(waited == child && status == 0 && broadcast_slack(STRICT, 3) == Ok(3));
+            }
+        })
+        .judge(ends_well),
+        Case::new("syscalls::of_a_batch", |_| {
+            idlers(2);
+            let steps =
+                [libc::SYS_setgroups, libc::SYS_setresgid, libc::SYS_setresuid, libc::SYS_capset];
+            allow_only_with(&["memory", "`Privileges`, before the round", "a round"], &steps);
+            let batch = Privileges::new().groups(&[]).gid(65534).uid(65534).no_new_privs();
+            end(batch.capabilities(CapabilitySets::empty()).apply().is_ok());
+        })
+        .needs(root)
+        .judge(ends_well),
+        Case::new("syscalls::of_threads_and_verify", |_| {
+            idlers(2);
+            allow_only(&["memory", "`psx::threads` and `verify`"]);
+            let threads = psx::threads().is_ok_and(|threads| threads.len() == 3);
+            end(threads && Privileges::new().no_new_privs().verify().is_ok());
+        })
+        .judge(ends_well),
         Case::new("syscalls::of_the_end_of_the_process", |_| {
             idlers(2);
             allow_only(&["memory", "a round", "the end of the process"]);
@@ -126,7 +177,13 @@ fn end(well: bool) -> ! {
 /// From now on, on every thread: the system calls in these rows of the page, `prctl` for the calls that
 /// are broadcast here, and what ends the process. Any other is said on standard error, and is the end.
 fn allow_only(rows: &[&str]) {
+    allow_only_with(rows, &[]);
+}
+
+/// The same, and calls that are none of psx's.
+fn allow_only_with(rows: &[&str], others: &[c_long]) {
     let mut allowed = BTreeSet::from([libc::SYS_exit_group, libc::SYS_write, libc::SYS_prctl]);
+    allowed.extend(others);
     for row in rows {
         allowed.extend(listed(row).iter().map(|name| number(name)));
     }
@@ -177,6 +234,10 @@ fn listed(row: &str) -> Vec<&'static str> {
 
 fn number(name: &str) -> c_long {
     match name {
+        "capget" => libc::SYS_capget,
+        "getgroups" => libc::SYS_getgroups,
+        "getresgid" => libc::SYS_getresgid,
+        "getresuid" => libc::SYS_getresuid,
         "brk" => libc::SYS_brk,
         "clock_gettime" => libc::SYS_clock_gettime,
         "close" => libc::SYS_close,
