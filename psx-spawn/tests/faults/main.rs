@@ -41,6 +41,7 @@ mod company;
 mod diverge;
 mod flood;
 mod fork;
+mod fuse;
 mod identity;
 mod jail;
 mod kvm;

@@ -12,8 +12,8 @@ use crate::raw;
 use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
-    caller, churn, company, diverge, flood, fork, identity, jail, kvm, landlock, memory, proc,
-    seccomp, signals, threads, traps, uring, waits,
+    caller, churn, company, diverge, flood, fork, fuse, identity, jail, kvm, landlock, memory,
+    proc, seccomp, signals, threads, traps, uring, waits,
 };
 
 /// Most cases wait more than they work.
@@ -27,6 +27,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         identity::CASES,
         proc::CASES,
         jail::CASES,
+        fuse::CASES,
         landlock::CASES,
         seccomp::CASES,
         traps::CASES,
