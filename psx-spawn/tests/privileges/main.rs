@@ -14,6 +14,7 @@ mod preconditions;
 mod sandbox;
 mod steps;
 mod tell;
+mod twin;
 mod user_namespace;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         sandbox::cases(),
         tell::cases(),
         every_thread::cases(),
+        twin::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }

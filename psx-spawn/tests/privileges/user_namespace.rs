@@ -163,7 +163,7 @@ fn state(child: &Supervised) -> Vec<[String; 5]> {
 }
 
 /// For `Case::needs`: root may make user namespaces here.
-fn user_namespaces() -> Result<(), String> {
+pub(crate) fn user_namespaces() -> Result<(), String> {
     root()?;
     match fs::read_to_string("/proc/sys/user/max_user_namespaces") {
         Ok(text) if text.trim() != "0" => Ok(()),
