@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::{mem, ptr, slice};
 
-use psx::{CapabilitySet, CapabilitySets, Divergence, Error, Privileges, thread};
+use psx::{CapabilitySet, CapabilitySets, Coverage, Divergence, Error, Privileges, thread};
 
-use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, start_idlers, tid};
+use crate::kernel::{
+    STRICT, broadcast_no_new_privs, broadcast_slack, idle, raw, start_idlers, tid,
+};
 use crate::support::{Case, Ending, Line, root};
 
 /// What the handler and psx's own calls may need beyond the kernel's frame, as docs/signal-safety.md
@@ -18,6 +20,7 @@ const LIMIT: usize = if cfg!(debug_assertions) { 2048 } else { 1024 };
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("stack::need_of_the_handler", need_of_the_handler),
+        Case::new("stack::need_of_the_last_message", need_of_the_last_message),
         Case::new("stack::closure_of_the_granted_size", closure_of_the_granted_size),
         Case::new("stack::too_small_is_refused", too_small_is_refused).judge(|child| {
             child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
@@ -33,12 +36,25 @@ const UNTOUCHED: u8 = 0xa5;
 /// An alternate signal stack of the thread that made it.
 struct SignalStack(*mut u8);
 
+// SAFETY: a thread uses the stack that it was given, and no other one does.
+unsafe impl Send for SignalStack {}
+
 impl SignalStack {
     fn new() -> Self {
-        let stack = Self(vec![0_u8; SIZE].leak().as_mut_ptr());
+        let stack = Self::shared();
         stack.fill();
         stack.narrow(SIZE, 0);
         stack
+    }
+
+    /// Memory for one that a forked child has in common with its parent.
+    fn shared() -> Self {
+        let (access, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, which is never unmapped.
+        let memory = unsafe { libc::mmap(ptr::null_mut(), SIZE, access, flags, -1, 0) };
+        assert_ne!(memory, libc::MAP_FAILED);
+        Self(memory.cast())
     }
 
     /// Leaves so many bytes to it, at its upper end.
@@ -137,6 +153,49 @@ fn need_of_the_handler(_: &Line) {
     }
     privileges.apply().unwrap();
     need("Privileges");
+}
+
+/// A target that finds the caller dead in its call writes the message and ends the process, on its own
+/// stack: measured from the parent process, which shares the stack's memory.
+fn need_of_the_last_message(_: &Line) {
+    let stack = SignalStack::shared();
+    // SAFETY: this process has one thread, so that the child may do everything.
+    match unsafe { libc::fork() } {
+        0 => die_in_a_call(&stack),
+        child => {
+            let mut status = 0;
+            // SAFETY: a place for the status.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert!(
+                libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT,
+                "{status}"
+            );
+        }
+    }
+    let used = stack.used();
+    stack.narrow(SIZE, 0);
+    let bytes = used - stack.frame();
+    println!("the last message: {bytes} bytes beyond the kernel's frame");
+    assert!(bytes <= LIMIT + GRANTED, "{bytes} bytes");
+}
+
+/// The thread with this signal stack is the only target of a caller that ends in its call.
+fn die_in_a_call(stack: &SignalStack) -> ! {
+    let stack = SignalStack(stack.0);
+    let (ready, is_ready) = mpsc::channel();
+    thread::spawn(move || {
+        stack.narrow(SIZE, 0);
+        stack.fill();
+        ready.send(()).unwrap();
+        idle()
+    });
+    is_ready.recv().unwrap();
+    std::thread::spawn(|| {
+        let registered = STRICT.coverage(Coverage::Registered);
+        // SAFETY: the thread ends, which the closure must not do: that is the test.
+        let _ = unsafe { registered.run(|| raw(libc::SYS_exit, [0; 6])) };
+    });
+    idle()
 }
 
 /// The kernel turns the stack off while a handler is on it.
