@@ -76,7 +76,7 @@ impl fmt::Display for Error {
                 f,
                 "nothing changed: the alternate signal stack is too small for psx's handler on {}: \
                  {threads}; give such a thread, by sigaltstack, one of getauxval(AT_MINSIGSTKSZ) \
-                 plus 4 KiB or more",
+                 plus 8 KiB or more",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),

@@ -17,6 +17,9 @@ use crate::support::{Case, Ending, Line, root};
 /// says: with optimisation, and without.
 const LIMIT: usize = if cfg!(debug_assertions) { 2048 } else { 1024 };
 
+/// The same for the message about a caller that is dead.
+const MESSAGE: usize = if cfg!(debug_assertions) { 3072 } else { 1536 };
+
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("stack::need_of_the_handler", need_of_the_handler),
@@ -176,7 +179,7 @@ fn need_of_the_last_message(_: &Line) {
     stack.narrow(SIZE, 0);
     let bytes = used - stack.frame();
     println!("the last message: {bytes} bytes beyond the kernel's frame");
-    assert!(bytes <= LIMIT + GRANTED, "{bytes} bytes");
+    assert!(bytes <= MESSAGE, "{bytes} bytes");
 }
 
 /// The thread with this signal stack is the only target of a caller that ends in its call.
@@ -236,9 +239,9 @@ fn too_small_is_refused(line: &Line) {
     let closure = || unsafe { STRICT.run(|| Ok(7)) }.map(|report| report.value());
     refused(closure());
     line.show("refused");
-    leave_with(SS_AUTODISARM, LIMIT + 512);
+    leave_with(SS_AUTODISARM, MESSAGE + 512);
     refused(closure());
-    leave(LIMIT + 512);
+    leave(MESSAGE + 512);
     refused(closure());
     broadcast_no_new_privs(STRICT).unwrap();
     line.show("changed");
