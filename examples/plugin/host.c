@@ -1,13 +1,17 @@
 /* A program that loads plug-ins. Started as `host SCENARIO PLUGIN...`; status 0 if all is well. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MEMBERS = 4, NOISE = 4, SETGIDS = 1000 };
@@ -73,6 +77,7 @@ struct member {
 };
 
 static struct plugin *asked_of;
+static const unsigned long signal_33 = 1UL << 32;
 
 static void *serve(void *argument)
 {
@@ -81,6 +86,9 @@ static void *serve(void *argument)
 	char what;
 
 	while (read(me->ask[0], &what, 1) == 1 && what != 'q') {
+		if (what == 'b' || what == 'u')
+			syscall(SYS_rt_sigprocmask, what == 'b' ? SIG_BLOCK : SIG_UNBLOCK, &signal_33,
+				NULL, sizeof signal_33);
 		answer = what == 'a' ? asked_of->adopt() : slack();
 		if (write(me->answer[1], &answer, sizeof answer) != sizeof answer)
 			fail("write");
@@ -126,6 +134,59 @@ static void all_have(long wanted, struct member *members)
 	for (int i = 0; i < MEMBERS; i++)
 		if (ask(&members[i], 's') != wanted)
 			fail("a member has %ld, not %ld", ask(&members[i], 's'), wanted);
+}
+
+/* How often the clock may still be read. The plug-in's calls come here, since the host is searched
+ * first for every symbol. */
+static volatile int readings = -1;
+
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+	if (readings == 0) {
+		errno = EPERM;
+		return -1;
+	}
+	if (readings > 0)
+		readings--;
+	return syscall(SYS_clock_gettime, clock, time);
+}
+
+/* A clock that cannot be read, from some moment on. */
+static void no_clock(char **paths)
+{
+	struct member members[MEMBERS];
+	struct plugin plugin = load(paths[0]);
+	long wanted = slack(), failed = 0;
+	char text[512];
+
+	for (int i = 0; i < MEMBERS; i++)
+		start(&members[i]);
+	adopt(&plugin, members);
+	for (int left = 0; left < 30; left++) {
+		readings = left;
+		if (plugin.round(1, 5000, text, sizeof text) >= 0)
+			wanted++;
+		else if (failed++, !strstr(text, "nothing changed"))
+			fail("%d readings: %s", left, text);
+		else if (left == 0 && !strstr(text, "the clock cannot be read"))
+			fail("no reading: %s", text);
+		readings = -1;
+		all_have(wanted, members);
+	}
+	if (!failed)
+		fail("the plug-in reads another clock");
+	/* A round that waits for a thread that does not answer ends all the same. */
+	ask(&members[0], 'b');
+	for (int left = 0; left < 10; left++) {
+		readings = left;
+		if (plugin.round(1, 200, text, sizeof text) >= 0 || !strstr(text, "nothing changed"))
+			fail("%d readings and a blocked signal: %s", left, text);
+		readings = -1;
+	}
+	ask(&members[0], 'u');
+	must_round(&plugin, 1, MEMBERS + 1);
+	all_have(wanted + 1, members);
+	printf("%ld of 30 rounds failed\n", failed);
 }
 
 static volatile int over;
@@ -264,6 +325,8 @@ int main(int argc, char **argv)
 		reload(argv + 2);
 	else if (!strcmp(argv[1], "two") && argc > 3)
 		two(argv + 2);
+	else if (!strcmp(argv[1], "no-clock"))
+		no_clock(argv + 2);
 	else
 		fail("no scenario %s", argv[1]);
 	return 0;

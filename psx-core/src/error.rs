@@ -44,9 +44,11 @@ pub enum Error {
     ///
     /// [`pthread_key_create(3)`]: https://man7.org/linux/man-pages/man3/pthread_key_create.3p.html
     Unregistrable(Errno),
-    /// psx's handler of signal 33 cannot be installed, or the handler that was there before cannot be
-    /// remembered: psx keeps up to eight different ones (`ENOSPC` after that).
+    /// psx's handler of signal 33 cannot be installed, this thread's signal mask cannot be changed, or the
+    /// handler that was there before cannot be remembered: psx keeps up to eight different ones (`ENOSPC` after that).
     Handler(Errno),
+    /// The monotonic clock cannot be read, so that no timeout would hold.
+    ClockUnavailable(Errno),
     /// This code runs in a child of `vfork`, or of `clone` with `CLONE_VM`: another process that uses
     /// the memory of the one that psx counts.
     OtherProcess,
@@ -124,8 +126,14 @@ impl fmt::Display for Error {
             ),
             Self::Handler(errno) => write!(
                 f,
-                "nothing changed: psx's handler of signal 33 cannot be installed ({errno}); look \
-                 for a seccomp filter against rt_sigaction, and broadcast before it is installed"
+                "nothing changed: psx's handler of signal 33 cannot be installed, or this thread's \
+                 signal mask cannot be changed ({errno}); look for a seccomp filter against \
+                 rt_sigaction or rt_sigprocmask, and broadcast before it is installed"
+            ),
+            Self::ClockUnavailable(errno) => write!(
+                f,
+                "nothing changed: the clock cannot be read ({errno}), so that no timeout would \
+                 hold; look for a seccomp filter against clock_gettime"
             ),
             Self::OtherProcess => f.write_str(
                 "nothing changed: this is a child of vfork, or of clone with CLONE_VM, which uses \
@@ -157,6 +165,7 @@ impl fmt::Debug for Error {
             Self::OutOfMemory => "OutOfMemory",
             Self::Unregistrable(_) => "Unregistrable",
             Self::Handler(_) => "Handler",
+            Self::ClockUnavailable(_) => "ClockUnavailable",
             Self::OtherProcess => "OtherProcess",
             Self::SharedThreadLocals => "SharedThreadLocals",
             Self::Step(_) => "Step",
@@ -218,7 +227,8 @@ impl error::Error for Error {
             | Self::Unprovable(errno)
             | Self::Unsendable(errno)
             | Self::Unregistrable(errno)
-            | Self::Handler(errno) => Some(errno),
+            | Self::Handler(errno)
+            | Self::ClockUnavailable(errno) => Some(errno),
             Self::Step(error) => error.source(),
             _ => None,
         }
@@ -264,7 +274,8 @@ impl From<Error> for io::Error {
             Error::StackTooSmall(_)
             | Error::Uncovered(_)
             | Error::Unprovable(_)
-            | Error::Handler(_) => io::ErrorKind::Other,
+            | Error::Handler(_)
+            | Error::ClockUnavailable(_) => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -131,8 +131,8 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
         return Err(Error::SharedThreadLocals);
     }
     REGISTRY.kernel.settle_signal_stack(tid);
-    mask::unblock_summons();
-    if let Err(errno) = EXIT_HOOK.arm((&raw const *entry).cast()) {
+    let armed = mask::unblock_summons().and_then(|()| EXIT_HOOK.arm((&raw const *entry).cast()));
+    if let Err(errno) = armed {
         entry.life().give_back();
         return Err(Error::Unregistrable(errno));
     }
@@ -310,7 +310,7 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
     if plan.timeout.is_zero() {
         return Err(Error::ZeroTimeout);
     }
-    let deadline = Deadline::after(plan.timeout);
+    let deadline = Deadline::try_after(plan.timeout).map_err(Error::ClockUnavailable)?;
     let me = ensure_current(Some(deadline))?;
     // Before anything is logged: inside a round that might be the end of it.
     if me.is_engaged() || me.passages() > 0 {
@@ -356,7 +356,8 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     }
     // musl leaves the signal blocked in a thread that was cancelled, and a round may be waiting.
     if cfg!(target_env = "musl") {
-        mask::unblock_summons();
+        // Where it is refused, that round ends at its timeout.
+        let _ = mask::unblock_summons();
     }
     let pass = REGISTRY.enter();
     // SAFETY: this thread's entry, which is in the list until here.

@@ -30,7 +30,10 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("host.c");
     let mut compiler = Command::new("cc");
-    compiler.args(["-Wall", "-Wextra", "-pthread", "-o"]).args([&files.host, &source]).arg("-ldl");
+    compiler
+        .args(["-Wall", "-Wextra", "-pthread", "-rdynamic", "-o"])
+        .args([&files.host, &source])
+        .arg("-ldl");
     assert!(compiler.status().expect("a C compiler, `cc`").success());
     files
 });
@@ -59,4 +62,9 @@ fn it_is_closed_and_loaded_again() {
 #[test]
 fn two_plugins_have_a_psx_each() {
     host("two");
+}
+
+#[test]
+fn a_clock_that_cannot_be_read_is_an_error() {
+    host("no-clock");
 }

@@ -204,17 +204,25 @@ struct Turn<'r> {
 
 impl<'r> Turn<'r> {
     fn take(registry: &'r Registry, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
-        let masked = mask::block_all();
+        let masked = mask::block_all().map_err(Setback::Handler)?;
         let round = &registry.round;
         let look = || registry.look_at_round();
-        let wait = || round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
-        // A caller that waits must still answer another's summons.
-        if round.lock.try_acquire_now(me.tid()) || masked.except_summons(wait) {
-            me.engage();
-            Ok(Self { round, me, _masked: masked })
-        } else {
-            Err(Setback::Busy)
+        let mut is_ours = round.lock.try_acquire_now(me.tid());
+        if !is_ours {
+            // A caller that waits must still answer another's summons.
+            let wait = || is_ours = round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
+            if let Err(errno) = masked.except_summons(wait) {
+                if is_ours {
+                    round.lock.release();
+                }
+                return Err(Setback::Handler(errno));
+            }
         }
+        if !is_ours {
+            return Err(Setback::Busy);
+        }
+        me.engage();
+        Ok(Self { round, me, _masked: masked })
     }
 }
 

@@ -48,6 +48,7 @@ mod kvm;
 mod landlock;
 mod memory;
 mod proc;
+mod refused;
 mod seccomp;
 mod signals;
 mod threads;

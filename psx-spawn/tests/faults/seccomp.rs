@@ -106,12 +106,12 @@ const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EP
 const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
 
 /// A filter that fails these calls with EPERM.
-fn deny(calls: &[i64]) -> Vec<sock_filter> {
+pub(crate) fn deny(calls: &[i64]) -> Vec<sock_filter> {
     filter(DENY, calls)
 }
 
 /// A filter that does so with these calls.
-fn filter(what: sock_filter, calls: &[i64]) -> Vec<sock_filter> {
+pub(crate) fn filter(what: sock_filter, calls: &[i64]) -> Vec<sock_filter> {
     let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), what]);
     [load(0)].into_iter().chain(steps).chain([ALLOW]).collect()
 }

@@ -13,7 +13,7 @@ use crate::stage::{Stage, Subject};
 use crate::supervisor::{self, Verdict, Workshop};
 use crate::{
     caller, churn, company, diverge, flood, fork, fuse, identity, jail, kvm, landlock, memory,
-    proc, seccomp, signals, threads, traps, uring, waits,
+    proc, refused, seccomp, signals, threads, traps, uring, waits,
 };
 
 /// Most cases wait more than they work.
@@ -31,6 +31,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         landlock::CASES,
         seccomp::CASES,
         traps::CASES,
+        refused::CASES,
         uring::CASES,
         kvm::CASES,
         caller::CASES,

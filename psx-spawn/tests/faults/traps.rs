@@ -16,6 +16,7 @@ use crate::case::Expected::{Clean, Ok};
 use crate::confine::{self, ALLOW, if_equal, load, step};
 use crate::judge::Mark;
 use crate::raw;
+use crate::refused::adoption_fails;
 use crate::stage::Stage;
 use crate::threads::await_thread;
 
@@ -35,6 +36,27 @@ pub(crate) const CASES: &[Case] = &[
             ],
         );
     }),
+    Case::new(
+        "trap-refuses-gettid",
+        "a SIGSYS broker that refuses gettid",
+        &[Clean("Unregistrable", "")],
+        |stage| behind_refusal(stage, libc::SYS_gettid),
+    ),
+    Case::new("trap-refuses-getpid", "one that refuses getpid; a thread adopts", &[Ok], |stage| {
+        behind_refusal(stage, libc::SYS_getpid);
+    }),
+    Case::new(
+        "trap-refuses-mask",
+        "one that refuses rt_sigprocmask; a thread adopts",
+        &[Clean("Handler", "rt_sigprocmask")],
+        |stage| behind_refusal(stage, libc::SYS_rt_sigprocmask),
+    ),
+    Case::new(
+        "trap-refuses-action",
+        "one that refuses rt_sigaction",
+        &[Clean("Handler", "rt_sigaction")],
+        |stage| behind_refusal(stage, libc::SYS_rt_sigaction),
+    ),
     Case::new(
         "trap-names",
         "the same for those that name threads, and a raw clone thread",
@@ -156,17 +178,29 @@ unsafe extern "C" {
 
 static EMULATED: AtomicUsize = AtomicUsize::new(0);
 
+/// The system call that the broker refuses; none has this number before one is set.
+static REFUSED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// What the interrupted code gets for its system call.
+fn answer([nr, a, b, c, d, e, f]: [usize; 7]) -> usize {
+    if nr == REFUSED.load(Ordering::Relaxed) {
+        return -libc::EPERM as usize;
+    }
+    let b = path_for_broker(nr, b);
+    // SAFETY: the call is the one that the interrupted code has asked for.
+    unsafe { faults_broker_call(nr, a, b, c, d, e, f) }
+}
+
 /// Makes the trapped call and hands its result to the code that was interrupted.
 extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
     let context = context.cast::<ucontext_t>();
     EMULATED.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the kernel hands a ucontext_t to a handler with SA_SIGINFO. The call is the one that
-    // the interrupted code has asked for.
+    // SAFETY: the kernel hands a ucontext_t to a handler with SA_SIGINFO.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         {
             let registers = &mut (*context).uc_mcontext.gregs;
-            let [nr, a, b, c, d, e, f] = [
+            let call = [
                 libc::REG_RAX,
                 libc::REG_RDI,
                 libc::REG_RSI,
@@ -176,15 +210,13 @@ extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
                 libc::REG_R9,
             ]
             .map(|register| registers[register as usize] as usize);
-            let b = path_for_broker(nr, b);
-            registers[libc::REG_RAX as usize] = faults_broker_call(nr, a, b, c, d, e, f) as i64;
+            registers[libc::REG_RAX as usize] = answer(call) as i64;
         }
         #[cfg(target_arch = "aarch64")]
         {
             let registers = &mut (*context).uc_mcontext.regs;
             let [a, b, c, d, e, f, _, _, nr, ..] = registers.map(|register| register as usize);
-            let b = path_for_broker(nr, b);
-            registers[0] = faults_broker_call(nr, a, b, c, d, e, f) as u64;
+            registers[0] = answer([nr, a, b, c, d, e, f]) as u64;
         }
     }
 }
@@ -259,6 +291,20 @@ fn behind_broker(stage: &Stage, calls: &[i64]) {
     trap_on_all(calls);
     stage.change();
     assert!(EMULATED.load(Ordering::Relaxed) > 0, "calls that the broker has emulated");
+}
+
+/// The same behind a broker that refuses a call. A thread that is refused as it registers ends well.
+fn behind_refusal(stage: &Stage, call: i64) {
+    start_broker();
+    confine::no_new_privs();
+    let _crew = stage.crew();
+    stage.count().expect("a first round");
+    REFUSED.store(call as usize, Ordering::Relaxed);
+    trap_on_all(&[call]);
+    if call != libc::SYS_rt_sigaction {
+        adoption_fails();
+    }
+    stage.change_soon();
 }
 
 /// Puts the filter on every thread of the process, registered or not.

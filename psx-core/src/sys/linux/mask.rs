@@ -3,6 +3,7 @@
 
 use super::raw;
 use super::signal::SUMMONS;
+use crate::Errno;
 
 /// The signals 1 to 64, bit `n - 1` for signal `n`: the kernel's own form.
 type Set = u64;
@@ -31,39 +32,46 @@ pub(crate) struct Masked {
     before: Set,
 }
 
-/// Blocks every signal but the synchronous ones.
-pub(crate) fn block_all() -> Masked {
-    Masked { before: change(libc::SIG_BLOCK, BLOCKED) }
+/// Blocks every signal but the synchronous ones. Fails where a filter on system calls keeps it from us.
+pub(crate) fn block_all() -> Result<Masked, Errno> {
+    Ok(Masked { before: change(libc::SIG_BLOCK, BLOCKED)? })
 }
 
-/// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is.
-pub(crate) fn unblock_summons() {
-    change(libc::SIG_UNBLOCK, only(SUMMONS));
+/// Lets the calling thread be summoned: a new thread inherits its creator's mask, whatever it is. Fails
+/// as [`block_all`] does.
+pub(crate) fn unblock_summons() -> Result<(), Errno> {
+    change(libc::SIG_UNBLOCK, only(SUMMONS)).map(drop)
 }
 
 impl Masked {
     /// Waits with the summons unblocked, and no other signal: a caller that waits its turn must
-    /// still answer another caller's summons, but must not run a handler of the program's.
-    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
-        unblock_summons();
+    /// still answer another caller's summons, but must not run a handler of the program's. Where this
+    /// fails, the wait may have been made, and 33 may be unblocked.
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
+        unblock_summons()?;
         let waited = wait();
-        change(libc::SIG_BLOCK, only(SUMMONS));
-        waited
+        change(libc::SIG_BLOCK, only(SUMMONS))?;
+        Ok(waited)
     }
 }
 
 impl Drop for Masked {
     fn drop(&mut self) {
-        change(libc::SIG_SETMASK, self.before);
+        // Fails only where the round itself has forbidden it. Then the mask stays as it is: the call has
+        // been made, so that there is no error to return any more (docs/signal-safety.md).
+        let _ = change(libc::SIG_SETMASK, self.before);
     }
 }
 
-fn change(how: i32, set: Set) -> Set {
-    let mut before: Set = 0;
+/// Changes the mask and returns the one before.
+fn change(how: i32, set: Set) -> Result<Set, Errno> {
+    // No mask of the kernel's has all bits: SIGKILL and SIGSTOP cannot be blocked.
+    let mut before: Set = Set::MAX;
     let args =
         [how as usize, &raw const set as usize, &raw mut before as usize, size_of::<Set>(), 0, 0];
     // SAFETY: the kernel reads one set and writes one, both ours; blocking a signal delays it and
     // breaks nobody's memory.
-    let _ = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) };
-    before
+    unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) }?;
+    // A filter has answered in the kernel's place.
+    if before == Set::MAX { Err(Errno::from_raw(libc::ENOSYS)) } else { Ok(before) }
 }

@@ -146,7 +146,8 @@ unsafe extern "C" {
 }
 
 fn sigaction(new: Option<&Action>) -> Result<Action, Errno> {
-    let mut old = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    // No handler is at this address.
+    let mut old = Action { handler: usize::MAX, flags: 0, restorer: 0, mask: 0 };
     let args = [
         SUMMONS as usize,
         new.map_or(0, |new| ptr::from_ref(new) as usize),
@@ -158,7 +159,8 @@ fn sigaction(new: Option<&Action>) -> Result<Action, Errno> {
     // SAFETY: the kernel reads one action and writes one, both ours. The new action's handler is
     // async-signal-safe (docs/signal-safety.md) and its restorer is the one above.
     unsafe { raw::syscall(libc::SYS_rt_sigaction, args) }?;
-    Ok(old)
+    // A filter has answered in the kernel's place.
+    if old.handler == usize::MAX { Err(Errno::from_raw(libc::ENOSYS)) } else { Ok(old) }
 }
 
 /// How many different handlers can have been in our place before psx gives up: one for the libc,

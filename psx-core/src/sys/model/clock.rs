@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::machine::{self, Whim};
 use super::task::Sleep;
+use crate::Errno;
 
 /// A point in time. All are the same: what matters is decided by [`Deadline`].
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,10 @@ impl Deadline {
             me.be_late(false);
         }
         Self
+    }
+
+    pub(crate) fn try_after(timeout: Duration) -> Result<Self, Errno> {
+        Ok(Self::after(timeout))
     }
 
     pub(crate) fn sooner(self, _: Duration) -> Self {

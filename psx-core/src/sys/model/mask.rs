@@ -2,6 +2,7 @@
 
 use super::fault::{self, Fault};
 use super::machine;
+use crate::Errno;
 
 /// The mask that was in force; put back when dropped.
 #[derive(Debug)]
@@ -10,17 +11,17 @@ pub(crate) struct Masked {
 }
 
 /// Blocks every signal.
-pub(crate) fn block_all() -> Masked {
-    Masked { before: set(true) }
+pub(crate) fn block_all() -> Result<Masked, Errno> {
+    Ok(Masked { before: set(true) })
 }
 
 impl Masked {
     /// Waits with the summons unblocked.
-    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> R {
+    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
         set(fault::is(Fault::TurnBlocksSummons));
         let waited = wait();
         set(true);
-        waited
+        Ok(waited)
     }
 }
 
