@@ -98,7 +98,7 @@ impl Registry {
             // Everything that allocates or frees comes before the attempt or after it.
             if !self.kernel.is_ready() {
                 // The program may have closed the descriptor; opening it again looks up a path.
-                self.kernel.make_ready();
+                let _ = self.kernel.make_ready();
             }
             let seen = self.expected_census(plan, attempts);
             let mut debris = Debris::default();
@@ -147,7 +147,13 @@ impl Registry {
                     });
                 }
                 Setback::Os(errno) => return Err(Error::Os(errno)),
-                Setback::Unprovable(errno) => return Err(Error::Unprovable(errno)),
+                Setback::Unprovable(errno) => {
+                    let was_closed = !self.kernel.is_ready();
+                    if was_closed && self.kernel.make_ready() && !deadline.passed() {
+                        continue;
+                    }
+                    return Err(Error::Unprovable(errno));
+                }
                 Setback::Unsendable(errno) => return Err(Error::Unsendable(errno)),
                 Setback::Handler(errno) => return Err(Error::Handler(errno)),
             }

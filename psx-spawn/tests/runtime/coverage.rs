@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use psx::{Coverage, Error, Threads, thread};
 
 use crate::kernel::{
-    STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
+    STRICT, Teller, breathe, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
     start_idlers, tid,
 };
 use crate::support::{Case, Ending, Line, Supervised};
@@ -38,6 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unregistered_thread_is_an_early_answer,
         ),
         Case::new("coverage::closed_descriptor_is_opened_again", closed_descriptor),
+        Case::new("coverage::descriptor_closed_again_and_again", closed_again_and_again),
         Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named).alone().judge(
             |child| {
                 child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
@@ -253,4 +254,25 @@ fn closed_descriptor(_: &Line) {
     assert_eq!(broadcast_slack(STRICT, 3), Ok(3));
     // The line would close its number a second time.
     std::process::exit(0);
+}
+
+/// The same by another thread, at any moment of a round.
+fn closed_again_and_again(_: &Line) {
+    start_idlers(2);
+    thread::spawn(|| {
+        loop {
+            for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+                let leads_to = std::fs::read_link(entry.path()).unwrap_or_default();
+                if leads_to.ends_with("status") {
+                    let fd = entry.file_name().to_string_lossy().parse().unwrap();
+                    // SAFETY: psx's own file, which it looks at before it uses it.
+                    unsafe { libc::close(fd) };
+                }
+            }
+            breathe();
+        }
+    });
+    for round in 1..=200 {
+        assert_eq!(broadcast_slack(STRICT, round), Ok(4));
+    }
 }

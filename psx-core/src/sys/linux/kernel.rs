@@ -91,9 +91,9 @@ impl Kernel {
     }
 
     /// Opens again what a program may have closed. Looks up a path, so it comes before anything is
-    /// frozen.
-    pub(crate) fn make_ready(&self) {
-        self.status.open();
+    /// frozen. Returns whether it could.
+    pub(crate) fn make_ready(&self) -> bool {
+        self.status.open()
     }
 
     pub(crate) fn cores(&self) -> usize {

@@ -74,26 +74,39 @@ impl StatusFile {
         Self { records: [const { Record::new() }; RECORDS] }
     }
 
-    /// Opens the file where the calling thread's descriptor table does not have it. Where `/proc` is
-    /// out of reach there will be no proof, which is for the proof to say. Async-signal-safe.
-    pub(super) fn open(&self) {
+    /// Opens the file where the calling thread's descriptor table does not have it; returns whether it
+    /// has it then. Where `/proc` is out of reach there will be no proof, which is for the proof to say.
+    /// Async-signal-safe.
+    pub(super) fn open(&self) -> bool {
+        const TRIES: usize = 8;
+        (0..TRIES).find_map(|_| self.try_open()).unwrap_or(false)
+    }
+
+    /// `None` where the program has closed the new descriptor before it was looked at.
+    fn try_open(&self) -> Option<bool> {
         if self.held().is_ok() {
-            return;
+            return Some(true);
         }
-        let Ok(proc) = open_proc(Lookup::MayWait) else { return };
-        let Ok(file) = open_within(&proc, c"self/status", 0) else { return };
-        if !is_own_status(file.number()) {
-            return;
+        let Ok(proc) = open_proc(Lookup::MayWait) else { return Some(false) };
+        let Ok(file) = open_within(&proc, c"self/status", 0) else { return Some(false) };
+        let identity = Identity::of(file.number());
+        let is_ours = procfs::is_procfs(file.number()) == Ok(true) && is_own_status(file.number());
+        if identity.is_err() || Identity::of(file.number()) != identity {
+            // The number may be another file by now, which is not ours to close.
+            file.into_number();
+            return None;
         }
-        let Ok(identity) = Identity::of(file.number()) else { return };
-        let is_kept = match self.held() {
+        let (is_kept, is_had) = match (self.held(), identity) {
+            _ if !is_ours => (false, false),
             // The number is one that it had before, or another thread was faster.
-            Ok((fd, _)) => fd == file.number(),
-            Err(_) => self.record(file.number(), identity),
+            (Ok((fd, _)), _) => (fd == file.number(), true),
+            (Err(_), Ok(identity)) if self.record(file.number(), identity) => (true, true),
+            (Err(_), _) => (false, false),
         };
         if is_kept {
             file.into_number();
         }
+        Some(is_had)
     }
 
     /// Remembers a descriptor; returns whether there was room for it.

@@ -17,7 +17,9 @@ impl Kernel {
         true
     }
 
-    pub(crate) fn make_ready(&self) {}
+    pub(crate) fn make_ready(&self) -> bool {
+        true
+    }
 
     /// No cores, no spinning: a spin is a sleep that costs loom more.
     pub(crate) fn cores(&self) -> usize {
