@@ -63,6 +63,9 @@ pub enum Precondition {
     NeedsNoNewPrivs,
     /// A seccomp filter has from 1 to 4096 instructions (`BPF_MAXINSNS`).
     FilterLength { instructions: usize },
+    /// The kernel refuses this instruction of a seccomp filter, counted from 0: it is none that
+    /// filters may have, jumps or reads too far, or loads memory that has not been stored to.
+    FilterInstruction { index: usize },
     /// The kernel has no Landlock, or has it switched off.
     LandlockUnavailable,
     /// The kernel's Landlock is older than flags are.
@@ -199,6 +202,11 @@ impl fmt::Display for Precondition {
             Self::FilterLength { instructions } => {
                 write!(f, "a filter has 1 to 4096 instructions, and this one has {instructions}")
             }
+            Self::FilterInstruction { index } => write!(
+                f,
+                "instruction {index} (from 0) is none that a filter may have, jumps or reads too \
+                 far, or loads memory that has not been stored to; see seccomp(2)"
+            ),
             Self::LandlockUnavailable => {
                 f.write_str("this kernel has no Landlock, or has it switched off; leave the step out")
             }

@@ -209,7 +209,9 @@ impl Privileges {
     /// `SECCOMP_FILTER_FLAG_TSYNC`. Needs [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN`
     /// kept.
     ///
-    /// The program is classic BPF. An instruction of the seccompiler crate has the same four fields.
+    /// The program is classic BPF. An instruction of the seccompiler crate has the same four fields. One
+    /// that the kernel would refuse is found before the batch begins
+    /// ([`FilterInstruction`](super::Precondition::FilterInstruction)), since the filter comes last.
     ///
     /// # Examples
     ///

@@ -5,7 +5,7 @@ use std::fmt;
 
 use psx_core::NamedThread;
 
-use super::{Cause, Precondition, threads};
+use super::{Cause, Precondition, bpf, threads};
 use crate::Errno;
 
 /// A program in classic BPF.
@@ -16,12 +16,9 @@ impl Filter {
         Self(program.to_vec())
     }
 
-    /// `BPF_MAXINSNS`, and at least one.
-    pub(super) fn check_length(&self) -> Result<(), Precondition> {
-        match self.0.len() {
-            1..=4096 => Ok(()),
-            instructions => Err(Precondition::FilterLength { instructions }),
-        }
+    /// Finds what the kernel would refuse of it.
+    pub(super) fn check(&self) -> Result<(), Precondition> {
+        bpf::check(&self.0)
     }
 
     /// Who is known to have filters that the calling thread does not have. The kernel would refuse

@@ -67,6 +67,7 @@
 //! The one, 4294967295, means "leave as it is" to the kernel, and is refused.
 
 mod apply;
+mod bpf;
 mod builder;
 mod caller_state;
 mod filter;

@@ -50,7 +50,7 @@ fn check_all(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
         if !trusted {
             return Err((Step::Seccomp, Precondition::NeedsNoNewPrivs));
         }
-        filter.check_length().map_err(|unmet| (Step::Seccomp, unmet))?;
+        filter.check().map_err(|unmet| (Step::Seccomp, unmet))?;
     }
     Ok(())
 }

@@ -9,7 +9,10 @@ use std::{env, fs, io, process};
 use psx::privileges::{Precondition, SecureBits, Step};
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Coverage, Divergence, Privileges, thread};
 
-use crate::kernel::{Held, Teller, hold_here, prctl, refuse_here, start_idlers, start_named};
+use crate::kernel::{
+    Held, Teller, hold_here, parent_death_signal, prctl, refuse_here, set_parent_death_signal,
+    start_idlers, start_named,
+};
 use crate::preconditions::{expect, mask, with_groups};
 use crate::support::{Case, Ending, Line, Supervised, procfs, root};
 
@@ -285,18 +288,6 @@ fn parent_death_signals(_: &Line) {
     assert_eq!(seen(), (libc::SIGUSR1, libc::SIGUSR2, 0));
     Privileges::new().effective_gid(65534).no_new_privs().apply().unwrap();
     assert_eq!(seen(), (libc::SIGUSR1, libc::SIGUSR2, 0), "no id has changed");
-}
-
-fn parent_death_signal() -> i32 {
-    let mut signal = 0;
-    // SAFETY: the kernel writes one number.
-    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal, 0, 0, 0) };
-    signal
-}
-
-fn set_parent_death_signal(signal: i32) {
-    // SAFETY: the call takes numbers.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }, 0);
 }
 
 /// A case that takes two processes starts itself again, with the same line to the judge.

@@ -1,9 +1,9 @@
 //! The few system calls that the cases are built from.
 
 use std::ffi::c_long;
-use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
+use std::{fs, io};
 
 use psx::thread;
 
@@ -180,4 +180,21 @@ impl<T: Send + 'static> Teller<T> {
         self.ask.send(()).expect("a living thread");
         self.answers.recv().expect("an answer")
     }
+}
+
+pub(crate) fn parent_death_signal() -> i32 {
+    let mut signal = 0;
+    // SAFETY: the kernel writes one number.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal, 0, 0, 0) };
+    signal
+}
+
+pub(crate) fn set_parent_death_signal(signal: i32) {
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) };
+}
+
+pub(crate) fn last_capability() -> u32 {
+    let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+    text.trim().parse().unwrap()
 }

@@ -8,9 +8,11 @@ mod batch;
 #[cfg(feature = "tracing")]
 mod events;
 mod every_thread;
+mod filters;
 mod ids;
 mod kernel;
 mod preconditions;
+mod random;
 mod sandbox;
 mod steps;
 mod tell;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         tell::cases(),
         every_thread::cases(),
         twin::cases(),
+        filters::cases(),
     ];
     support::main(concerns.into_iter().flatten().collect())
 }

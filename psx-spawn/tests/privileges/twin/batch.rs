@@ -1,13 +1,13 @@
 //! A batch as data: made by psx, and by the bare calls that it stands for.
 
-use std::{fs, ptr};
+use std::ptr;
 
 use psx::privileges::{Cause, Precondition, SecureBits};
 use psx::{CapabilitySet, CapabilitySets, Error, Privileges};
 use rustix::thread;
 
-use super::random::Random;
-use crate::kernel::prctl;
+use crate::kernel::{last_capability, parent_death_signal, prctl, set_parent_death_signal};
+use crate::random::Random;
 
 /// The steps in their order, as data.
 #[derive(Debug)]
@@ -203,20 +203,3 @@ static ALLOW: libc::sock_filter = libc::sock_filter {
     jf: 0,
     k: libc::SECCOMP_RET_ALLOW,
 };
-
-pub(super) fn parent_death_signal() -> i32 {
-    let mut signal = 0;
-    // SAFETY: the kernel writes one number.
-    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal, 0, 0, 0) };
-    signal
-}
-
-pub(super) fn set_parent_death_signal(signal: i32) {
-    // SAFETY: numbers only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) };
-}
-
-pub(super) fn last_capability() -> u32 {
-    let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
-    text.trim().parse().unwrap()
-}

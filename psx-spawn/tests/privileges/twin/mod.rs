@@ -5,19 +5,18 @@
 //! `PSX_TWIN=FIRST,COUNT cargo test -p psx-spawn --test privileges -- twin` tries other seeds.
 
 mod batch;
-mod random;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::os::fd::FromRawFd;
 use std::time::Duration;
-use std::{env, process, ptr};
+use std::{process, ptr};
 
-use batch::{Batch, parent_death_signal};
-use random::Random;
+use batch::Batch;
 
-use crate::kernel::prctl;
+use crate::kernel::{parent_death_signal, prctl};
+use crate::random::Random;
 use crate::support::{Case, Line};
 use crate::user_namespace::user_namespaces;
 
@@ -30,11 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn agree(_: &Line) {
-    let seeds = env::var("PSX_TWIN").ok().and_then(|text| {
-        let (first, count) = text.split_once(',')?;
-        Some((first.parse().ok()?, count.parse().ok()?))
-    });
-    let (first, count): (u64, u64) = seeds.unwrap_or((1, 500));
+    let (first, count) = Random::seeds("PSX_TWIN", 500);
     let [mut applied, mut refused] = [0; 2];
     for seed in first..first + count {
         let by_psx = run(seed, Batch::apply);

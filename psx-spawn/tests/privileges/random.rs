@@ -1,46 +1,54 @@
 //! Choices by a seed: ids, sets, bits, and the state that a process starts from.
 
+use std::env;
 use std::ops::RangeInclusive;
 
 use psx::privileges::SecureBits;
 use psx::{CapabilitySet, CapabilitySets};
 use rustix::thread;
 
-use super::batch::{last_capability, set_parent_death_signal};
+use crate::kernel::{last_capability, set_parent_death_signal};
 
 /// xorshift64: the same choices for the same seed.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    /// The first seed and how many, as `FIRST,COUNT` in this variable; else the first `count`.
+    pub(crate) fn seeds(variable: &str, count: u64) -> (u64, u64) {
+        let Ok(text) = env::var(variable) else { return (1, count) };
+        let numbers = text.split_once(',').expect("FIRST,COUNT");
+        (numbers.0.parse().expect("a number"), numbers.1.parse().expect("a number"))
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % limit
     }
 
-    pub(super) fn one_in(&mut self, count: u64) -> bool {
+    pub(crate) fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
 
-    pub(super) fn maybe<T>(&mut self, count: u64, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+    pub(crate) fn maybe<T>(&mut self, count: u64, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.one_in(count).then(|| make(self))
     }
 
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
 
     /// 12 and 65534 are not mapped where few are.
-    pub(super) fn id(&mut self) -> u32 {
+    pub(crate) fn id(&mut self) -> u32 {
         self.of(&[0, 0, 1, 1, 5, 9, 12, 65534])
     }
 
-    pub(super) fn three_ids(&mut self) -> [Option<u32>; 3] {
+    pub(crate) fn three_ids(&mut self) -> [Option<u32>; 3] {
         match self.below(5) {
             0 | 1 => [None; 3],
             2 => [(); 3].map(|()| self.maybe(2, Self::id)),
@@ -48,7 +56,7 @@ impl Random {
         }
     }
 
-    pub(super) fn set(&mut self) -> CapabilitySet {
+    pub(crate) fn set(&mut self) -> CapabilitySet {
         // SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_ADMIN, CHOWN, and one that is not known.
         const SOME: [u64; 7] = [6, 7, 8, 10, 21, 0, 50];
         match self.below(6) {
@@ -61,7 +69,7 @@ impl Random {
         }
     }
 
-    pub(super) fn sets(&mut self) -> CapabilitySets {
+    pub(crate) fn sets(&mut self) -> CapabilitySets {
         let [effective, mut permitted, inheritable] = [(); 3].map(|()| self.set());
         if self.one_in(2) {
             permitted |= effective;
@@ -69,7 +77,7 @@ impl Random {
         CapabilitySets { effective, permitted, inheritable }
     }
 
-    pub(super) fn secure_bits(&mut self) -> SecureBits {
+    pub(crate) fn secure_bits(&mut self) -> SecureBits {
         let of_bit = |bit: RangeInclusive<u32>, random: &mut Self| -> u32 {
             // Odd ones are locks.
             bit.filter(|bit| random.one_in(if bit % 2 == 1 { 6 } else { 3 }))
@@ -80,7 +88,7 @@ impl Random {
     }
 
     /// Puts the process into some state; what the kernel refuses of it stays as it is.
-    pub(super) fn state(&mut self) {
+    pub(crate) fn state(&mut self) {
         let three = |random: &mut Self| [(); 3].map(|()| random.of(&[0, 0, 0, 1, 5, 9]));
         let groups: Vec<u32> = (0..self.below(3)).map(|_| self.of(&[0, 1, 5, 9])).collect();
         let [gid, uid] = [three(self), three(self)];
