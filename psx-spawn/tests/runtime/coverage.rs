@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use psx::{Coverage, Error, Threads, thread};
 
 use crate::kernel::{
-    STRICT, Teller, breathe, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
+    STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
     start_idlers, tid,
 };
 use crate::support::{Case, Ending, Line, Supervised};
@@ -256,11 +256,15 @@ fn closed_descriptor(_: &Line) {
     std::process::exit(0);
 }
 
-/// The same by another thread, at any moment of a round.
+/// The same by another thread, once in each round, at any moment of it.
 fn closed_again_and_again(_: &Line) {
     start_idlers(2);
-    thread::spawn(|| {
-        loop {
+    let (begin, begins) = mpsc::channel();
+    let (close, closed) = mpsc::channel();
+    thread::spawn(move || {
+        for round in begins {
+            // Another moment each time.
+            (0..round * 97 % 4000).for_each(|_| std::hint::spin_loop());
             for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
                 let leads_to = std::fs::read_link(entry.path()).unwrap_or_default();
                 if leads_to.ends_with("status") {
@@ -269,10 +273,12 @@ fn closed_again_and_again(_: &Line) {
                     unsafe { libc::close(fd) };
                 }
             }
-            breathe();
+            close.send(()).unwrap();
         }
     });
-    for round in 1..=200 {
+    for round in 1..=300 {
+        begin.send(round).unwrap();
         assert_eq!(broadcast_slack(STRICT, round), Ok(4));
+        closed.recv().unwrap();
     }
 }

@@ -72,7 +72,15 @@ const TRIES: usize = 8;
 
 /// The file, if it is one of procfs.
 fn of_procfs(file: Descriptor) -> Result<Descriptor, Errno> {
-    if is_procfs(file.number())? { Ok(file) } else { Err(Errno::from_raw(libc::ENOENT)) }
+    match is_procfs(file.number()) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Errno::from_raw(libc::ENOENT)),
+        Err(errno) => {
+            // Another thread has closed it, and may have another file by that number.
+            file.into_number();
+            Err(errno)
+        }
+    }
 }
 
 /// Opens what `path` leads to in the procfs that `directory` is part of.

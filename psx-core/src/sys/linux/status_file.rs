@@ -87,8 +87,12 @@ impl StatusFile {
         if self.held().is_ok() {
             return Some(true);
         }
-        let Ok(proc) = open_proc(Lookup::MayWait) else { return Some(false) };
-        let Ok(file) = open_within(&proc, c"self/status", 0) else { return Some(false) };
+        let proc = open_proc(Lookup::MayWait);
+        let file = match proc.and_then(|proc| open_within(&proc, c"self/status", 0)) {
+            Ok(file) => file,
+            Err(errno) if errno.raw() == libc::EBADF => return None,
+            Err(_) => return Some(false),
+        };
         let identity = Identity::of(file.number());
         let is_ours = procfs::is_procfs(file.number()) == Ok(true) && is_own_status(file.number());
         if identity.is_err() || Identity::of(file.number()) != identity {
