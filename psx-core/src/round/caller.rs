@@ -228,6 +228,7 @@ impl<'r> Turn<'r> {
             return Err(Setback::Busy);
         }
         me.engage();
+        round.caller_life.take(me.tid());
         Ok(Self { round, me, _masked: masked })
     }
 }
@@ -235,6 +236,7 @@ impl<'r> Turn<'r> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.me.disengage();
+        self.round.caller_life.give_back();
         self.round.lock.release();
     }
 }

@@ -43,8 +43,8 @@ use roster::Roster;
 use word::Word;
 
 use crate::registry::FairLock;
-use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
+use crate::sys::{LifeMark, const_on_linux};
 use crossbeam_utils::CachePadded;
 
 use crate::Errno;
@@ -56,6 +56,9 @@ pub(crate) struct Round {
     /// Held by the caller, from before the gate closes until it is open again. Its owner is how other
     /// threads know who leads. Also held around a fork.
     pub(crate) lock: FairLock,
+    /// Tells that the caller is dead, whatever thread or process has its id by then. Taken by the
+    /// caller once it has the lock, given back before it releases it; read by any thread.
+    pub(crate) caller_life: LifeMark,
     word: CachePadded<Word>,
     /// Targets that have not arrived.
     arrivals: CachePadded<Latch>,
@@ -86,6 +89,7 @@ impl Round {
         pub(crate) fn new() -> Self {
             Self {
                 lock: FairLock::new(),
+                caller_life: LifeMark::new(),
                 word: CachePadded::new(Word::new()),
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
@@ -123,6 +127,7 @@ impl Round {
         self.bystanders.store(0, Ordering::Relaxed);
         self.proven.store(0, Ordering::Relaxed);
         self.lock.begin_anew();
+        self.caller_life.begin_anew();
     }
 }
 

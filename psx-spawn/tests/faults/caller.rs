@@ -1,5 +1,6 @@
 //! A caller that dies in its round: the others must not wait for it for ever.
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -8,9 +9,10 @@ use std::{mem, process};
 use libc::sock_filter;
 use psx::{Broadcast, Coverage};
 
-use crate::case::Case;
 use crate::case::Expected::{Abort, Clean, Ok};
+use crate::case::{Case, Start};
 use crate::confine::{self, ALLOW, if_equal, load, step};
+use crate::identity::LAST_ID;
 use crate::raw;
 use crate::signals::await_33;
 use crate::stage::is_level;
@@ -62,6 +64,30 @@ pub(crate) const CASES: &[Case] = &[
             unsafe { libc::_exit(0) };
         }
     }),
+    Case::new(
+        "caller-dies-id-again",
+        "the caller dies in its call; a process gets its id before the target looks",
+        DIED,
+        |stage| {
+            let shared = stage.clone();
+            stage.adopt();
+            stage.spawn("caller", move || {
+                let (caller, target) = (raw::tid(), process::id());
+                let op = || {
+                    if raw::tid() == caller {
+                        // The target stands still until there is a process with this id.
+                        shared.ask(format_args!("replace {caller} {target}"));
+                        raw::leave();
+                    }
+                    Result::Ok(0)
+                };
+                // SAFETY: the process is meant to end.
+                let _ = unsafe { Broadcast::new().run(op) };
+            })();
+        },
+    )
+    .start(Start::Root)
+    .needs(|| Path::new(LAST_ID).exists(), "ns_last_pid"),
     Case::new("caller-strict", "the strict mode of seccomp is broadcast", DIED, |stage| {
         let _crew = stage.crew();
         let strict = libc::SECCOMP_MODE_STRICT as usize;

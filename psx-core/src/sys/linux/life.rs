@@ -49,8 +49,9 @@ pub(crate) struct LifeMark {
     /// lock word is read by the caller of a round.
     mutex: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
     /// [`NONE`], [`FREE`] or [`HELD`]. Written by the thread itself, before its entry is in the list
-    /// or around a fork; read by the caller of a round (Relaxed: the list's lock, or the gate, has
-    /// passed it on).
+    /// or around a fork; read by the caller of a round. A caller's mark is written under the round's
+    /// lock and read by any thread. Relaxed: the list's lock, the gate or the round word has passed it
+    /// on, and a thread that sees an older state asks the kernel.
     state: AtomicU32,
 }
 
@@ -104,6 +105,12 @@ impl LifeMark {
             // SAFETY: held by the calling thread. Nobody waits for it.
             unsafe { libc::pthread_mutex_unlock(mutex) };
         }
+    }
+
+    /// Not taken, in a forked child, whatever thread held it in the parent. The mark's memory must stay
+    /// for good: the libc's list of the forking thread may still have it.
+    pub(crate) fn begin_anew(&self) {
+        self.state.store(NONE, Ordering::Relaxed);
     }
 
     /// Whether the thread that has taken the mark is known to be dead. Async-signal-safe.

@@ -28,6 +28,10 @@ impl LifeMark {
         self.task.set(None);
     }
 
+    pub(crate) fn begin_anew(&self) {
+        self.give_back();
+    }
+
     /// Whether the thread that has taken the mark is dead.
     pub(crate) fn is_dead(&self) -> bool {
         let unread = fault::is(Fault::LifeMarkUnread) || fault::is(Fault::DeathUnnoticed);
