@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use psx::{Coverage, Error, Threads, thread};
 
 use crate::kernel::{
-    STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, set_signal_mask, slack,
+    STRICT, Teller, broadcast_no_new_privs, broadcast_slack, idle, raw, set_signal_mask, slack,
     start_idlers, tid,
 };
 use crate::support::{Case, Ending, Line, Supervised};
@@ -38,7 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unregistered_thread_is_an_early_answer,
         ),
         Case::new("coverage::closed_descriptor_is_opened_again", closed_descriptor),
-        Case::new("coverage::descriptor_closed_again_and_again", closed_again_and_again),
+        Case::new("coverage::descriptor_closed_in_a_round", closed_in_a_round),
         Case::new("coverage::blocked_thread_is_named", blocked_thread_is_named).alone().judge(
             |child| {
                 child.inspect("unreachable", |child| child.assert_all("NoNewPrivs", "0"));
@@ -256,15 +256,17 @@ fn closed_descriptor(_: &Line) {
     std::process::exit(0);
 }
 
-/// The same by another thread, once in each round, at any moment of it.
-fn closed_again_and_again(_: &Line) {
+/// The same by another thread in the middle of a round: when its summons has come, and before it takes it.
+fn closed_in_a_round(_: &Line) {
     start_idlers(2);
-    let (begin, begins) = mpsc::channel();
-    let (close, closed) = mpsc::channel();
+    let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
-        for round in begins {
-            // Another moment each time.
-            (0..round * 97 % 4000).for_each(|_| std::hint::spin_loop());
+        loop {
+            set_signal_mask(!0);
+            ready.send(()).unwrap();
+            while !is_summoned() {
+                std_thread::yield_now();
+            }
             for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
                 let leads_to = std::fs::read_link(entry.path()).unwrap_or_default();
                 if leads_to.ends_with("status") {
@@ -273,12 +275,25 @@ fn closed_again_and_again(_: &Line) {
                     unsafe { libc::close(fd) };
                 }
             }
-            close.send(()).unwrap();
+            set_signal_mask(0);
+            // The rest of the round.
+            while slack() == 50_000 {
+                std_thread::yield_now();
+            }
+            // SAFETY: numbers only.
+            unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 50_000) };
         }
     });
-    for round in 1..=300 {
-        begin.send(round).unwrap();
+    for round in 1..=20 {
+        is_ready.recv().unwrap();
         assert_eq!(broadcast_slack(STRICT, round), Ok(4));
-        closed.recv().unwrap();
     }
+}
+
+/// Whether signal 33 is pending for the calling thread.
+fn is_summoned() -> bool {
+    let mut pending = 0_u64;
+    // SAFETY: a mask of 8 bytes that outlives the call.
+    unsafe { raw(libc::SYS_rt_sigpending, [(&raw mut pending) as usize, 8, 0, 0, 0, 0]) }.unwrap();
+    pending & SUMMONS != 0
 }
