@@ -1,9 +1,11 @@
 //! An allocator that knows whether the thread that asks is in the middle of a batch: by the kernel,
-//! which says that the first step has been made and the last one has not.
+//! which says that the first step has been made and the last one has not. And whether it is in the middle
+//! of a fork, where another thread may hold the allocator's lock for good.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::{fs, ptr};
 
 use psx::{CapabilitySet, CapabilitySets, Privileges};
 
@@ -18,8 +20,20 @@ static INSIDE: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
+/// The thread that is making a fork, until it or its copy in the child is back from it; 0 for none.
+static FORKS: AtomicI32 = AtomicI32::new(0);
+/// Its process.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+/// Allocations of that thread, or of its copy.
+static IN_FORK: AtomicUsize = AtomicUsize::new(0);
+
 /// The first step gives the thread one group, the last one `no_new_privs`.
 fn watch() {
+    let [process, thread] = [&PARENT, &FORKS].map(|id| id.load(Ordering::Relaxed));
+    // SAFETY: the calls only read.
+    if thread != 0 && unsafe { libc::gettid() == thread || libc::getpid() != process } {
+        IN_FORK.fetch_add(1, Ordering::Relaxed);
+    }
     if ON.load(Ordering::Relaxed) {
         // SAFETY: asked for the number alone, the call writes nothing.
         let groups = unsafe { libc::getgroups(0, ptr::null_mut()) };
@@ -45,7 +59,10 @@ unsafe impl GlobalAlloc for Watching {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case::new("allocator::nothing_is_allocated_inside", nothing_inside).needs(root)]
+    vec![
+        Case::new("allocator::nothing_is_allocated_inside", nothing_inside).needs(root),
+        Case::new("allocator::nothing_is_allocated_in_a_fork", nothing_in_a_fork),
+    ]
 }
 
 fn nothing_inside(_: &Line) {
@@ -65,4 +82,52 @@ fn nothing_inside(_: &Line) {
     ON.store(false, Ordering::Relaxed);
     assert_eq!(report.unwrap().threads(), 4);
     assert_eq!(INSIDE.load(Ordering::Relaxed), 0);
+}
+
+/// By a registered thread, by one that is not, and where psx's descriptor has been closed.
+fn nothing_in_a_fork(_: &Line) {
+    start_idlers(3);
+    let (go, goes) = mpsc::channel();
+    let unregistered = std::thread::spawn(move || {
+        goes.recv().unwrap();
+        fork_watched();
+    });
+    for close in [false, true] {
+        if close {
+            let of_psx = |fd: &i32| {
+                let file = fs::read_link(format!("/proc/self/fd/{fd}"));
+                file.is_ok_and(|file| file.starts_with("/proc") && file.ends_with("status"))
+            };
+            let fds: Vec<_> = (3..64).filter(of_psx).collect();
+            assert_eq!(fds.len(), 1, "descriptors that psx keeps open");
+            // SAFETY: a descriptor that psx opens again when it needs it.
+            unsafe { libc::close(fds[0]) };
+        }
+        fork_watched();
+    }
+    go.send(()).unwrap();
+    unregistered.join().unwrap();
+}
+
+fn fork_watched() {
+    // SAFETY: the calls only read.
+    let [process, thread] = unsafe { [libc::getpid(), libc::gettid()] };
+    PARENT.store(process, Ordering::Relaxed);
+    FORKS.store(thread, Ordering::Relaxed);
+    // SAFETY: the child does nothing but end.
+    let child = unsafe { libc::fork() };
+    FORKS.store(0, Ordering::Relaxed);
+    let allocations = IN_FORK.load(Ordering::Relaxed);
+    if child == 0 {
+        // SAFETY: _exit(2) ends the process and has no other precondition.
+        unsafe { libc::_exit(i32::from(allocations > 0)) };
+    }
+    let mut status = 0;
+    // SAFETY: a place for the status.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(
+        (status, allocations),
+        (0, 0),
+        "wait status of the child, allocations in the parent"
+    );
 }
