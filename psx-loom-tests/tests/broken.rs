@@ -59,6 +59,7 @@ const BROKEN: &[Broken] = broken! {
     StackRefusalLost: stack_too_small says RACE;
     MainEndSeenAfterCount: main_leaves says MIXED;
     MainTakenForEnded: main_leaves says MIXED;
+    LostNotSentAgain: summons_lost says "Unreachable";
     CallerNotWatched: caller_dies says "deadlock";
     RoundNotCheckedAgain: caller_leaves says "a false alarm";
     TurnNotMarked: two_callers says LOST;

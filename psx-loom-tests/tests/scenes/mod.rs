@@ -52,6 +52,8 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::stack_too_small,
     troubles::id_of_the_dead,
     troubles::two_entries_with_one_id,
+    troubles::summons_lost,
+    troubles::death_while_helping,
     troubles::caller_dies,
     troubles::caller_dies_having_called,
     troubles::caller_dies_alone,

@@ -207,6 +207,45 @@ pub(crate) mod two_entries_with_one_id {
     }
 }
 
+/// Another handler takes a summons: the caller puts its own back, and sends it again.
+pub(crate) mod summons_lost {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().losses(2).newest_values_only().preemptions(1)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            assert_eq!(report.threads(), 3);
+            caller.step();
+        });
+        scene.registered(Thread::step);
+        scene.registered(Thread::step);
+    }
+}
+
+/// A target dies as it passes the summons on: it is not waited for, and nor is what it has claimed lost.
+pub(crate) mod death_while_helping {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().deaths(1).newest_values_only().preemptions(1)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            assert!((3..=4).contains(&report.threads()));
+            caller.step();
+        });
+        for _ in 0..3 {
+            scene.registered(Thread::step);
+        }
+    }
+}
+
 fn dies(caller: &Thread, after: bool) {
     let kills = Conduct { kills: Some(1), kills_after: after, ..Conduct::default() };
     let _ = caller.broadcast(&registered_only(), 1, kills);

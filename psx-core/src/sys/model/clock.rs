@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 
-use super::machine::{self, Whim};
+use super::choices::Whim;
+use super::machine;
 use super::task::Sleep;
 use crate::Errno;
 

@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::broadcast::CallName;
 use crate::registry::{Entry, Pass};
 use crate::round::Call;
+use crate::sys::choices::Habits;
 use crate::sys::clock::Deadline;
 use crate::sys::fault;
 pub use crate::sys::fault::Fault;
-use crate::sys::machine::{self, Death, Habits, Machine};
+use crate::sys::machine::{self, Death, Machine};
 use crate::sys::mask;
 use crate::sys::task::Task;
 use crate::{Broadcast, Errno, Error, Report};
@@ -69,6 +70,20 @@ impl Model {
     #[must_use]
     pub fn refusals(mut self, count: usize) -> Self {
         self.habits.refusals = count;
+        self
+    }
+
+    /// The first `count` summonses may be taken by another handler.
+    #[must_use]
+    pub fn losses(mut self, count: usize) -> Self {
+        self.habits.losses = count;
+        self
+    }
+
+    /// The first `count` summonses by targets may kill those.
+    #[must_use]
+    pub fn deaths(mut self, count: usize) -> Self {
+        self.habits.deaths = count;
         self
     }
 

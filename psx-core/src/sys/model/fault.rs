@@ -59,6 +59,8 @@ pub enum Fault {
     LifeMarkUnread,
     /// Of two entries with the same id, both are summoned.
     DuplicateIdKept,
+    /// A summons that may be lost is not sent again.
+    LostNotSentAgain,
     /// Nobody looks whether the caller is still alive.
     CallerNotWatched,
     /// A caller that is found dead is taken to have died in its round.

@@ -6,9 +6,10 @@
 
 use core::time::Duration;
 
+use super::choices::Whim;
 use super::clock::Deadline;
 use super::fault::{self, Fault};
-use super::machine::{self, Whim};
+use super::machine;
 use super::sync::{AtomicU32, AtomicU64};
 use super::task::Sleep;
 

@@ -27,7 +27,7 @@ impl Kernel {
     }
 
     pub(crate) fn confirm_handler(&self) -> Result<bool, Errno> {
-        Ok(false)
+        Ok(machine::get().handler_replaced.take())
     }
 
     /// The calling thread's id.

@@ -5,10 +5,12 @@ use std::panic;
 use std::rc::Rc;
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread::{self, Thread as LoomThread};
 
 use super::super::{Kind, Refusal};
+use super::choices::{Choices, Habits, Whim};
+use super::fault::{self, Fault};
 use super::task::{Roused, Sleep, Task};
 use crate::registry::Registry;
 use crate::sys::Kernel;
@@ -104,62 +106,6 @@ pub(crate) fn just_woken() -> bool {
     get().me().is_some_and(|me| me.woken.take())
 }
 
-/// What the kernel may do, or not do, as it likes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whim {
-    /// A sleep ends for no reason.
-    SpuriousWake,
-    /// A sleep with a limit reaches it.
-    Timer,
-    /// A thread that waits looks after another.
-    Look,
-    /// The deadline has passed.
-    Deadline,
-    /// A summons is refused.
-    Refusal,
-}
-
-impl Whim {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::SpuriousWake => "wakes for no reason, chance",
-            Self::Timer => "reaches a sleep's limit, chance",
-            Self::Look => "looks, chance",
-            Self::Deadline => "is late, chance",
-            Self::Refusal => "has a summons refused, chance",
-        }
-    }
-}
-
-/// What is asked of the machine of a model.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Habits {
-    /// How many occasions of each kind leave the kernel a choice: the first so many.
-    pub(crate) spurious_wakes: usize,
-    pub(crate) timers: usize,
-    pub(crate) looks: usize,
-    pub(crate) deadlines: usize,
-    pub(crate) refusals: usize,
-    /// Where all sleep, and only a timer could go on, a wake-up was lost.
-    pub(crate) no_timer_needed: bool,
-    /// Loads see the newest value only.
-    pub(crate) newest_only: bool,
-    /// Each atomic operation of the protocol is a turn in which a summons may arrive.
-    pub(crate) interrupted_everywhere: bool,
-    /// Threads are counted and not listed.
-    pub(crate) proc_out_of_reach: bool,
-    /// No entry tells by itself whether its thread is dead.
-    pub(crate) no_life_marks: bool,
-}
-
-/// Decisions that loom takes: a load of a number that another thread has stored to with nothing in
-/// between that orders the two may see the store or not.
-struct Coins {
-    whim: Whim,
-    coins: Vec<AtomicBool>,
-    tossed: Cell<usize>,
-}
-
 pub(crate) struct Machine {
     pub(crate) registry: &'static Registry,
     main: LoomThread,
@@ -168,7 +114,7 @@ pub(crate) struct Machine {
     sleepers: RefCell<Vec<(usize, Rc<Task>)>>,
     /// How many threads there are, for the kernel's count. Its changes are turns of loom's.
     population: AtomicU32,
-    coins: [Coins; 5],
+    choices: Choices,
     /// Summonses that nobody has taken yet.
     summonses: Cell<u32>,
     timers_needed: Cell<u32>,
@@ -179,6 +125,8 @@ pub(crate) struct Machine {
     pub(super) last_count: Cell<usize>,
     pub(super) stale_count: Cell<Option<usize>>,
     pub(super) no_life_marks: bool,
+    /// Another handler has taken a summons, and is in the place of ours.
+    pub(super) handler_replaced: Cell<bool>,
     /// A caller has died in its round.
     fallen: Cell<bool>,
     /// The process has ended over it.
@@ -191,24 +139,13 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine without threads, for the execution that has just begun.
     pub(crate) fn start(habits: Habits) -> Rc<Self> {
-        let coins = |whim, number| Coins {
-            whim,
-            coins: (0..number).map(|_| AtomicBool::new(false)).collect(),
-            tossed: Cell::new(0),
-        };
         let machine = Rc::new(Self {
             registry: Box::leak(Box::new(Registry::new(Kernel))),
             main: thread::current(),
             tasks: RefCell::default(),
             sleepers: RefCell::default(),
             population: AtomicU32::new(0),
-            coins: [
-                coins(Whim::SpuriousWake, habits.spurious_wakes),
-                coins(Whim::Timer, habits.timers),
-                coins(Whim::Look, habits.looks),
-                coins(Whim::Deadline, habits.deadlines),
-                coins(Whim::Refusal, habits.refusals),
-            ],
+            choices: Choices::new(&habits),
             summonses: Cell::new(0),
             timers_needed: Cell::new(0),
             no_timer_needed: habits.no_timer_needed,
@@ -217,6 +154,7 @@ impl Machine {
             last_count: Cell::new(0),
             stale_count: Cell::new(None),
             no_life_marks: habits.no_life_marks,
+            handler_replaced: Cell::new(false),
             fallen: Cell::new(false),
             ended: Cell::new(false),
             found_dead: Cell::new(None),
@@ -230,12 +168,7 @@ impl Machine {
 
     /// Runs the model's threads to their ends.
     pub(crate) fn run(&self) {
-        for coins in &self.coins {
-            for coin in &coins.coins {
-                // Relaxed, and after the threads were spawned: they may see it or not.
-                coin.store(true, Ordering::Relaxed);
-            }
-        }
+        self.choices.open();
         loom::explore();
         while self.tasks.borrow().iter().any(|task| !task.finished.get()) {
             thread::park();
@@ -276,6 +209,7 @@ impl Machine {
             accepted: Cell::new(0),
             blocks: Cell::new(parent.is_some_and(|parent| parent.blocks.get())),
             handling: Cell::new(false),
+            sent: Cell::new(false),
             room: Cell::new(usize::MAX),
             asleep: Cell::new(None),
             roused: Cell::new(Roused::Wake),
@@ -375,18 +309,11 @@ impl Machine {
 
     /// Whether the kernel does what it may do. A turn of loom's, while occasions are left.
     pub(crate) fn whim(&self, whim: Whim) -> bool {
-        let Some(coins) = self.coins.iter().find(|coins| coins.whim == whim) else {
-            return false;
-        };
-        let Some(coin) = coins.coins.get(coins.tossed.get()) else {
-            return false;
-        };
-        coins.tossed.set(coins.tossed.get() + 1);
-        let heads = coin.load(Ordering::Relaxed);
-        if let (true, Some(me)) = (heads, self.me()) {
-            tell(&me, whim.verb(), coins.tossed.get() as u64);
+        let decided = self.choices.decide(whim);
+        if let (Some(occasion), Some(me)) = (decided, self.me()) {
+            tell(&me, whim.verb(), occasion);
         }
-        heads
+        decided.is_some()
     }
 
     // Threads, as the kernel counts them.
@@ -442,6 +369,18 @@ impl Machine {
         };
         if self.whim(Whim::Refusal) {
             return Err(Refusal::Full);
+        }
+        // Not the first one for this thread: the protocol sends again what may be lost.
+        if task.sent.replace(true) && fault::is(Fault::LostNotSentAgain) {
+            return Ok(());
+        }
+        if let Some(me) = self.me().filter(|me| me.handling.get() && self.whim(Whim::Death)) {
+            self.die(&me);
+            panic::resume_unwind(Box::new(Death));
+        }
+        if self.whim(Whim::Loss) {
+            self.handler_replaced.set(true);
+            return Ok(());
         }
         task.signal.fetch_add(1, Ordering::Release);
         if !task.is_alive() {

@@ -3,6 +3,7 @@
 //! | file | concept |
 //! |---|---|
 //! | `machine` | the process of one execution: its threads, their summonses and sleeps, and time |
+//! | `choices` | what that kernel is free to do |
 //! | `task` | one of its threads: asleep, dead, with which credentials |
 //! | `sync` | loom's atomics, each operation a place where a signal may arrive |
 //! | `futex`, `clock`, `mask`, `kernel`, `life`, `errno`, `fatal` | as on the Linux side |
@@ -14,6 +15,7 @@
 //! plain cells: nobody comes in between, and no memory ordering comes of it that the protocol would
 //! not have by itself.
 
+pub(crate) mod choices;
 pub(crate) mod clock;
 pub(crate) mod errno;
 pub(crate) mod fatal;

@@ -71,6 +71,8 @@ pub(crate) struct Task {
     pub(super) pending: Cell<u32>,
     /// How many summonses the kernel has taken for it in all.
     pub(crate) accepted: Cell<u32>,
+    /// A summons has been sent to it, whatever has become of that.
+    pub(super) sent: Cell<bool>,
     pub(super) blocks: Cell<bool>,
     pub(super) handling: Cell<bool>,
     /// How much stack a handler finds.
