@@ -62,6 +62,7 @@ const BROKEN: &[Broken] = broken! {
     LostNotSentAgain: summons_lost says "Unreachable";
     CallerNotWatched: caller_dies says "deadlock";
     RoundNotCheckedAgain: caller_leaves says "a false alarm";
+    DeadOwnerKeepsLock: caller_dies_early says "Busy";
     TurnNotMarked: two_callers says LOST;
 };
 

@@ -68,9 +68,12 @@ impl Registry {
         self.end_if_caller_died(|| self.gate.is_closed());
     }
 
-    /// For a thread that waits for the round's lock.
+    /// For a thread that waits for the round's lock. An owner that has died before it closed the gate has
+    /// changed nothing: the lock goes on without it.
     pub(crate) fn look_at_round(&self) {
-        self.end_if_caller_died(|| self.gate.is_closed() || self.round.is_on());
+        let is_on = || self.gate.is_closed() || self.round.is_on();
+        self.end_if_caller_died(is_on);
+        self.round.lock.release_if(|owner| self.kernel.is_dead(owner) && !is_on());
     }
 
     /// Ends the process where the caller of the round at hand has died in it: its call may have changed

@@ -228,6 +228,7 @@ impl<'r> Turn<'r> {
             return Err(Setback::Busy);
         }
         me.engage();
+        // Where that fails, the caller's id has to do.
         round.caller_life.take(me.tid());
         Ok(Self { round, me, _masked: masked })
     }
@@ -235,8 +236,8 @@ impl<'r> Turn<'r> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.me.disengage();
         self.round.caller_life.give_back();
+        self.me.disengage();
         self.round.lock.release();
     }
 }

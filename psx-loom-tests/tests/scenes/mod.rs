@@ -57,6 +57,7 @@ pub(crate) const PIECES: &[Piece] = pieces![
     troubles::caller_dies,
     troubles::caller_dies_having_called,
     troubles::caller_dies_alone,
+    troubles::caller_dies_early,
     troubles::caller_leaves,
 ];
 

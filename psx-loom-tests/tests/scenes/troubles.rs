@@ -298,6 +298,28 @@ pub(crate) mod caller_dies_alone {
     }
 }
 
+/// A caller that dies before it has stopped anybody: the next caller gets its turn.
+pub(crate) mod caller_dies_early {
+    use super::*;
+
+    pub(crate) fn model() -> Model {
+        Model::new().newest_values_only().preemptions(2)
+    }
+
+    pub(crate) fn scene(scene: &Scene) {
+        scene.registered(|caller| {
+            let early = Conduct { kills_early: true, ..Conduct::default() };
+            let _ = caller.broadcast(&plan(), 1, early);
+            unreachable!("the caller dies before its round");
+        });
+        scene.registered(|caller| {
+            let report = caller.broadcast(&plan(), 2, Conduct::default()).unwrap();
+            assert!((1..=2).contains(&report.threads()));
+            caller.step();
+        });
+    }
+}
+
 /// A caller that ends its round and then its life is not taken for one that died in its round.
 pub(crate) mod caller_leaves {
     use super::*;

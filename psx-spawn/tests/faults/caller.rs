@@ -88,6 +88,34 @@ pub(crate) const CASES: &[Case] = &[
     )
     .start(Start::Root)
     .needs(|| Path::new(LAST_ID).exists(), "ns_last_pid"),
+        "caller-killed-no-trylock",
+        "the same under a filter against the futex call that finds the dead",
+        DIED,
+        |stage| {
+            let _crew = stage.crew();
+            confine::no_new_privs();
+            confine::filter_all(&deny_trylock());
+            die_in_call(Coverage::Require);
+        },
+    ),
+    Case::new(
+        "caller-killed-early",
+        "a filter kills a caller before it has stopped anybody; another calls",
+        &[Ok],
+        |stage| {
+            let _crew = stage.crew();
+            let (tell, told) = mpsc::channel();
+            let first = stage.clone();
+            let _ = stage.spawn("caller", move || {
+                tell.send(raw::tid()).expect("main waits");
+                confine::no_new_privs();
+                confine::filter(&kill_thread(libc::SYS_rt_sigaction));
+                let _ = first.count();
+            });
+            await_end(told.recv().expect("the caller's id"));
+            stage.change();
+        },
+    ),
     Case::new("caller-strict", "the strict mode of seccomp is broadcast", DIED, |stage| {
         let _crew = stage.crew();
         let strict = libc::SECCOMP_MODE_STRICT as usize;
@@ -162,6 +190,23 @@ pub(crate) const CASES: &[Case] = &[
 fn kill_thread(nr: i64) -> Vec<sock_filter> {
     const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_THREAD, 0, 0);
     vec![load(0), if_equal(nr as u32), KILL, ALLOW]
+}
+
+/// A filter that fails FUTEX_TRYLOCK_PI with EPERM.
+fn deny_trylock() -> Vec<sock_filter> {
+    const DENY: sock_filter =
+        step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+    vec![
+        load(0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
+        ALLOW,
+        // The operation, without the flag that says that it is private.
+        load(24),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0),
+        if_equal(libc::FUTEX_TRYLOCK_PI as u32),
+        DENY,
+        ALLOW,
+    ]
 }
 
 /// Broadcasts a call that kills the calling thread.

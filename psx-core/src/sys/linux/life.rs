@@ -41,6 +41,7 @@ unsafe extern "C" {
         attributes: *mut libc::pthread_mutexattr_t,
         robustness: c_int,
     ) -> c_int;
+    fn pthread_mutex_consistent(mutex: *mut libc::pthread_mutex_t) -> c_int;
 }
 
 /// What tells that the thread which has taken it is dead.
@@ -78,14 +79,17 @@ impl LifeMark {
             return true;
         }
         // A fork that another one has interrupted goes on in the child, where the mark is taken already.
-        if self.state.load(Ordering::Relaxed) == HELD {
+        if self.state.load(Ordering::Relaxed) == HELD && !self.is_dead() {
             return self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid;
         }
         let mutex = self.mutex.get().cast::<libc::pthread_mutex_t>();
-        // SAFETY: initialised, at its place for as long as it is held, and free: nobody but the
-        // thread whose mark it is takes it.
-        if unsafe { libc::pthread_mutex_lock(mutex) } != 0 {
-            return true;
+        // SAFETY: initialised, at its place for as long as it is held, and free or its holder dead: no
+        // other thread takes it at the same time.
+        match unsafe { libc::pthread_mutex_lock(mutex) } {
+            0 => {}
+            // SAFETY: taken by this thread, after one that has died with it. There is nothing in it.
+            libc::EOWNERDEAD if unsafe { pthread_mutex_consistent(mutex) } == 0 => {}
+            _ => return true,
         }
         let is_own = self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid;
         if is_own {
@@ -186,6 +190,23 @@ mod tests {
             }
             assert!(shared.is_dead(), "raw exit: {raw_exit}");
         }
+    }
+
+    #[test]
+    fn a_mark_of_a_dead_thread_can_be_taken_again() {
+        let mark = &*Box::leak(Box::new(LifeMark::new()));
+        std::thread::spawn(|| mark.take(raw::gettid().unwrap())).join().unwrap();
+        // The thread is joined a moment before the kernel has gone through its list.
+        while !mark.is_dead() {
+            std::thread::yield_now();
+        }
+        assert!(mark.take(raw::gettid().unwrap()));
+        assert!(!mark.is_dead());
+        mark.give_back();
+        assert!(mark.take(raw::gettid().unwrap()), "whole again");
+        mark.begin_anew();
+        assert!(mark.take(raw::gettid().unwrap()), "as in a forked child");
+        mark.give_back();
     }
 
     #[test]

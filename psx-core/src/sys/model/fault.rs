@@ -65,6 +65,8 @@ pub enum Fault {
     CallerNotWatched,
     /// A caller that is found dead is taken to have died in its round.
     RoundNotCheckedAgain,
+    /// The round's lock stays with an owner that has died before its round.
+    DeadOwnerKeepsLock,
     /// A thread that takes the round's lock does not mark it as taken.
     TurnNotMarked,
     /// Coverage is judged by psx's own count.
@@ -166,6 +168,11 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         }
         (Fault::RoundNotCheckedAgain, "fair_lock.rs", Op::Load) if ordered => {
             Twist::Lie(|word| machine::just_found_dead().map_or(word, u64::from))
+        }
+        (Fault::DeadOwnerKeepsLock, "fair_lock.rs", Op::Exchange)
+            if order == Ordering::Release && machine::has_just_found_dead() =>
+        {
+            Twist::Skip
         }
         (Fault::TurnNotMarked, "fair_lock.rs", Op::Exchange) if order == Ordering::Acquire => {
             Twist::Skip

@@ -27,7 +27,11 @@ impl Kernel {
     }
 
     pub(crate) fn confirm_handler(&self) -> Result<bool, Errno> {
-        Ok(machine::get().handler_replaced.take())
+        let machine = machine::get();
+        if let Some(me) = machine.me().filter(|me| me.dies_early.get()) {
+            machine.die_and_unwind(&me);
+        }
+        Ok(machine.handler_replaced.take())
     }
 
     /// The calling thread's id.

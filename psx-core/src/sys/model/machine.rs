@@ -55,7 +55,7 @@ pub(crate) struct Death;
 /// Whether the running thread is dead, and unwinds. Takes it there if the process has ended.
 pub(crate) fn is_over() -> bool {
     let machine = MACHINE.with_borrow(Clone::clone);
-    let Some(machine) = machine.filter(|m| m.ended.get() || m.fallen.get()) else {
+    let Some(machine) = machine.filter(|m| m.ended.get() || m.unwinds.get()) else {
         return false;
     };
     let Some(me) = machine.me() else { return false };
@@ -127,6 +127,8 @@ pub(crate) struct Machine {
     pub(super) no_life_marks: bool,
     /// Another handler has taken a summons, and is in the place of ours.
     pub(super) handler_replaced: Cell<bool>,
+    /// A thread that has died unwinds, or has unwound.
+    unwinds: Cell<bool>,
     /// A caller has died in its round.
     fallen: Cell<bool>,
     /// The process has ended over it.
@@ -155,6 +157,7 @@ impl Machine {
             stale_count: Cell::new(None),
             no_life_marks: habits.no_life_marks,
             handler_replaced: Cell::new(false),
+            unwinds: Cell::new(false),
             fallen: Cell::new(false),
             ended: Cell::new(false),
             found_dead: Cell::new(None),
@@ -210,6 +213,7 @@ impl Machine {
             blocks: Cell::new(parent.is_some_and(|parent| parent.blocks.get())),
             handling: Cell::new(false),
             sent: Cell::new(false),
+            dies_early: Cell::new(false),
             room: Cell::new(usize::MAX),
             asleep: Cell::new(None),
             roused: Cell::new(Roused::Wake),
@@ -249,10 +253,17 @@ impl Machine {
     }
 
     /// The thread dies in a round that it leads.
-    pub(crate) fn fall(&self, me: &Task) {
+    pub(crate) fn fall(&self, me: &Task) -> ! {
         me.fell.set(true);
         self.fallen.set(true);
+        self.die_and_unwind(me)
+    }
+
+    /// The thread dies where it stands.
+    pub(crate) fn die_and_unwind(&self, me: &Task) -> ! {
+        self.unwinds.set(true);
         self.die(me);
+        panic::resume_unwind(Box::new(Death))
     }
 
     /// Whether a caller has died in its round.
@@ -375,8 +386,7 @@ impl Machine {
             return Ok(());
         }
         if let Some(me) = self.me().filter(|me| me.handling.get() && self.whim(Whim::Death)) {
-            self.die(&me);
-            panic::resume_unwind(Box::new(Death));
+            self.die_and_unwind(&me);
         }
         if self.whim(Whim::Loss) {
             self.handler_replaced.set(true);

@@ -85,6 +85,8 @@ pub(crate) struct Task {
     pub(super) alive: Cell<bool>,
     /// It has ended, and is counted all the same.
     pub(super) zombie: Cell<bool>,
+    /// It is to die before it closes the gate for a round.
+    pub(crate) dies_early: Cell<bool>,
     /// It has died in a round that it led.
     pub(crate) fell: Cell<bool>,
     /// It runs no more of the model.
