@@ -88,6 +88,7 @@ pub(crate) const CASES: &[Case] = &[
     )
     .start(Start::Root)
     .needs(|| Path::new(LAST_ID).exists(), "ns_last_pid"),
+    Case::new(
         "caller-killed-no-trylock",
         "the same under a filter against the futex call that finds the dead",
         DIED,
