@@ -62,7 +62,8 @@ impl Privileges {
     }
 
     /// Says that the supplementary groups stay as they are, which a batch that gives up root must
-    /// say or set. Changes nothing; [`groups`](Self::groups) goes before it.
+    /// say or set, as with `--keep-groups` of `setpriv(1)`. Changes nothing; [`groups`](Self::groups)
+    /// goes before it.
     ///
     /// # Examples
     ///
@@ -248,7 +249,9 @@ impl Privileges {
     /// the batch has failed half-way or a thread has not changed as the caller has
     /// ([`Divergence::Report`](crate::Divergence::Report)).
     ///
-    /// Dumpability 2, which only the kernel sets, is not given back.
+    /// Dumpability 2, which only the kernel sets, is not given back. Another process that shares the
+    /// memory (`clone` with `CLONE_VM` and without `CLONE_THREAD`) is no thread of this one, and is not
+    /// looked at.
     ///
     /// # Examples
     ///

@@ -53,8 +53,8 @@ impl Privileges {
     /// their own ([`ThreadKind::KernelWorker`]).
     ///
     /// Of what the kernel tells: ids, groups, capabilities, `no_new_privs`, and whether a thread has
-    /// any seccomp filter at all. It does not tell secure bits, kept capabilities and Landlock
-    /// domains.
+    /// any seccomp filter at all. It does not tell secure bits, kept capabilities, Landlock domains and
+    /// parent-death signals.
     ///
     /// # Errors
     ///
