@@ -378,22 +378,23 @@ unsafe extern "C" fn before_fork() {
     if depth > 0 {
         return;
     }
+    // Not under the list's lock: a program may have a `pthread_mutex_unlock` of its own.
+    if let Ok(Place::Own(me)) = place() {
+        me.life().give_back();
+    }
     if !is_engaged() {
         let list_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
         FORKS.set(Forks { list_held, ..FORKS.get() });
-    }
-    if let Ok(Place::Own(me)) = place() {
-        me.life().give_back();
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
     let Some(list_held) = end_fork() else { return };
-    if let Ok(Place::Own(me)) = place() {
-        me.life().take(me.tid());
-    }
     if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
         REGISTRY.release_after_fork(me, list_held);
+    }
+    if let Ok(Place::Own(me)) = place() {
+        me.life().take(me.tid());
     }
 }
 
@@ -428,6 +429,8 @@ fn begin_anew_in_child(list_held: bool) {
     let tid = tid.unwrap_or(Entry::NOBODY);
     REGISTRY.begin_anew_in_child(me, tid, list_held);
     if let Some(me) = me {
+        // Made again, since the fork may have come from a signal handler in the middle of either.
+        me.life().begin_anew();
         me.life().take(tid);
     }
 }

@@ -170,7 +170,9 @@ impl<'a> Gathering<'a> {
     /// Whether the thread has ended: by its mark, whoever has its id now, or where the mark says
     /// nothing because the kernel knows no such id. No system call but futex.
     fn is_dead(&self, entry: &Entry) -> bool {
-        entry.has_died() || self.registry.kernel.is_dead(entry.tid())
+        // Both, in this order: where the whole process is ending, this thread may find the others' marks
+        // set, and the system call is where it ends itself.
+        entry.has_died() | self.registry.kernel.is_dead(entry.tid())
     }
 
     /// Sends again to all that have not arrived. A second summons does nothing to a thread that has had the

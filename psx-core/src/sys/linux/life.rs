@@ -111,8 +111,8 @@ impl LifeMark {
         }
     }
 
-    /// Not taken, in a forked child, whatever thread held it in the parent. The mark's memory must stay
-    /// for good: the libc's list of the forking thread may still have it.
+    /// Not taken, in a forked child, whatever thread held it in the parent. (The libc empties the list
+    /// of the forking thread's robust mutexes in the child.)
     pub(crate) fn begin_anew(&self) {
         self.state.store(NONE, Ordering::Relaxed);
     }
@@ -163,33 +163,29 @@ unsafe impl Send for LifeMark {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
+
     use super::*;
     use crate::sys::raw;
 
     #[test]
-    fn it_tells_of_every_kind_of_end() {
-        for raw_exit in [false, true] {
-            let mark = Box::leak(Box::new(LifeMark::new()));
-            let shared: &LifeMark = mark;
-            let (taken, take) = std::sync::mpsc::channel();
-            let (go, ended) = std::sync::mpsc::channel::<()>();
-            // Not joined: the libc would wait for a thread that has left by the raw call for ever.
-            std::thread::spawn(move || {
-                taken.send((shared.take(raw::gettid().unwrap()), raw::gettid().unwrap())).unwrap();
-                let _ = ended.recv();
-                if raw_exit {
-                    // SAFETY: ends the thread, of which nothing is waited for.
-                    let _ = unsafe { raw::syscall(libc::SYS_exit, [0; 6]) };
-                }
-            });
-            let (agrees, tid) = take.recv().unwrap();
-            assert!(agrees && !shared.is_dead());
-            drop(go);
-            while std::path::Path::new(&format!("/proc/self/task/{tid}")).exists() {
-                std::thread::yield_now();
-            }
-            assert!(shared.is_dead(), "raw exit: {raw_exit}");
+    fn it_tells_of_a_thread_that_has_ended() {
+        let mark = Arc::new(LifeMark::new());
+        let ((tell, told), (end, go)) = (mpsc::channel(), mpsc::channel::<()>());
+        let theirs = Arc::clone(&mark);
+        let thread = std::thread::spawn(move || {
+            let tid = raw::gettid().unwrap();
+            tell.send((tid, theirs.take(tid))).unwrap();
+            let _ = go.recv();
+        });
+        let (tid, agrees) = told.recv().unwrap();
+        assert!(agrees && !mark.is_dead());
+        drop(end);
+        thread.join().unwrap();
+        while std::path::Path::new(&format!("/proc/self/task/{tid}")).exists() {
+            std::thread::yield_now();
         }
+        assert!(mark.is_dead());
     }
 
     #[test]
