@@ -62,7 +62,8 @@ impl Report {
     /// # Examples
     ///
     /// ```
-    /// use psx_core::{Broadcast, Coverage};
+    /// # extern crate psx_core as psx;
+    /// use psx::{Broadcast, Coverage};
     ///
     /// // SAFETY: getppid(2) reads one number and changes nothing.
     /// let report = unsafe {
@@ -73,7 +74,7 @@ impl Report {
     ///     Ok(threads) => println!("unchanged: {threads}"),
     ///     Err(errno) => println!("other threads may be unchanged: no thread count ({errno})"),
     /// }
-    /// # Ok::<(), psx_core::Error>(())
+    /// # Ok::<(), psx::Error>(())
     /// ```
     pub fn left_out(&self) -> Result<&Threads, Errno> {
         self.left_out.as_ref().map_err(|&errno| errno)

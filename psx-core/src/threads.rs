@@ -14,12 +14,13 @@ use crate::{Errno, Error};
 /// # Examples
 ///
 /// ```
-/// use psx_core::ThreadKind;
+/// # mod psx { pub mod privileges { pub use psx_core::*; } }
+/// use psx::privileges::ThreadKind;
 ///
-/// psx_core::adopt()?;
-/// let threads = psx_core::threads()?;
-/// assert!(threads.iter().any(|thread| thread.kind() == ThreadKind::Registered));
-/// # Ok::<(), std::io::Error>(())
+/// fn keeps_its_privileges(kind: ThreadKind) -> bool {
+///     kind == ThreadKind::Unregistered
+/// }
+/// # assert!(keeps_its_privileges(ThreadKind::Unregistered));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

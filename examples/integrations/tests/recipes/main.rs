@@ -63,7 +63,9 @@ fn main() -> ExitCode {
                 ("errno.rs", include_str!("../../../../psx-core/src/errno.rs")),
                 ("error.rs", include_str!("../../../../psx-core/src/error.rs")),
                 ("report.rs", include_str!("../../../../psx-core/src/report.rs")),
+                ("precondition.rs", include_str!("../../../../psx-core/src/precondition.rs")),
                 ("step.rs", include_str!("../../../../psx-core/src/step.rs")),
+                ("threads.rs", include_str!("../../../../psx-core/src/threads.rs")),
             ] {
                 for line in text.lines().map(str::trim_start) {
                     // A line of an example that begins with a number sign is not shown.
