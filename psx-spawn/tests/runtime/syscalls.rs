@@ -71,9 +71,13 @@ pub(crate) fn cases() -> Vec<Case> {
         .judge(ends_well),
         Case::new("syscalls::of_a_full_signal_queue", |_| {
             idlers(2);
-            let none = libc::rlimit { rlim_cur: 0, rlim_max: 1 << 20 };
-            // SAFETY: a limit that outlives the call.
-            unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &none) };
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: a limit that outlives the calls.
+            unsafe {
+                assert_eq!(libc::getrlimit(libc::RLIMIT_SIGPENDING, &mut limit), 0);
+                limit.rlim_cur = 0;
+                assert_eq!(libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit), 0);
+            }
             allow_only(&["memory", "a round", FULL]);
             end(broadcast_slack(STRICT, 1) == Ok(3));
         })
