@@ -153,14 +153,14 @@ pub(crate) const CASES: &[Case] = &[
                 }
             });
             let late = told.recv().expect("the id of a thread");
-            // It ends before main can tell what came out, since the round waits for what it does.
+            // It ends before main can tell what came out, since the round waits for what it does. Whether
+            // the other handler gets the summons, or psx is back in its place by then, is chance.
             std::thread::spawn(move || {
                 await_33(late);
                 raw::handle_33(hear::<1>);
                 unblock.write_all(&[0]).expect("the late thread waits");
             });
             stage.change_registered();
-            assert_eq!(HEARD.load(Ordering::Relaxed), 1, "summonses that the other handler took");
         },
     ),
     Case::new(
