@@ -62,6 +62,7 @@ fn main() -> ExitCode {
                 ("broadcast.rs", include_str!("../../../../psx-core/src/broadcast.rs")),
                 ("errno.rs", include_str!("../../../../psx-core/src/errno.rs")),
                 ("error.rs", include_str!("../../../../psx-core/src/error.rs")),
+                ("precondition.rs", include_str!("../../../../psx-core/src/precondition.rs")),
                 ("report.rs", include_str!("../../../../psx-core/src/report.rs")),
                 ("precondition.rs", include_str!("../../../../psx-core/src/precondition.rs")),
                 ("step.rs", include_str!("../../../../psx-core/src/step.rs")),
