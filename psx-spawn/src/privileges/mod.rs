@@ -55,7 +55,9 @@
 //! ask again for what it has done: dropping from the bounding set what is not in it, setting the secure
 //! bits that are set, keeping capabilities that are kept, giving up groups where there are none
 //! (`.groups(&[])`). Other groups need `CAP_SETGID` even where they are the thread's own: in a user
-//! namespace they cannot be compared, since all groups that it does not map read as 65534.
+//! namespace they cannot be compared, since all groups that it does not map read as 65534. Another thread
+//! that is not as wanted makes the call; if it lacks the capability for it, it diverges
+//! ([`Divergence`](crate::Divergence)).
 //!
 //! [`user_namespaces(7)`]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
 //!

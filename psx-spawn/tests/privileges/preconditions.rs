@@ -6,10 +6,12 @@ use std::os::unix::process::CommandExt;
 use psx::privileges::{
     CapabilityMask, Cause, IdKind, LandlockFlags, Precondition, SecureBits, Step,
 };
-use psx::{CapabilitySet, CapabilitySets, Error, Privileges};
+use psx::{
+    Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Outcome, Privileges,
+};
 
-use crate::kernel::{landlock, prctl, refusing, ruleset, start_idlers};
-use crate::support::{Case, Ending, Line, root};
+use crate::kernel::{landlock, prctl, refusing, ruleset, start_idlers, start_named};
+use crate::support::{Case, Ending, Line, procfs, root};
 
 const BIND: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
@@ -107,12 +109,40 @@ pub(crate) fn cases() -> Vec<Case> {
         .judge(|child| {
             const NONE: &str = "0000000000000000";
             child.inspect("before", |child| {
-                let has_none = |task: &crate::support::procfs::Task| task.field("CapBnd") == NONE;
+                let has_none = |task: &procfs::Task| task.field("CapBnd") == NONE;
                 assert_eq!(child.tasks().iter().filter(|task| has_none(task)).count(), 1);
             });
             child.inspect("after", |child| {
                 assert_eq!(child.tasks().len(), 3);
                 child.assert_all("CapBnd", NONE);
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        // It has nothing to change, and another thread has, without the right to.
+        Case::new("preconditions::another_cannot_change", |line| {
+            let lose_all = || {
+                rustix::thread::set_capabilities(None, CapabilitySets::empty().into()).unwrap();
+            };
+            let other = start_named("other", lose_all);
+            rustix::thread::remove_capability_from_bounding_set(BIND).unwrap();
+            lose_all();
+            let batch = Privileges::new().bounding(CapabilitySet::all() - BIND);
+            let lenient = Broadcast::new().divergence(Divergence::Report);
+            let report = batch.apply_with(lenient).unwrap();
+            let [divergent] = report.divergent() else { panic!("{report:?}") };
+            let refused = Outcome::Failed(Errno::from_raw(libc::EPERM));
+            assert_eq!((divergent.thread().tid(), divergent.outcome()), (other, refused));
+            batch.verify().unwrap_err();
+            line.show("told");
+        })
+        .needs(root)
+        .judge(|child| {
+            child.inspect("told", |child| {
+                let bound = |task: &procfs::Task| {
+                    let set = u64::from_str_radix(task.field("CapBnd"), 16).unwrap();
+                    set & BIND.bits() != 0
+                };
+                assert_eq!(child.tasks().iter().map(bound).collect::<Vec<_>>(), [false, true]);
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
@@ -125,7 +155,7 @@ pub(crate) fn cases() -> Vec<Case> {
             // Without the kernel's list this would drop nothing and be content, or go too far.
             let step = Privileges::new().bounding(CapabilitySet::empty());
             let error = failed(&step);
-            let refused = Cause::Kernel(psx::Errno::from_raw(libc::EPERM));
+            let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
             assert_eq!((error.failed(), error.reason()), (Step::Bounding, &refused));
             line.show("refused");
         })
