@@ -99,6 +99,11 @@ impl Gate {
         self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
+    /// Whether a thread waits outside, or has waited and is not through yet. Relaxed: a hint.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & WANTED != 0
+    }
+
     /// Goes through at once, on the strength of a pass that is out.
     ///
     /// # Safety

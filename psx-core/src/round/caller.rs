@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use super::gathering::Gathering;
 use super::ledger::{Finding, Ledger};
-use super::missed::{Missed, WINDOW};
+use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
 use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
@@ -27,7 +27,7 @@ const FIRST_CLOSE: Duration = Duration::from_millis(10);
 
 /// How long to wait between two proofs that failed, if nothing changes: at first, and then three times as
 /// long, so that the third proof can say whether waiting makes sense; and at the longest.
-const FIRST_RETRY: Duration = WINDOW.checked_div(4).unwrap();
+const FIRST_RETRY: Duration = LOOK_EVERY;
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
 /// How many threads the last message names, so that it fits into a pipe that nobody reads.
@@ -126,7 +126,7 @@ impl Registry {
                 Setback::NoRoom if !deadline.passed() => {}
                 Setback::Busy if !deadline.passed() => patience *= 2,
                 Setback::Missed if !deadline.passed() && !sightings.are_settled() => {
-                    if !self.await_change(seen, deadline.sooner(retry)) {
+                    if !self.await_change(seen, deadline.sooner(retry), &mut sightings) {
                         retry = (retry * 3).min(LAST_RETRY);
                     }
                 }
@@ -184,18 +184,21 @@ impl Registry {
         Ledger::for_threads(room)
     }
 
-    /// Waits for a thread to be born, adopted or gone, with the gate open and no thread stopped. Returns
-    /// `false` where that does not happen until the deadline.
-    fn await_change(&self, seen: Census, deadline: Deadline) -> bool {
+    /// Waits for a thread to be born, adopted or gone, with the gate open and no thread stopped, and
+    /// looks at those that were missed. Returns `false` where that does not happen until the deadline.
+    fn await_change(&self, seen: Census, deadline: Deadline, missed: &mut Missed) -> bool {
         let mut nap = Duration::from_micros(50);
-        while self.census() == seen {
+        loop {
+            missed.look(&self.kernel, self.gate.is_wanted());
+            if self.census() != seen {
+                return true;
+            }
             if deadline.passed() {
                 return false;
             }
             clock::sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(5));
         }
-        true
     }
 }
 

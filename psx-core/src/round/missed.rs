@@ -5,6 +5,10 @@
 //! there for [`WINDOW`], and could have run, and has not registered, will not do so because the next
 //! attempt stops the world once more. Then the proof's answer is final.
 //!
+//! A thread that is about to register may also sleep: at the gate, which a round keeps closed, or for a
+//! lock that a stopped thread holds. So a thread counts as idle only if it is seen so several times
+//! while the world runs, and no thread waits at the gate at any of those times.
+//!
 //! The window is no guarantee, and none is needed: a thread that registers later makes the next
 //! broadcast succeed. What it must not do is give up on a thread that the machine is too busy to run.
 
@@ -18,43 +22,65 @@ use crate::sys::{Kernel, Vitals};
 /// For how long a thread must have been there.
 pub(super) const WINDOW: Duration = Duration::from_millis(100);
 
+/// How often it must have been seen idle, one time after the other, and how far apart these looks are.
+const LOOKS: u32 = 3;
+pub(super) const LOOK_EVERY: Duration = WINDOW.checked_div(4).unwrap();
+
 /// The threads that the last proof has missed.
 #[derive(Default)]
-pub(super) struct Missed(Vec<Sighting>);
+pub(super) struct Missed {
+    threads: Vec<Sighting>,
+    last_look: Option<Instant>,
+}
 
-/// A thread, and how it looked when it was first missed.
+/// A thread, and how it looked since it was first missed.
 #[derive(Clone, Copy)]
 struct Sighting {
     tid: u32,
     /// `None` where `/proc` does not tell.
     first: Option<Vitals>,
     since: Instant,
-    settled: bool,
+    /// How many looks in a row have found it idle.
+    idle_looks: u32,
 }
 
 impl Missed {
-    /// Takes note of the threads that a proof has missed just now. Called while the world runs.
+    /// Takes note of the threads that a proof has missed just now.
     pub(super) fn update(&mut self, kernel: &Kernel, threads: &Threads) -> Result<(), NoMemory> {
         let mut sightings = try_vec(threads.len())?;
         for tid in threads.iter().map(|thread| thread.tid()) {
             let now = kernel.vitals(tid);
-            let known = self.0.iter().find(|seen| seen.tid == tid && seen.is_same(now));
-            let mut sighting = known.copied().unwrap_or(Sighting {
+            let known = self.threads.iter().find(|seen| seen.tid == tid && seen.is_same(now));
+            sightings.push(known.copied().unwrap_or(Sighting {
                 tid,
                 first: now,
                 since: Instant::now(),
-                settled: false,
-            });
-            sighting.settled = sighting.has_had_its_time(now, sighting.since.elapsed());
-            sightings.push(sighting);
+                idle_looks: 0,
+            }));
         }
-        self.0 = sightings;
+        self.threads = sightings;
+        self.last_look.get_or_insert_with(Instant::now);
         Ok(())
+    }
+
+    /// Looks at the threads again if it is time to. Called while the world runs. `is_gate_wanted` says
+    /// whether a thread waits at the gate, which may be one of these.
+    pub(super) fn look(&mut self, kernel: &Kernel, is_gate_wanted: bool) {
+        if self.last_look.is_none_or(|last| last.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.last_look = Some(Instant::now());
+        for sighting in &mut self.threads {
+            let now = kernel.vitals(sighting.tid);
+            let is_idle = !is_gate_wanted && sighting.is_idle(now);
+            sighting.idle_looks = if is_idle { sighting.idle_looks + 1 } else { 0 };
+        }
     }
 
     /// Whether each of them has had the time to register.
     pub(super) fn are_settled(&self) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|sighting| sighting.settled)
+        let is_settled = |seen: &Sighting| seen.is_settled(seen.since.elapsed());
+        !self.threads.is_empty() && self.threads.iter().all(is_settled)
     }
 }
 
@@ -64,11 +90,16 @@ impl Sighting {
         self.first.map(|first| first.start) == now.map(|now| now.start)
     }
 
-    /// Whether the thread has been there for long enough, and has run or sleeps: one that waits for a
-    /// core or a page, and has not had it, may be about to register.
-    fn has_had_its_time(&self, now: Option<Vitals>, time: Duration) -> bool {
+    /// Whether the thread sleeps or has run: one that waits for a core or a page, and has not had it,
+    /// may be about to register.
+    fn is_idle(&self, now: Option<Vitals>) -> bool {
         let (Some(first), Some(now)) = (self.first, now) else { return false };
-        time >= WINDOW && (!now.is_held_up || now.cpu_time > first.cpu_time)
+        first.start == now.start && (!now.is_held_up || now.cpu_time > first.cpu_time)
+    }
+
+    /// Whether it has been there for `time` and idle, so that it has had the time to register.
+    fn is_settled(&self, time: Duration) -> bool {
+        time >= WINDOW && self.idle_looks >= LOOKS
     }
 }
 
@@ -81,23 +112,29 @@ mod tests {
     const BUSY: Vitals = Vitals { cpu_time: 1, ..NEW };
 
     fn seen(first: Option<Vitals>) -> Sighting {
-        Sighting { tid: 1, first, since: Instant::now(), settled: false }
+        Sighting { tid: 1, first, since: Instant::now(), idle_looks: 0 }
     }
 
     #[test]
-    fn a_thread_that_has_run_or_sleeps_has_had_its_time() {
-        let settled = |now| seen(Some(NEW)).has_had_its_time(Some(now), WINDOW);
-        assert!(settled(ASLEEP) && settled(BUSY));
-        assert!(!settled(NEW), "it has not had a core");
-        assert!(!seen(Some(BUSY)).has_had_its_time(Some(BUSY), WINDOW), "nor has this one");
+    fn a_thread_that_has_run_or_sleeps_is_idle() {
+        let idle = |now| seen(Some(NEW)).is_idle(Some(now));
+        assert!(idle(ASLEEP) && idle(BUSY));
+        assert!(!idle(NEW), "it has not had a core");
+        assert!(!seen(Some(BUSY)).is_idle(Some(BUSY)), "nor has this one");
+        assert!(
+            !seen(Some(NEW)).is_idle(Some(Vitals { start: 1_001, ..ASLEEP })),
+            "another thread"
+        );
+        assert!(!seen(Some(NEW)).is_idle(None) && !seen(None).is_idle(None));
     }
 
     #[test]
-    fn a_thread_that_is_younger_or_cannot_be_seen_has_not() {
-        let soon = WINDOW - Duration::from_millis(1);
-        assert!(!seen(Some(NEW)).has_had_its_time(Some(ASLEEP), soon));
-        assert!(!seen(Some(NEW)).has_had_its_time(None, WINDOW));
-        assert!(!seen(None).has_had_its_time(None, WINDOW));
+    fn a_thread_has_had_its_time_after_several_looks_and_the_window() {
+        let mut thread = Sighting { idle_looks: LOOKS, ..seen(Some(NEW)) };
+        assert!(thread.is_settled(WINDOW));
+        assert!(!thread.is_settled(WINDOW - Duration::from_millis(1)));
+        thread.idle_looks -= 1;
+        assert!(!thread.is_settled(WINDOW));
     }
 
     #[test]
