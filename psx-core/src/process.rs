@@ -429,8 +429,6 @@ fn begin_anew_in_child(list_held: bool) {
     let tid = tid.unwrap_or(Entry::NOBODY);
     REGISTRY.begin_anew_in_child(me, tid, list_held);
     if let Some(me) = me {
-        // Made again, since the fork may have come from a signal handler in the middle of either.
-        me.life().begin_anew();
-        me.life().take(tid);
+        me.life().take_in_child(tid);
     }
 }

@@ -85,7 +85,7 @@ fn read_own(name: &std::ffi::CStr) -> Option<String> {
     // SAFETY: the kernel writes one `statfs`, which is read only where it has.
     let is_proc = unsafe {
         libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr()) == 0
-            && fs.assume_init().f_type == libc::PROC_SUPER_MAGIC
+            && fs.assume_init().f_type as u64 == libc::PROC_SUPER_MAGIC as u64
     };
     let mut text = String::new();
     let read = is_proc.then(|| file.take(LONGEST).read_to_string(&mut text))?.ok()?;

@@ -49,7 +49,7 @@ pub(crate) struct LifeMark {
     /// Touched by the libc for the thread that holds it, and by the kernel as that thread ends; its
     /// lock word is read by the caller of a round.
     mutex: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
-    /// [`NONE`], [`FREE`] or [`HELD`]. Written by the thread itself, before its entry is in the list
+    /// [`NONE`], [`FREE`], [`HELD`] or [`GIVEN_UP`]. Written by the thread itself, before its entry is in the list
     /// or around a fork; read by the caller of a round. A caller's mark is written under the round's
     /// lock and read by any thread. Relaxed: the list's lock, the gate or the round word has passed it
     /// on, and a thread that sees an older state asks the kernel.
@@ -62,6 +62,8 @@ const NONE: u32 = 0;
 const FREE: u32 = 1;
 /// The thread holds it.
 const HELD: u32 = 2;
+/// There will be none.
+const GIVEN_UP: u32 = 3;
 
 impl LifeMark {
     pub(crate) const fn new() -> Self {
@@ -75,7 +77,8 @@ impl LifeMark {
     /// Neither allocates nor makes a system call. The mark must not move until it is given back.
     pub(crate) fn take(&self, tid: u32) -> bool {
         let Some(offset) = LOCK_WORD else { return true };
-        if self.state.load(Ordering::Relaxed) == NONE && !self.init() {
+        let state = self.state.load(Ordering::Relaxed);
+        if state == GIVEN_UP || state == NONE && !self.init() {
             return true;
         }
         // A fork that another one has interrupted goes on in the child, where the mark is taken already.
@@ -101,6 +104,19 @@ impl LifeMark {
         is_own
     }
 
+    /// Takes the mark in a forked child, for the forking thread, whose id is `tid` now. The fork may have
+    /// come from a signal handler in the middle of taking the mark or giving it back.
+    pub(crate) fn take_in_child(&self, tid: u32) {
+        let is_held = self.state.load(Ordering::Relaxed) == HELD;
+        let is_own = LOCK_WORD.is_some_and(|offset| {
+            is_held && self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid
+        });
+        if !is_own {
+            self.begin_anew();
+            self.take(tid);
+        }
+    }
+
     /// The calling thread, which has taken the mark, has it no more. After this its memory may go.
     pub(crate) fn give_back(&self) {
         if self.state.load(Ordering::Relaxed) == HELD {
@@ -111,10 +127,13 @@ impl LifeMark {
         }
     }
 
-    /// Not taken, in a forked child, whatever thread held it in the parent. (The libc empties the list
-    /// of the forking thread's robust mutexes in the child.)
+    /// Not taken, in a forked child, whatever thread held it in the parent. glibc empties the list of the
+    /// forking thread's robust mutexes in the child. musl does not, and a mutex that is made again while
+    /// it is in that list would be its own successor: there this mark says nothing any more.
     pub(crate) fn begin_anew(&self) {
-        self.state.store(NONE, Ordering::Relaxed);
+        let was_held = self.state.load(Ordering::Relaxed) == HELD;
+        let state = if cfg!(target_env = "musl") && was_held { GIVEN_UP } else { NONE };
+        self.state.store(state, Ordering::Relaxed);
     }
 
     /// Whether the thread that has taken the mark is known to be dead. Async-signal-safe.
@@ -138,7 +157,11 @@ impl LifeMark {
             if libc::pthread_mutexattr_init(attributes) != 0 {
                 return false;
             }
+            // Shared between processes, since musl does not tell the kernel of the others. psx shares it
+            // with the kernel alone.
+            let shared = libc::PTHREAD_PROCESS_SHARED;
             let made = pthread_mutexattr_setrobust(attributes, PTHREAD_MUTEX_ROBUST) == 0
+                && libc::pthread_mutexattr_setpshared(attributes, shared) == 0
                 && libc::pthread_mutex_init(mutex, attributes) == 0;
             libc::pthread_mutexattr_destroy(attributes);
             made

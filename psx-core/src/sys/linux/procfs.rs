@@ -128,7 +128,8 @@ pub(super) fn is_procfs(fd: usize) -> Result<bool, Errno> {
     let mut status: libc::statfs = unsafe { core::mem::zeroed() };
     // SAFETY: on x86_64 and aarch64 libc's `statfs` is the kernel's, and it is ours to write.
     unsafe { raw::syscall(libc::SYS_fstatfs, [fd, &raw mut status as usize, 0, 0, 0, 0]) }?;
-    Ok(status.f_type == libc::PROC_SUPER_MAGIC)
+    // The two have different types in musl.
+    Ok(status.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
 }
 
 /// Reads from `offset` on. Leaves the descriptor's position alone, which other threads share.
