@@ -18,11 +18,14 @@ sanitized() {
     local kind=$1 flags=$2
     shift 2
     RUSTFLAGS="-Zsanitizer=$kind $flags" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/$kind \
-        RUSTUP_TOOLCHAIN=nightly "$@" --target "$host"
+        CARGO_BUILD_TARGET=$host RUSTUP_TOOLCHAIN=nightly "$@"
 }
 
+# Under both sanitizers a thread's alternate signal stack is the sanitizer's and not std's.
+not_of_std=(--skip main_stack::)
+
 address() {
-    sanitized address '' cargo test -p psx-core --lib
+    sanitized address '' cargo test -p psx-core --lib -- "${not_of_std[@]}"
     local programs
     mapfile -t programs < <(sanitized address '' built test -p psx-spawn --test runtime --test faults)
     for program in "${programs[@]}"; do
@@ -38,7 +41,8 @@ address() {
 # later than a hand-over that ThreadSanitizer has not seen, since std is not instrumented.
 thread() {
     TSAN_OPTIONS="exitcode=0 log_path=$scratch/report" RUST_TEST_THREADS=1 \
-        sanitized thread -Cunsafe-allow-abi-mismatch=sanitizer cargo test -p psx-core --lib
+        sanitized thread -Cunsafe-allow-abi-mismatch=sanitizer \
+        cargo test -p psx-core --lib -- "${not_of_std[@]}"
     cat "$scratch"/report* 2>/dev/null | awk '
         /^WARNING/ { report = ""; ours = 0; reports++ }
         /^  (Read|Write|Atomic|Previous)/ { unseen = 1 }
