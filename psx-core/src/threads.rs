@@ -145,7 +145,7 @@ impl Registry {
             read.map_err(|errno| unreadable(format_args!("/proc/self/task: {errno}")))?;
             Ok(listed)
         };
-        read_until_whole(list, || self.kernel.thread_count().ok())
+        read_until_whole(list, || self.kernel.thread_count().ok().map(|count| count.threads))
     }
 }
 

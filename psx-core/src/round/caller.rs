@@ -175,7 +175,8 @@ impl Registry {
     }
 
     pub(super) fn census(&self) -> Census {
-        Census { registered: self.list.len(), all: self.kernel.thread_count().unwrap_or(0) }
+        let all = self.kernel.thread_count().map_or(0, |count| count.threads);
+        Census { registered: self.list.len(), all }
     }
 
     fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {

@@ -10,16 +10,17 @@
 //! With `n` of those found, all of them there before and after the count is read again, a count of
 //! stopped + caller + `n` leaves room for no other thread.
 //!
-//! The count and the main thread's end are read from a file that is held open. The rest takes
-//! `/proc` itself: where that is out of reach, what is left over is counted and not named, and is
-//! taken for missed.
+//! The count and the main thread's end come from one read of a file that is held open, the end
+//! before the count ([`ThreadCount`]): an ended main thread starts no more threads, and those that it
+//! has started are counted. The rest takes `/proc` itself: where that is out of reach, what is left
+//! over is counted and not named, and is taken for missed.
 
 use super::caller::{Census, Setback};
 use super::ledger::Ledger;
 use crate::Errno;
 use crate::registry::{Closed, Entry, Registry};
 use crate::sys::sync::Ordering;
-use crate::sys::{Kind, LEAVER_LOOKS};
+use crate::sys::{Kind, LEAVER_LOOKS, ThreadCount};
 
 /// How often the threads are listed to name those that are left out: the kernel ends a list early
 /// when the thread that it has come to ends.
@@ -35,7 +36,8 @@ impl Registry {
         ledger: &mut Ledger,
     ) -> Result<(), Setback> {
         let held = stopped + 1;
-        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        let seen = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        let count = seen.threads;
         if count == held {
             return self.note_proof(0);
         }
@@ -49,9 +51,7 @@ impl Registry {
         if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
             return Err(Setback::NoRoom);
         }
-        // Before the count: what an unregistered main thread has started before its end is counted.
-        let ended = self.main_has_ended(ledger);
-        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        let ended = self.ended_mains(seen, ledger);
         if count == held + ended {
             return self.note_proof(ended);
         }
@@ -61,7 +61,7 @@ impl Registry {
             return Err(Setback::Missed);
         }
         let harmless = ledger.others.harmless.as_slice();
-        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?.threads;
         if !ledger.others.none_missed()
             || count != held + harmless.len()
             || !self.are_harmless(harmless)
@@ -88,23 +88,24 @@ impl Registry {
     ) -> Result<Result<(), Errno>, Setback> {
         let held = stopped + 1;
         let count = match self.kernel.thread_count() {
-            Ok(0) => return Ok(Err(self.kernel.implausible())),
-            Ok(count) if count <= held => return Ok(Ok(())),
-            Ok(count) => count,
+            Ok(ThreadCount { threads: 0, .. }) => return Ok(Err(self.kernel.implausible())),
+            Ok(count) if count.threads <= held => return Ok(Ok(())),
+            Ok(count) => count.threads,
             Err(errno) => return Ok(Err(errno)),
         };
         if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
             return Err(Setback::NoRoom);
         }
-        let ended = self.main_has_ended(ledger);
         for _ in 0..LISTINGS {
             ledger.others.clear();
             let listed = self.list_others(ledger);
-            let left = match self.kernel.thread_count() {
-                Ok(count) => count.saturating_sub(held),
+            let count = match self.kernel.thread_count() {
+                Ok(count) => count,
                 Err(errno) => return Ok(Err(errno)),
             };
+            let left = count.threads.saturating_sub(held);
             if let Err(errno) = listed {
+                let ended = self.ended_mains(count, ledger);
                 ledger.others.count(left, ended, Some(errno));
                 break;
             }
@@ -125,11 +126,11 @@ impl Registry {
         fits
     }
 
-    /// How many main threads have ended, are counted all the same, and are not registered: one or
-    /// none. A registered one that has ended is found dead by its summons.
-    fn main_has_ended(&self, ledger: &Ledger) -> usize {
+    /// How many main threads in the count have ended and are not registered: one or none. A registered
+    /// one that has ended is found dead by its summons.
+    fn ended_mains(&self, count: ThreadCount, ledger: &Ledger) -> usize {
         let is_registered = ledger.registered.contains(self.kernel.main_tid());
-        usize::from(!is_registered && self.kernel.main_has_ended())
+        usize::from(!is_registered && count.main_has_ended)
     }
 
     /// Lists the process's threads, and notes those that are not registered.

@@ -50,6 +50,16 @@ pub(crate) enum Refusal {
     Denied(Errno),
 }
 
+/// The kernel's thread count of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadCount {
+    pub(crate) threads: usize,
+    /// The main thread has ended and cannot run again, although the kernel goes on counting it: it left
+    /// by `pthread_exit`, say. Once true, it stays true. Looked at before the threads were counted, so
+    /// that the threads which an ended main thread has started are in the count.
+    pub(crate) main_has_ended: bool,
+}
+
 /// What shows whether a thread has run since it was last looked at. For hints alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vitals {

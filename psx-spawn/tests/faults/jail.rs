@@ -110,7 +110,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     Case::new(
         "many-groups",
-        "65,536 groups before the thread count, 700 KB of them",
+        "65,536 groups, whose text in /proc/self/status is 700 KB long",
         &[Ok],
         |stage| {
             stage.adopt();
@@ -232,7 +232,7 @@ fn with_own_tables(stage: &Stage) {
         callers.push(stage.spawn(name, move || {
             let flags = libc::CLONE_FILES as usize;
             raw::must("unshare", libc::SYS_unshare, [flags, 0, 0, 0, 0, 0]);
-            let forged = forged_status();
+            let forged = forged_stat();
             let from = |first: usize| [first, u32::MAX as usize, 0, 0, 0, 0];
             let forged_number = forged.as_raw_fd() as usize;
             for fd in 3..forged_number {
@@ -258,16 +258,13 @@ fn with_own_tables(stage: &Stage) {
     stage.conclude(counted, crew.strays());
 }
 
-/// A file that is no thread count, and reads like one.
-fn forged_status() -> OwnedFd {
-    let fd = raw::must(
-        "memfd_create",
-        libc::SYS_memfd_create,
-        [c"status".as_ptr().addr(), 1, 0, 0, 0, 0],
-    );
-    // SAFETY: the new descriptor belongs to nobody else.
+/// A file that is no thread count, and reads like one: one thread, and a main thread that has ended.
+fn forged_stat() -> OwnedFd {
+    let fd =
+        raw::must("memfd_create", libc::SYS_memfd_create, [c"stat".as_ptr().addr(), 1, 0, 0, 0, 0]);
+    // SAFETY: the new descriptor belongs to this function alone.
     let mut file = unsafe { File::from_raw_fd(fd as i32) };
-    file.write_all(b"Name:\tx\nState:\tZ (zombie)\nThreads:\t1\nSigQ:\t1/2\n").expect("memory");
+    file.write_all(b"1 (x) Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 0 0\n").expect("memory");
     file.into()
 }
 

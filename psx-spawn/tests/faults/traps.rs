@@ -89,10 +89,44 @@ pub(crate) const CASES: &[Case] = &[
         "a broker's process opens files, before the first use: Require, Registered",
         &[Clean("Unprovable", "Registered"), Ok],
         |stage| {
-            open_in_parent();
+            open_in_parent(&FILES_OF_SELF);
             let _crew = stage.crew();
             stage.change_soon();
             stage.change_registered();
+        },
+    ),
+    Case::new(
+        "trap-open-elsewhere-stat",
+        "the same of /proc/self/stat alone, whose process has other threads",
+        &[Clean("Unprovable", "Registered"), Ok],
+        |stage| {
+            open_in_parent(&["self/stat"]);
+            let _crew = stage.crew();
+            stage.change_soon();
+            stage.change_registered();
+        },
+    ),
+    Case::new(
+        "trap-stat-refused",
+        "a broker that opens every file but /proc/self/stat",
+        &[Ok],
+        |stage| {
+            open_in("no-folder", &["self/stat"]);
+            assert!(std::fs::File::open("/proc/self/status").is_ok());
+            let _crew = stage.crew();
+            stage.change();
+        },
+    ),
+    Case::new(
+        "trap-stat-refused-foreign",
+        "the same, and a raw clone thread",
+        &[Clean("Uncovered", "raw-clone")],
+        |stage| {
+            open_in("no-folder", &["self/stat"]);
+            let _crew = stage.crew();
+            let tid = raw::start_raw_thread();
+            await_thread(|name, _| name == "raw-clone", &tid.to_string());
+            stage.change_soon();
         },
     ),
     Case::new(
@@ -101,7 +135,7 @@ pub(crate) const CASES: &[Case] = &[
         &[Clean("Uncovered", "1 thread that cannot be named")],
         |stage| {
             stage.adopt();
-            open_in_parent();
+            open_in_parent(&FILES_OF_SELF);
             let _crew = stage.crew();
             raw::start_raw_thread();
             stage.change_soon();
@@ -221,15 +255,23 @@ extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
     }
 }
 
-/// What the broker opens for `self/status` and `self/task`: what the path means in our parent.
-static ELSEWHERE: OnceLock<[CString; 2]> = OnceLock::new();
+/// What psx opens in its own process.
+const FILES_OF_SELF: [&str; 3] = ["self/status", "self/stat", "self/task"];
+
+/// The files that the broker opens elsewhere, and their paths in our parent.
+static ELSEWHERE: OnceLock<Vec<(&str, CString)>> = OnceLock::new();
 
 /// From now on files are opened by a broker, as Chromium's does it: another process opens them, for which
 /// `/proc/self` is its own. (Here the handler does, under the other process's name.)
-fn open_in_parent() {
-    let parent = std::os::unix::process::parent_id();
-    let path = |file| CString::new(format!("/proc/{parent}/{file}")).expect("a path");
-    ELSEWHERE.set([path("status"), path("task")]).expect("the first broker");
+fn open_in_parent(files: &[&'static str]) {
+    open_in(&std::os::unix::process::parent_id().to_string(), files);
+}
+
+/// From now on a broker opens these files of `/proc/self` in that folder of `/proc`.
+fn open_in(folder: &str, files: &[&'static str]) {
+    let path = |file: &str| CString::new(file.replace("self", &format!("/proc/{folder}")));
+    let paths = files.iter().map(|&file| (file, path(file).expect("a path"))).collect();
+    ELSEWHERE.set(paths).expect("the first broker");
     start_broker();
     confine::no_new_privs();
     // Which it does not know.
@@ -240,14 +282,11 @@ fn open_in_parent() {
 /// The path that a call is to be made with.
 fn path_for_broker(nr: usize, path: usize) -> usize {
     let is_open = nr as i64 == libc::SYS_openat;
-    let Some([status, task]) = ELSEWHERE.get().filter(|_| is_open) else { return path };
+    let Some(files) = ELSEWHERE.get().filter(|_| is_open) else { return path };
     // SAFETY: the path of a call that the program makes.
     let asked = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(path)) };
-    match asked.to_bytes() {
-        b"self/status" => status.as_ptr().expose_provenance(),
-        b"self/task" => task.as_ptr().expose_provenance(),
-        _ => path,
-    }
+    let file = files.iter().find(|(file, _)| file.as_bytes() == asked.to_bytes());
+    file.map_or(path, |(_, elsewhere)| elsewhere.as_ptr().expose_provenance())
 }
 
 /// Installs `handler` with no flag but SA_SIGINFO and SA_ONSTACK.

@@ -96,7 +96,7 @@ fn nothing_in_a_fork(_: &Line) {
         if close {
             let of_psx = |fd: &i32| {
                 let file = fs::read_link(format!("/proc/self/fd/{fd}"));
-                file.is_ok_and(|file| file.starts_with("/proc") && file.ends_with("status"))
+                file.is_ok_and(|file| file.starts_with("/proc") && file.ends_with("stat"))
             };
             let fds: Vec<_> = (3..64).filter(of_psx).collect();
             assert_eq!(fds.len(), 1, "descriptors that psx keeps open");

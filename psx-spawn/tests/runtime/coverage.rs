@@ -269,7 +269,7 @@ fn closed_in_a_round(_: &Line) {
             }
             for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
                 let leads_to = std::fs::read_link(entry.path()).unwrap_or_default();
-                if leads_to.ends_with("status") {
+                if leads_to.ends_with("stat") {
                     let fd = entry.file_name().to_string_lossy().parse().unwrap();
                     // SAFETY: psx's own file, which it looks at before it uses it.
                     unsafe { libc::close(fd) };

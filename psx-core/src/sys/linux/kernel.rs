@@ -2,11 +2,11 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::super::{Refusal, Vitals};
+use super::super::{Refusal, ThreadCount, Vitals};
 use super::fork_mark::ForkMark;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
-use super::status_file::StatusFile;
+use super::stat_file::StatFile;
 use super::sync::{AtomicU32, Ordering};
 use super::thread_dir::ThreadDir;
 use super::{pin, procfs, raw, signal};
@@ -19,7 +19,7 @@ pub(crate) struct Kernel {
     /// fork's mark says that it is known.
     pid: AtomicU32,
     mark: ForkMark,
-    status: StatusFile,
+    stat: StatFile,
     chain: Chain,
     handler: Handler,
     main_stack: MainStack,
@@ -34,7 +34,7 @@ impl Kernel {
             handler,
             pid: AtomicU32::new(0),
             mark: ForkMark::new(),
-            status: StatusFile::new(),
+            stat: StatFile::new(),
             chain: Chain::new(),
             main_stack: MainStack::new(),
             cores: AtomicU32::new(0),
@@ -48,7 +48,7 @@ impl Kernel {
         }
         let pid = raw::getpid()?;
         pin::keep_loaded(self.handler as *const ())?;
-        self.status.open();
+        self.stat.open();
         self.mark.put_up();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
@@ -70,8 +70,8 @@ impl Kernel {
 
     /// Starts afresh in a forked child.
     pub(crate) fn meet_child(&self) {
-        self.status.reset_after_fork();
-        self.status.open();
+        self.stat.reset_after_fork();
+        self.stat.open();
         // Without an id the kernel refuses each summons, and says so.
         self.pid.store(raw::getpid().unwrap_or(0), Ordering::Relaxed);
         self.mark.known();
@@ -87,13 +87,13 @@ impl Kernel {
 
     /// Whether there is nothing to be opened again.
     pub(crate) fn is_ready(&self) -> bool {
-        self.status.is_open()
+        self.stat.is_open()
     }
 
     /// Opens again what a program may have closed. Looks up a path, so it comes before anything is
     /// frozen. Returns whether it could.
     pub(crate) fn make_ready(&self) -> bool {
-        self.status.open()
+        self.stat.open()
     }
 
     pub(crate) fn cores(&self) -> usize {
@@ -147,14 +147,9 @@ impl Kernel {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// How many threads the process has.
-    pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
-        self.status.thread_count()
-    }
-
-    /// Whether the main thread has ended, and is counted all the same. Once true, it stays true.
-    pub(crate) fn main_has_ended(&self) -> bool {
-        self.status.main_has_ended()
+    /// How many threads the process has, and whether the main thread is one that has ended.
+    pub(crate) fn thread_count(&self) -> Result<ThreadCount, Errno> {
+        self.stat.thread_count()
     }
 
     /// What to say of a count of zero: no Linux has that, but a kernel that poses as one may.

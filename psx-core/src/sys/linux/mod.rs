@@ -15,7 +15,7 @@ mod procfs;
 mod quota;
 pub(crate) mod raw;
 pub(crate) mod signal;
-mod status_file;
+mod stat_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
 mod vitals;

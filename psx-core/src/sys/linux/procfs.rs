@@ -220,6 +220,20 @@ fn find_line<'t>(text: &'t [u8], key: &[u8]) -> Line<'t> {
     Line::Absent
 }
 
+/// Whether this is the status of the calling process and not of another one, put in its place: the
+/// last of the ids in `NStgid:` is the one that the process has in its own pid namespace. Kernels
+/// without pid namespaces have no such line.
+pub(super) fn is_own_status(fd: usize) -> bool {
+    let id = read_field(fd, b"\nNStgid:\t", |ids| parse(last_id(ids)))
+        .or_else(|_| read_field(fd, b"\nTgid:\t", parse));
+    id.is_ok_and(|id| raw::getpid() == Ok(id))
+}
+
+/// The last of the ids in an `NS...:` line: the one in the innermost pid namespace.
+pub(super) fn last_id(ids: &[u8]) -> &[u8] {
+    ids.rsplit(|&byte| byte == b'\t').next().unwrap_or_default()
+}
+
 /// A number in decimal digits, and nothing else.
 pub(super) fn parse(digits: &[u8]) -> Option<u32> {
     core::str::from_utf8(digits).ok()?.parse().ok()

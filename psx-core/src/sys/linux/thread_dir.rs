@@ -1,6 +1,6 @@
 //! Who the process's threads are: `/proc/self/task`, opened by path for as long as it is looked at.
 //!
-//! It is not kept open: a directory leads out of every chroot (see `status_file`). So it is out of
+//! It is not kept open: a directory leads out of every chroot (see `stat_file`). So it is out of
 //! reach after a chroot, after `/proc` is unmounted and under Landlock, and then the kernel's count
 //! is all that is known.
 //!
@@ -12,8 +12,9 @@ use core::ffi::CStr;
 use core::fmt::Write;
 
 use super::super::{Kind, Look, Vitals};
-use super::procfs::{Descriptor, Lookup, open_proc, open_within, parse, read_at, read_field};
-use super::status_file::{is_own_status, last_id};
+use super::procfs::{
+    Descriptor, Lookup, is_own_status, last_id, open_proc, open_within, parse, read_at, read_field,
+};
 use super::{raw, vitals};
 use crate::Errno;
 use crate::report::Comm;

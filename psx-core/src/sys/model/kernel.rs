@@ -1,6 +1,6 @@
 //! What the kernel does for a round, asked of the machine.
 
-use super::super::{Kind, Look, Refusal, Vitals};
+use super::super::{Kind, Look, Refusal, ThreadCount, Vitals};
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
@@ -43,27 +43,19 @@ impl Kernel {
         machine::get().summon(tid)
     }
 
-    pub(crate) fn thread_count(&self) -> Result<usize, Errno> {
+    pub(crate) fn thread_count(&self) -> Result<ThreadCount, Errno> {
         let machine = machine::get();
         if fault::is(Fault::CountOfOnesOwn) {
-            return Ok(machine.registered());
+            return Ok(ThreadCount { threads: machine.registered(), main_has_ended: false });
         }
-        let stale = machine.stale_count.take();
-        let count = stale.unwrap_or_else(|| machine.count());
-        machine.last_count.set(count);
-        Ok(count)
+        let stale = fault::is(Fault::MainEndSeenAfterCount).then(|| machine.count());
+        let main_has_ended = fault::is(Fault::MainTakenForEnded)
+            || machine.kind(self.main_tid()) == Some(Kind::Dead);
+        Ok(ThreadCount { threads: stale.unwrap_or_else(|| machine.count()), main_has_ended })
     }
 
     pub(crate) fn main_tid(&self) -> u32 {
         1
-    }
-
-    pub(crate) fn main_has_ended(&self) -> bool {
-        let machine = machine::get();
-        if fault::is(Fault::MainEndSeenAfterCount) {
-            machine.stale_count.set(Some(machine.last_count.get()));
-        }
-        fault::is(Fault::MainTakenForEnded) || machine.kind(self.main_tid()) == Some(Kind::Dead)
     }
 
     pub(crate) fn implausible(&self) -> Errno {

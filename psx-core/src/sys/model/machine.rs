@@ -121,9 +121,6 @@ pub(crate) struct Machine {
     no_timer_needed: bool,
     everywhere: bool,
     lists_threads: bool,
-    /// What the kernel's count was last, and what it is said to be next by a fault.
-    pub(super) last_count: Cell<usize>,
-    pub(super) stale_count: Cell<Option<usize>>,
     pub(super) no_life_marks: bool,
     /// Another handler has taken a summons, and is in the place of ours.
     pub(super) handler_replaced: Cell<bool>,
@@ -153,8 +150,6 @@ impl Machine {
             no_timer_needed: habits.no_timer_needed,
             everywhere: habits.interrupted_everywhere,
             lists_threads: !habits.proc_out_of_reach,
-            last_count: Cell::new(0),
-            stale_count: Cell::new(None),
             no_life_marks: habits.no_life_marks,
             handler_replaced: Cell::new(false),
             unwinds: Cell::new(false),
