@@ -11,6 +11,7 @@
 //! | `registry/` | who belongs to the process: entries in a list, behind a gate that a round closes |
 //! | `round/` | stop, prove, commit, release |
 //! | `sys/` | what is below: futexes, signal 33, `/proc`; or a model of it |
+//! | `passage.rs` | what goes around the start of a thread |
 //! | `process.rs` | the process's one registry, and what the system calls of its own accord |
 //!
 //! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
@@ -27,6 +28,8 @@ mod memory;
 #[cfg(psx_loom)]
 #[path = "sys/model/door.rs"]
 pub mod model;
+#[cfg(not(psx_loom))]
+mod passage;
 mod precondition;
 #[cfg(not(psx_loom))]
 mod process;
@@ -43,9 +46,11 @@ mod trace;
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
+#[cfg(not(psx_loom))]
+pub use passage::{Passage, Ticket};
 pub use precondition::{CapabilityMask, IdKind, Precondition};
 #[cfg(not(psx_loom))]
-pub use process::{Passage, Ticket, adopt, threads};
+pub use process::{adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
 pub use step::{Cause, Step, StepError};
 #[cfg(not(psx_loom))]

@@ -4,7 +4,6 @@
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
-use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use std::io;
 
@@ -16,7 +15,7 @@ use crate::sys::clock::Deadline;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw, signal};
-use crate::{Broadcast, Errno, Error, NamedThread, ProcessThread, Report, trace};
+use crate::{Broadcast, Errno, Error, NamedThread, Passage, ProcessThread, Report, trace};
 
 static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
@@ -38,6 +37,11 @@ struct Forks {
     depth: u8,
     /// Whether the outermost one holds the list.
     list_held: bool,
+}
+
+/// The registry of this process.
+pub(crate) fn registry() -> &'static Registry {
+    &REGISTRY
 }
 
 /// What a thread finds in its own thread-local.
@@ -75,7 +79,7 @@ fn is_engaged() -> bool {
 
 /// The calling thread's entry, made if need be. Waits for the rounds that are on, but not beyond the
 /// deadline, if there is one.
-fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entry, Error> {
+pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entry, Error> {
     notice_fork();
     match place().map_err(Error::Unregistrable)? {
         Place::Own(entry) => {
@@ -101,7 +105,8 @@ fn notice_fork() {
     REGISTRY.kernel.if_new_process(|| begin_anew_in_child(false));
 }
 
-fn allocate() -> Result<Box<Entry>, Error> {
+/// A place for a thread that is about to register.
+pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
     Entry::allocate().map_err(|NoMemory| Error::OutOfMemory)
 }
 
@@ -140,6 +145,18 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
     CURRENT.set(Some(entry));
     // SAFETY: alive until this thread takes it out of the registry (invariant I4).
     Ok(unsafe { &*entry.as_ptr() })
+}
+
+/// Registers a thread that has just been started, with the entry and the pass that its parent took for
+/// it. A thread whose id cannot be read, or whose end cannot be noted, stays unregistered.
+pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) {
+    notice_fork();
+    if !matches!(place(), Ok(Place::None)) || prepare().is_err() {
+        return;
+    }
+    // In a forked child the pass is its parent's, and keeps no round away.
+    let own = (!pass.is_of_this_process()).then(|| REGISTRY.enter());
+    let _ = register(entry, own.as_ref().unwrap_or(pass));
 }
 
 /// Registers the calling thread, so that broadcasts reach it until it exits.
@@ -203,106 +220,6 @@ pub fn threads() -> io::Result<Vec<ProcessThread>> {
 /// The thread of this process with the id `tid`, by the name that it has now.
 pub(crate) fn name(tid: u32) -> NamedThread {
     NamedThread::registered(tid, REGISTRY.kernel.name(tid).unwrap_or_default())
-}
-
-/// The parent's side of a birth: while it is there, no round begins.
-///
-/// A thread inherits its privileges when it is cloned; a round between that moment and its
-/// registration would pass it by. So a parent enters first, takes a [`Ticket`] for the child,
-/// starts the thread with the ticket inside, and leaves when the start has returned.
-///
-/// Keep it for the start of a thread and nothing else: rounds wait for it.
-///
-/// # Examples
-///
-/// ```
-/// use psx_core::Passage;
-///
-/// let passage = Passage::enter()?;
-/// let ticket = passage.ticket()?;
-/// let child = std::thread::spawn(move || ticket.redeem());
-/// drop(passage);
-/// child.join().unwrap();
-/// # Ok::<(), psx_core::Error>(())
-/// ```
-#[must_use = "a birth is covered only while the passage is there"]
-pub struct Passage {
-    me: &'static Entry,
-    pass: Pass<'static>,
-    /// It belongs to the thread that entered.
-    not_send: PhantomData<*const ()>,
-}
-
-impl Passage {
-    /// Registers the calling thread if need be, and enters, once no round is on. That wait has no
-    /// timeout of its own, as that of [`adopt`].
-    ///
-    /// A thread that has entered enters again without waiting.
-    ///
-    /// # Errors
-    ///
-    /// As [`adopt`]; [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
-    pub fn enter() -> Result<Self, Error> {
-        let me = ensure_current(None)?;
-        if me.is_engaged() {
-            return Err(Error::Reentrant);
-        }
-        let pass = if me.passages() == 0 {
-            REGISTRY.enter()
-        } else {
-            // SAFETY: the passage that this thread is in holds a pass, and outlives this call.
-            unsafe { REGISTRY.gate.enter_beside() }
-        };
-        if !me.begin_passage() {
-            return Err(Error::Reentrant);
-        }
-        Ok(Self { me, pass, not_send: PhantomData })
-    }
-
-    /// The ticket for one thread about to be started.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
-    /// lack it.
-    pub fn ticket(&self) -> Result<Ticket, Error> {
-        Ok(Ticket { entry: allocate()?, pass: self.pass.another() })
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        // In a forked child the thread is in no passage: this one is its parent's.
-        if self.pass.is_of_this_process() {
-            self.me.end_passage();
-        }
-    }
-}
-
-/// The child's side of a birth: moved into the new thread, and redeemed there before anything else
-/// runs. Dropped without that, because the thread could not be started, it is given back.
-#[must_use = "rounds wait until the ticket is redeemed or dropped"]
-pub struct Ticket {
-    entry: Box<Entry>,
-    pass: Pass<'static>,
-}
-
-impl Ticket {
-    /// Registers the calling thread, the one that the ticket was taken for. Does nothing where it
-    /// is registered already.
-    ///
-    /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
-    /// the coverage proof of the next round finds it.
-    pub fn redeem(self) {
-        notice_fork();
-        // A thread whose id cannot be had stays unregistered, as one whose end cannot be noted.
-        if !matches!(place(), Ok(Place::None)) || prepare().is_err() {
-            return;
-        }
-        // In a forked child the ticket is its parent's, and keeps no round away.
-        let own = (!self.pass.is_of_this_process()).then(|| REGISTRY.enter());
-        let _ = register(self.entry, own.as_ref().unwrap_or(&self.pass));
-    }
 }
 
 /// Runs a round, from the calling thread.

@@ -1,0 +1,102 @@
+//! Around the start of a thread: the parent's [`Passage`], which keeps rounds from beginning, and the
+//! child's [`Ticket`], which registers it. Contains `unsafe`: a thread that has a passage enters again.
+
+use core::marker::PhantomData;
+
+use crate::registry::{Entry, Pass};
+use crate::{Error, process};
+
+/// The parent's side of a birth: while it is there, no round begins.
+///
+/// A thread inherits its privileges when it is cloned; a round between that moment and its
+/// registration would pass it by. So a parent enters first, takes a [`Ticket`] for the child,
+/// starts the thread with the ticket inside, and leaves when the start has returned.
+///
+/// Keep it for the start of a thread and nothing else: rounds wait for it.
+///
+/// # Examples
+///
+/// ```
+/// use psx_core::Passage;
+///
+/// let passage = Passage::enter()?;
+/// let ticket = passage.ticket()?;
+/// let child = std::thread::spawn(move || ticket.redeem());
+/// drop(passage);
+/// child.join().unwrap();
+/// # Ok::<(), psx_core::Error>(())
+/// ```
+#[must_use = "a birth is covered only while the passage is there"]
+pub struct Passage {
+    me: &'static Entry,
+    pass: Pass<'static>,
+    /// It belongs to the thread that entered.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Passage {
+    /// Registers the calling thread if need be, and enters, once no round is on. That wait has no
+    /// timeout of its own, as that of [`adopt`](crate::adopt).
+    ///
+    /// A thread that has entered enters again without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](crate::adopt); [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
+    pub fn enter() -> Result<Self, Error> {
+        let me = process::ensure_current(None)?;
+        if me.is_engaged() {
+            return Err(Error::Reentrant);
+        }
+        let registry = process::registry();
+        let pass = if me.passages() == 0 {
+            registry.enter()
+        } else {
+            // SAFETY: the passage that this thread is in holds a pass, and outlives this call
+            // (invariant I2).
+            unsafe { registry.gate.enter_beside() }
+        };
+        if !me.begin_passage() {
+            return Err(Error::Reentrant);
+        }
+        Ok(Self { me, pass, not_send: PhantomData })
+    }
+
+    /// The ticket for one thread about to be started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
+    /// lack it.
+    pub fn ticket(&self) -> Result<Ticket, Error> {
+        Ok(Ticket { entry: process::allocate()?, pass: self.pass.another() })
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        // In a forked child the thread is in no passage: this one is its parent's.
+        if self.pass.is_of_this_process() {
+            self.me.end_passage();
+        }
+    }
+}
+
+/// The child's side of a birth: moved into the new thread, and redeemed there before anything else
+/// runs. Dropped without that, because the thread could not be started, it is given back.
+#[must_use = "rounds wait until the ticket is redeemed or dropped"]
+pub struct Ticket {
+    entry: Box<Entry>,
+    pass: Pass<'static>,
+}
+
+impl Ticket {
+    /// Registers the calling thread, the one that the ticket was taken for. Does nothing where it
+    /// is registered already.
+    ///
+    /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
+    /// the coverage proof of the next round finds it.
+    pub fn redeem(self) {
+        process::register_newborn(self.entry, &self.pass);
+    }
+}
