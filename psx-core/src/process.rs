@@ -61,8 +61,10 @@ fn place() -> Result<Place, Errno> {
     let entry = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
     Ok(match entry.filter(|entry| entry.generation() == REGISTRY.gate.generation()) {
         None => Place::None,
-        Some(entry) if entry.tid() == raw::gettid()? => Place::Own(entry),
-        Some(_) => Place::Borrowed,
+        Some(entry) if entry.tid() != raw::gettid()? => Place::Borrowed,
+        // Only the first process of a pid namespace can have a child as of `vfork` with its own ids.
+        Some(entry) if entry.tid() == 1 && !raw::has_robust_list() => Place::Borrowed,
+        Some(entry) => Place::Own(entry),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Namespaces and keyrings, which threads have one by one: how all get the same, and what does not go.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -80,6 +80,25 @@ pub(crate) fn cases() -> Vec<Case> {
             unsafe { psx::syscall3(libc::SYS_unshare, libc::CLONE_NEWPID as usize, 0, 0) }.unwrap();
             let refused = thread::Builder::new().spawn(|| ()).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+        })
+        .needs(root),
+        Case::new("namespaces::first_process_and_a_child_with_its_ids", |_| {
+            // SAFETY: this thread is the only one, so the child is whole.
+            match unsafe {
+                assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0);
+                libc::fork()
+            } {
+                0 => {
+                    refuse_child_with_own_ids();
+                    process::exit(0);
+                }
+                child => {
+                    let mut status = 0;
+                    // SAFETY: a status that outlives the call.
+                    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                    assert_eq!(status, 0, "the end of the namespace's first process");
+                }
+            }
         })
         .needs(root),
         // It is for children alone.
@@ -256,4 +275,34 @@ fn own_namespace(name: &str) -> File {
 fn namespaces(child: &Supervised, name: &str) -> Vec<std::path::PathBuf> {
     let of = |tid| fs::read_link(format!("/proc/{}/task/{tid}/ns/{name}", child.pid())).unwrap();
     child.tasks().iter().map(|task| of(task.tid)).collect()
+}
+
+/// In the first process of a pid namespace: makes a child that shares its memory and thread-locals, and is
+/// the first process of another namespace, so that it has the same ids.
+fn refuse_child_with_own_ids() {
+    extern "C" fn child(refused: *mut c_void) -> c_int {
+        let ids = (process::id(), crate::kernel::tid());
+        let is_refused = matches!(thread::adopt(), Err(Error::SharedThreadLocals));
+        // SAFETY: the parent's flag; it waits for this process.
+        unsafe { *refused.cast::<bool>() = ids == (1, 1) && is_refused };
+        // Not by return, which would be an exit of libc's.
+        // SAFETY: ends this process, which holds nothing.
+        unsafe { libc::_exit(0) }
+    }
+    assert_eq!(process::id(), 1);
+    start_idlers(1);
+    thread::adopt().unwrap();
+    let (mut stack, mut refused) = (vec![0_u128; 1 << 14], false);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own, and this thread waits for its end.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr_range().end.cast();
+        libc::clone(child, top, flags, (&raw mut refused).cast())
+    };
+    assert!(pid > 0 && refused, "the child registered as its parent");
+    assert_eq!(
+        crate::kernel::broadcast_slack(STRICT, 77),
+        Ok(2),
+        "the parent's threads are registered"
+    );
 }

@@ -69,6 +69,17 @@ pub(crate) fn gettid() -> Result<u32, Errno> {
     nonzero(unsafe { syscall(libc::SYS_gettid, [0; 6]) })
 }
 
+/// Whether the kernel has a list of robust mutexes for the calling thread. glibc registers one for each
+/// of its threads and in the child of a fork; a child as of `vfork` has none, since the kernel forgets it
+/// at `clone`. True where that cannot be read, and with other libcs, which register it later.
+pub(crate) fn has_robust_list() -> bool {
+    let (mut head, mut length) = (0_usize, 0_usize);
+    let args = [0, &raw mut head as usize, &raw mut length as usize, 0, 0, 0];
+    // SAFETY: the kernel writes two numbers, both ours.
+    let asked = unsafe { syscall(libc::SYS_get_robust_list, args) };
+    !cfg!(target_env = "gnu") || asked.is_err() || head != 0
+}
+
 /// The process's id. Fails as [`gettid`] does.
 pub(crate) fn getpid() -> Result<u32, Errno> {
     // SAFETY: getpid takes no arguments and touches no memory.
