@@ -2,6 +2,7 @@
 
 use super::caller_state::CallerState;
 use super::filter::Filter;
+use super::implied::Implied;
 use super::plan::Plan;
 use super::{
     Cause, Precondition, Privileges, Step, StepError, landlock, precheck, process_state, trace,
@@ -88,6 +89,11 @@ impl Privileges {
 
         let plan = Plan::new(self, &caller, !kernel_syncs_landlock);
         let report = plan.run(broadcast)?;
+        let implied = Implied::new(self, &caller);
+        if implied != Implied::default() {
+            // An earlier batch of the same steps may have set it.
+            let _ = self.implied.set(implied);
+        }
         let mut made = plan.steps();
         // No thread has the old ids any more; one that has must not share memory with what another
         // process may trace.

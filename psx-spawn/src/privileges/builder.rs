@@ -1,8 +1,10 @@
 //! The steps, one method each; those that set ids are in `ids`.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use super::filter::Filter;
+use super::implied::Implied;
 use super::{CapabilitySet, CapabilitySets, LandlockFlags, ResIds, SecureBits};
 
 /// Steps that change what a process may do: made on every thread, in one stop, in the one order that
@@ -47,6 +49,9 @@ pub struct Privileges {
     pub(super) no_new_privs: bool,
     pub(super) landlock: Option<(OwnedFd, LandlockFlags)>,
     pub(super) seccomp: Option<Filter>,
+    /// Set by the first batch that has given up root, for `verify`: afterwards no id tells that there
+    /// was root.
+    pub(super) implied: OnceLock<Implied>,
 }
 
 impl Privileges {

@@ -6,6 +6,7 @@ use std::ptr;
 use rustix::io::Errno as RustixErrno;
 use rustix::thread::{self, CapabilitiesSecureBits as SecureBits, CapabilitySet};
 
+use super::implied::Implied;
 use super::sets::each;
 use super::user_namespace::UserNamespace;
 use super::{CapabilitySets, Cause, Privileges, Step};
@@ -57,26 +58,44 @@ impl CallerState {
         }
         let all = CapabilitySet::all();
         let all = CapabilitySets { effective: all, permitted: all, inheritable: all };
-        Ok(Self {
+        let sets = thread::capabilities(None);
+        let state = Self {
             uid,
             gid,
             groups,
-            sets: thread::capabilities(None).map_or(all, Into::into),
+            sets: sets.map_or(all, Into::into),
             secure_bits: thread::capabilities_secure_bits().unwrap_or(SecureBits::empty()),
             bounding,
             known,
             no_new_privs: thread::no_new_privs().unwrap_or(true),
             namespace: if changes_ids { UserNamespace::read() } else { UserNamespace::default() },
-        })
+        };
+        match sets {
+            Err(errno) if Implied::new(wanted, &state).empties_capabilities => {
+                Err(needed(Step::Uid, Errno::from_raw(errno.raw_os_error())))
+            }
+            _ => Ok(state),
+        }
     }
 
-    /// Whether capabilities must be kept over the change of uid, for the step that sets them.
+    /// Whether the batch keeps capabilities over the change of uid, for the step that sets them. The
+    /// flags that the calling thread has by itself do not count: another thread may lack them.
     pub(super) fn must_keep(&self, wanted: &Privileges) -> bool {
         let wants_some = |sets: &CapabilitySets| !sets.permitted.is_empty();
-        let bits = self.bits_during(wanted);
+        // The flag cannot be set, and this thread needs none.
+        let bits = SecureBits::NO_SETUID_FIXUP | SecureBits::KEEP_CAPS_LOCKED;
         wanted.capabilities.as_ref().is_some_and(wants_some)
             && self.leaves_root(wanted)
-            && !bits.intersects(SecureBits::KEEP_CAPS | SecureBits::NO_SETUID_FIXUP)
+            && !wanted.keeps_by_secure_bits()
+            && !self.bits_during(wanted).contains(bits)
+    }
+
+    /// Whether the batch ends what [`must_keep`](Self::must_keep) has begun. It cannot where the flag is
+    /// locked, and then is set.
+    pub(super) fn stops_keeping(&self, wanted: &Privileges) -> bool {
+        self.must_keep(wanted)
+            && !wanted.keep_capabilities
+            && !self.bits_during(wanted).contains(SecureBits::KEEP_CAPS_LOCKED)
     }
 
     /// The secure bits at the change of uid, but for a `keep_capabilities` step.

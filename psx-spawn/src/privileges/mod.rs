@@ -42,7 +42,20 @@
 //! A batch that gives up user id 0 is refused where it would leave a part of root behind that it does not
 //! name: a group id 0 ([`Precondition::GidKept`]), supplementary groups ([`Precondition::GroupsKept`]),
 //! permitted capabilities ([`Precondition::CapabilitiesKept`]). Each is either set or kept by name:
-//! `gid` or `keep_gid`; `groups` or `keep_groups`; `capabilities`, `keep_capabilities` or `secure_bits`. A
+//! `gid` or `keep_gid`; `groups` or `keep_groups`; `capabilities`, `keep_capabilities` or `secure_bits`.
+//!
+//! These checks look at the calling thread. Another thread may have what the calling thread does not have,
+//! so such a batch means the same on every thread:
+//!
+//! - Where the batch does not say that capabilities are kept, each thread empties its permitted and
+//!   effective set after the uid, whatever its secure bits were (`SECBIT_NO_SETUID_FIXUP`,
+//!   `SECBIT_KEEP_CAPS`). Inheritable capabilities stay.
+//! - Where the calling thread has no supplementary groups and the batch does not name them, each thread
+//!   gives its own up, as by `.groups(&[])`; an error then may name this step.
+//! - A thread with a group id 0 where the batch leaves that id as it is and does not keep it by name
+//!   diverges with `EPERM` before it changes its uid ([`Divergence`](crate::Divergence)).
+//!
+//! A
 //! process that is not root, has `CAP_SETGID` and gives up group id 0 likewise names what becomes of a
 //! supplementary group 0. A set-user-ID-root program that becomes its real user may keep that user's
 //! groups without a word.
@@ -74,6 +87,7 @@ mod builder;
 mod caller_state;
 mod filter;
 mod ids;
+mod implied;
 mod landlock;
 mod plan;
 mod precheck;

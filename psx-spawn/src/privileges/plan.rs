@@ -20,6 +20,7 @@ use rustix::io;
 use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, Gid, Uid};
 
 use super::caller_state::CallerState;
+use super::implied::Implied;
 use super::sets::each;
 use super::{Cause, Privileges, Step, StepError, landlock, process_state};
 use crate::{Broadcast, Errno, Error, Report};
@@ -32,7 +33,13 @@ enum Call {
     DropFromBounding(CapabilitySet),
     Groups(Box<[Gid]>),
     Gid([Option<Gid>; 3]),
-    Uid([Option<Uid>; 3]),
+    /// Not on a thread that has group id 0 where `nonzero_gids` says so.
+    Uid {
+        ids: [Option<Uid>; 3],
+        nonzero_gids: [bool; 3],
+    },
+    /// Permitted and effective.
+    EmptyCapabilities,
     /// To what the thread had before the batch.
     ParentDeathSignal,
     Capabilities(thread::CapabilitySets),
@@ -63,9 +70,11 @@ impl Call {
             Self::Gid([real, effective, saved]) => {
                 thread::set_thread_res_gid(*real, *effective, *saved)
             }
-            Self::Uid([real, effective, saved]) => {
+            Self::Uid { ids: [real, effective, saved], nonzero_gids } => {
+                refuse_gid_0(*nonzero_gids)?;
                 thread::set_thread_res_uid(*real, *effective, *saved)
             }
+            Self::EmptyCapabilities => empty_capabilities(),
             Self::ParentDeathSignal => match before.parent_death_signal {
                 0 => Ok(()),
                 signal => return process_state::set_parent_death_signal(signal),
@@ -100,6 +109,39 @@ impl Call {
     }
 }
 
+/// Fails with `EPERM` where one of these group ids of the calling thread, real, effective and saved, is 0.
+/// Fit for a round: one system call at most. Writes errno.
+fn refuse_gid_0(nonzero: [bool; 3]) -> Result<(), Errno> {
+    if nonzero == [false; 3] {
+        return Ok(());
+    }
+    let mut gids: [libc::gid_t; 3] = [0; 3];
+    let [real, effective, saved] = &mut gids;
+    // SAFETY: the kernel writes three numbers.
+    let read = unsafe {
+        libc::syscall(libc::SYS_getresgid, &raw mut *real, &raw mut *effective, &raw mut *saved)
+    };
+    if read != 0 {
+        return Err(Errno::last());
+    }
+    match (0..3).any(|i| nonzero[i] && gids[i] == 0) {
+        true => Err(Errno::from_raw(libc::EPERM)),
+        false => Ok(()),
+    }
+}
+
+/// Giving up needs no privilege. The ambient capabilities fall with the permitted ones. Fit for a round:
+/// two system calls at most.
+fn empty_capabilities() -> io::Result<()> {
+    let mut sets = thread::capabilities(None)?;
+    if sets.permitted.is_empty() && sets.effective.is_empty() {
+        return Ok(());
+    }
+    sets.permitted = CapabilitySet::empty();
+    sets.effective = CapabilitySet::empty();
+    thread::set_capabilities(None, sets)
+}
+
 /// What a thread has before its first call, and gets back after a later one.
 #[derive(Clone, Copy)]
 struct Before {
@@ -128,8 +170,8 @@ impl Plan {
         if let Some(bits) = wanted.secure_bits {
             add(Step::SecureBits, Call::SecureBits(bits));
         }
-        let keep = caller.must_keep(wanted);
-        if wanted.keep_capabilities || keep {
+        let implied = Implied::new(wanted, caller);
+        if wanted.keep_capabilities || caller.must_keep(wanted) {
             add(Step::KeepCapabilities, Call::KeepCapabilities(true));
         }
         if let Some(rest) = wanted.bounding {
@@ -140,21 +182,26 @@ impl Plan {
         if let Some(groups) = &wanted.groups {
             let groups = groups.iter().map(|&raw| Gid::from_raw(raw)).collect();
             add(Step::Groups, Call::Groups(groups));
+        } else if implied.empties_groups {
+            add(Step::Groups, Call::Groups(Box::default()));
         }
         if !wanted.gid.is_none() {
             let gid = wanted.gid.0.map(|id| id.map(Gid::from_raw));
             add(Step::Gid, Call::Gid(gid));
         }
         if !wanted.uid.is_none() {
-            let uid = wanted.uid.0.map(|id| id.map(Uid::from_raw));
-            add(Step::Uid, Call::Uid(uid));
+            let ids = wanted.uid.0.map(|id| id.map(Uid::from_raw));
+            add(Step::Uid, Call::Uid { ids, nonzero_gids: implied.nonzero_gids });
+        }
+        if implied.empties_capabilities {
+            add(Step::Uid, Call::EmptyCapabilities);
         }
         let keeps_parent_death_signal =
             wanted.keep_parent_death_signal && !(wanted.gid.is_none() && wanted.uid.is_none());
         if keeps_parent_death_signal {
             add(Step::ParentDeathSignal, Call::ParentDeathSignal);
         }
-        if keep && !wanted.keep_capabilities {
+        if caller.stops_keeping(wanted) {
             add(Step::KeepCapabilities, Call::KeepCapabilities(false));
         }
         if let Some(sets) = wanted.capabilities {

@@ -52,6 +52,10 @@ impl Privileges {
     /// ended, and those that the kernel has made for itself and that do nothing with privileges of
     /// their own ([`ThreadKind::KernelWorker`]).
     ///
+    /// After [`apply`](Self::apply) of this value has given up user id 0, what the batch implies is
+    /// expected too: no permitted and effective capabilities, no groups, no group id 0, each where the
+    /// batch neither sets nor keeps them ([module](super#what-a-batch-may-not-leave-behind)).
+    ///
     /// Of what the kernel tells: ids, groups, capabilities, `no_new_privs`, and whether a thread has
     /// any seccomp filter at all. It does not tell secure bits, kept capabilities, Landlock domains and
     /// parent-death signals.
@@ -72,6 +76,7 @@ impl Privileges {
     /// ```
     pub fn verify(&self) -> Result<(), VerifyError> {
         let known = known_capabilities();
+        let implied = self.implied.get().copied().unwrap_or_default();
         let mut differences = Vec::new();
         let threads = threads().map_err(VerifyError::Unreadable)?;
         for state in threads.iter().filter(|state| state.kind != ThreadKind::KernelWorker) {
@@ -82,19 +87,23 @@ impl Privileges {
                 }
             };
             expect(Step::Bounding, self.bounding.is_none_or(|rest| rest.contains(state.bounding)));
-            expect(
-                Step::Groups,
-                self.groups.as_ref().is_none_or(|groups| sorted(groups) == sorted(&state.groups)),
-            );
-            expect(Step::Gid, self.gid.are(state.gid));
+            let has_groups = match &self.groups {
+                Some(groups) => sorted(groups) == sorted(&state.groups),
+                None => state.groups.is_empty() || !implied.empties_groups,
+            };
+            expect(Step::Groups, has_groups);
+            let gids = [state.gid.real, state.gid.effective, state.gid.saved];
+            let left_0 = (0..3).all(|i| gids[i] != 0 || !implied.nonzero_gids[i]);
+            expect(Step::Gid, self.gid.are(state.gid) && left_0);
             expect(Step::Uid, self.uid.are(state.uid));
+            let has = state.capabilities;
             let is_set = self.capabilities.is_none_or(|sets| {
-                let has = state.capabilities;
                 has.effective == sets.effective & known
                     && has.permitted == sets.permitted & known
                     && has.inheritable == sets.inheritable & known
             });
-            expect(Step::Capabilities, is_set);
+            let is_empty = has.permitted.is_empty() && has.effective.is_empty();
+            expect(Step::Capabilities, is_set && (is_empty || !implied.empties_capabilities));
             expect(Step::Ambient, self.ambient.is_none_or(|set| state.ambient == set & known));
             expect(Step::NoNewPrivs, state.no_new_privs || !self.no_new_privs);
             expect(Step::Seccomp, state.seccomp_filters > 0 || self.seccomp.is_none());

@@ -11,6 +11,7 @@ mod every_thread;
 mod filters;
 mod ids;
 mod kernel;
+mod left_behind;
 mod preconditions;
 mod random;
 mod sandbox;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         preconditions::cases(),
         user_namespace::cases(),
         ids::cases(),
+        left_behind::cases(),
         #[cfg(feature = "tracing")]
         events::cases(),
         sandbox::cases(),

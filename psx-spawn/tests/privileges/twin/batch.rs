@@ -129,7 +129,9 @@ impl Batch {
             ok(thread::set_capabilities_secure_bits(wanted).is_ok(), "secure_bits")?;
         }
         let leaves_root = uids.contains(&0) && (0..3).all(|i| self.uid[i].unwrap_or(uids[i]) != 0);
-        let keeps = bits().intersects(SecureBits::KEEP_CAPS | SecureBits::NO_SETUID_FIXUP);
+        let keeping = SecureBits::KEEP_CAPS | SecureBits::NO_SETUID_FIXUP;
+        let keeps = self.secure_bits.is_some_and(|bits| bits.intersects(keeping))
+            || bits().contains(SecureBits::NO_SETUID_FIXUP | SecureBits::KEEP_CAPS_LOCKED);
         let wants_some = self.capabilities.is_some_and(|sets| !sets.permitted.is_empty());
         let for_this_change = leaves_root && wants_some && !keeps;
         let keep = self.keep_capabilities || for_this_change;
@@ -158,7 +160,8 @@ impl Batch {
         if self.keep_parent_death_signal {
             set_parent_death_signal(signal);
         }
-        if for_this_change && !self.keep_capabilities {
+        let is_locked = bits().contains(SecureBits::KEEP_CAPS_LOCKED);
+        if for_this_change && !self.keep_capabilities && !is_locked {
             ok(thread::set_keep_capabilities(false).is_ok(), "keep_capabilities")?;
         }
         if let Some(sets) = self.capabilities {
