@@ -4,8 +4,8 @@
 //! What cannot be read is not known, and then the kernel decides: `/proc` may be missing, be
 //! another pid namespace's, or be forbidden by a Landlock domain.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
@@ -56,6 +56,31 @@ impl UserNamespace {
     }
 }
 
+/// Whether a thread that shows `id` may have an id that the user namespace does not map: the kernel shows
+/// all of those as the overflow id (`user_namespaces(7)`).
+///
+/// Fails where a map is there and cannot be read. Without user namespaces in the kernel there is none.
+pub(super) fn may_stand_for_others(kind: IdKind, id: u32) -> io::Result<bool> {
+    /// Where the kernel's value cannot be read.
+    const DEFAULT: u32 = 65534;
+    let (map, overflow) = match kind {
+        IdKind::User => (c"uid_map", "/proc/sys/kernel/overflowuid"),
+        IdKind::Group => (c"gid_map", "/proc/sys/kernel/overflowgid"),
+    };
+    let overflow = fs::read_to_string(overflow).ok().and_then(|text| text.trim().parse().ok());
+    if id != overflow.unwrap_or(DEFAULT) {
+        return Ok(false);
+    }
+    match read_own(map).and_then(|text| IdMap::parse(&text)) {
+        Some(map) => Ok(!map.contains_all()),
+        None => match File::open(format!("/proc/self/{}", map.to_string_lossy())) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+        },
+    }
+}
+
 /// The first id of each range of `uid_map` or `gid_map`, and how many there are.
 #[derive(Debug, PartialEq, Eq)]
 struct IdMap(Vec<(u32, u32)>);
@@ -71,6 +96,11 @@ impl IdMap {
             }
         };
         text.lines().map(range).collect::<Option<_>>().map(Self)
+    }
+
+    /// Of the ids that there are, 4294967295 is none.
+    fn contains_all(&self) -> bool {
+        self.0.iter().map(|&(_, count)| u64::from(count)).sum::<u64>() >= u64::from(u32::MAX)
     }
 
     fn contains(&self, id: u32) -> bool {
@@ -106,6 +136,7 @@ mod tests {
             assert_eq!(map.contains(id), is_mapped, "{id}");
         }
         let whole = IdMap::parse("         0          0 4294967295\n").unwrap();
+        assert!(whole.contains_all() && !map.contains_all());
         assert!(whole.contains(0) && whole.contains(u32::MAX - 1) && !whole.contains(u32::MAX));
         assert!(!IdMap::parse("").unwrap().contains(0));
     }

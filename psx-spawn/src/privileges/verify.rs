@@ -5,7 +5,8 @@ use std::{error, fmt, io};
 use psx_core::{NamedThread, ThreadKind};
 
 use super::caller_state::known_capabilities;
-use super::{Ids, Privileges, ResIds, Step, threads};
+use super::user_namespace::may_stand_for_others;
+use super::{IdKind, Ids, Privileges, ResIds, Step, threads};
 
 /// A thread that is not as the steps want it. For an example see [`VerifyError`]. `{}` and `{:?}`
 /// print `thread 4711 (worker-1): uid`.
@@ -41,6 +42,16 @@ pub enum VerifyError {
     Unreadable(io::Error),
     /// These threads are not as the steps want them.
     Different(Vec<Difference>),
+    /// Every thread shows what the steps want, but one of the wanted ids proves nothing: the user
+    /// namespace does not map every id, and the kernel shows each id that it does not map as this one
+    /// (`/proc/sys/kernel/overflowuid` and `overflowgid`, usually 65534). A thread that shows it may be
+    /// the initial namespace's root. Take another id, or look from the parent namespace.
+    OverflowId {
+        /// The step that sets the id.
+        step: Step,
+        /// The id.
+        id: u32,
+    },
 }
 
 impl Privileges {
@@ -64,7 +75,8 @@ impl Privileges {
     ///
     /// [`VerifyError::Different`] with the threads; [`VerifyError::Unreadable`] where they
     /// cannot all be read: `/proc` is out of reach, as after a `chroot`, or belongs to a pid namespace in
-    /// which this process is not.
+    /// which this process is not; [`VerifyError::OverflowId`] where the threads show what is wanted, and
+    /// the user namespace makes one of the wanted ids prove nothing.
     ///
     /// # Examples
     ///
@@ -108,7 +120,23 @@ impl Privileges {
             expect(Step::NoNewPrivs, state.no_new_privs || !self.no_new_privs);
             expect(Step::Seccomp, state.seccomp_filters > 0 || self.seccomp.is_none());
         }
-        if differences.is_empty() { Ok(()) } else { Err(VerifyError::Different(differences)) }
+        if !differences.is_empty() {
+            return Err(VerifyError::Different(differences));
+        }
+        self.check_overflow_ids()
+    }
+
+    fn check_overflow_ids(&self) -> Result<(), VerifyError> {
+        let (users, groups) = (self.uid.0, self.gid.0);
+        let ids = users.into_iter().flatten().map(|id| (Step::Uid, IdKind::User, id));
+        let ids = ids.chain(groups.into_iter().flatten().map(|id| (Step::Gid, IdKind::Group, id)));
+        let groups = self.groups.iter().flatten();
+        for (step, kind, id) in ids.chain(groups.map(|&id| (Step::Groups, IdKind::Group, id))) {
+            if may_stand_for_others(kind, id).map_err(VerifyError::Unreadable)? {
+                return Err(VerifyError::OverflowId { step, id });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -134,13 +162,22 @@ impl fmt::Display for VerifyError {
             Self::Unreadable(e) => {
                 write!(f, "the threads' state cannot be read from /proc/self/task: {e}")
             }
+            Self::OverflowId { step, id } => write!(
+                f,
+                "{step}: every thread shows id {id}, which proves nothing: the user namespace does not \
+                 map every id, and the kernel shows those that it does not map as {id}; take another \
+                 id, or look from the parent namespace"
+            ),
             Self::Different(differences) => {
                 f.write_str("not every thread is as it should be")?;
                 for difference in differences {
                     write!(f, "; {difference}")?;
                 }
                 if differences.iter().any(|d| d.kind == ThreadKind::Registered) {
-                    f.write_str("; something has changed registered threads one by one since")?;
+                    f.write_str(
+                        "; something has changed registered threads one by one since, or they \
+                         registered later: apply the steps again",
+                    )?;
                 }
                 let mut unregistered =
                     differences.iter().filter(|d| d.kind != ThreadKind::Registered);
@@ -189,7 +226,7 @@ impl error::Error for VerifyError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Unreadable(e) => Some(e),
-            Self::Different(_) => None,
+            Self::Different(_) | Self::OverflowId { .. } => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use psx::privileges::{Cause, IdKind, Precondition, Step};
+use psx::privileges::{Cause, IdKind, Precondition, Step, VerifyError};
 use psx::{CapabilitySet, Errno, Privileges};
 
 use crate::kernel::start_idlers;
@@ -101,6 +101,44 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("refused", |child| assert_eq!(state(child), before));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
+        // A thread shows uid 65534 that has the initial namespace's uid 0.
+        Case::new("user_namespace::the_overflow_id_proves_nothing", |line| {
+            enter(line);
+            for id in [65534, 65533] {
+                let batches = [
+                    (Step::Groups, Privileges::new().groups(&[id])),
+                    (Step::Gid, Privileges::new().gid(id)),
+                    (Step::Uid, Privileges::new().keep_gid().keep_groups().uid(id)),
+                ];
+                for (step, batch) in batches {
+                    match batch.verify() {
+                        Err(VerifyError::OverflowId { step: named, id: 65534 }) if id == 65534 => {
+                            assert_eq!(named, step);
+                        }
+                        Err(VerifyError::Different(_)) if id == 65533 => {}
+                        other => panic!("{step} {id}: {other:?}"),
+                    }
+                }
+            }
+            line.show("unproven");
+            let batch =
+                Privileges::new().groups(&[7]).gid(7).real_uid(7).effective_uid(7).saved_uid(7);
+            batch.apply().unwrap();
+            batch.verify().unwrap();
+            line.show("proven");
+        })
+        .prepare(|command| with_groups(command, &[4]))
+        .needs(user_namespaces)
+        .judge(|child| {
+            map(child, &CONTAINER);
+            child.inspect("unproven", |child| {
+                child.assert_all("Uid", "0 0 0 0");
+                child.assert_all("Gid", "0 0 0 0");
+                child.assert_all("Groups", "4");
+            });
+            child.inspect("proven", |child| child.assert_all("Uid", "100007 100007 100007 100007"));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
         // Where /proc is out of reach the kernel decides, on the way.
         Case::new("user_namespace::maps_out_of_reach", |line| {
             enter(line);
@@ -126,6 +164,9 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
+/// As a rootless container has them. The ids 65534 are mapped, and what is not mapped shows as 65534.
+const CONTAINER: Maps =
+    Maps { setgroups: "allow", users: "0 100000 65536", groups: "0 100000 65536" };
 const DENIES: Maps = Maps { setgroups: "deny", users: "0 0 10", groups: "0 0 10" };
 const TEN_IDS: Maps = Maps { setgroups: "allow", users: "0 0 10", groups: "0 0 10" };
 const NOTHING: Maps = Maps { setgroups: "allow", users: "", groups: "" };
