@@ -194,7 +194,7 @@ impl fmt::Display for Precondition {
             ),
             Self::DumpableUnproven => f.write_str(
                 "a thread that is not registered may keep root, and Coverage::Registered does not \
-                 look; use Coverage::Require, or leave keep_dumpable out",
+                 prove that none does; use Coverage::Require, or leave keep_dumpable out",
             ),
             Self::NeedsNoNewPrivs => f.write_str(
                 "needs no_new_privs, or CAP_SYS_ADMIN after the other steps; add .no_new_privs()",

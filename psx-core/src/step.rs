@@ -79,7 +79,7 @@ impl fmt::Display for Step {
 ///
 /// fn is_harmless(error: &Error) -> bool {
 ///     match error {
-///         Error::Step(e) => e.made().is_empty() || e.failed() == Step::Seccomp,
+///         Error::Step(e) => e.nothing_changed() || e.failed() == Step::Seccomp,
 ///         Error::Os(_) => false,
 ///         _ => true,
 ///     }
@@ -91,6 +91,7 @@ pub struct StepError {
     failed: Step,
     cause: Cause,
     made: Vec<Step>,
+    is_partial: bool,
     divergent: Vec<Divergent>,
 }
 
@@ -127,7 +128,14 @@ impl StepError {
     #[doc(hidden)]
     #[must_use]
     pub fn new(failed: Step, cause: Cause, made: Vec<Step>, divergent: Vec<Divergent>) -> Self {
-        Self { failed, cause, made, divergent }
+        Self { failed, cause, made, is_partial: false, divergent }
+    }
+
+    /// For psx itself: some calls of the failed step were made.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_partial(self, is_partial: bool) -> Self {
+        Self { is_partial, ..self }
     }
 
     /// The step that failed.
@@ -144,10 +152,47 @@ impl StepError {
 
     /// The steps that took effect before it, in order, on every thread. A step of several calls
     /// (`bounding`, `ambient`) that failed on the way is not among them, and has gone equally far
-    /// on every thread.
+    /// on every thread: [`is_partial`](Self::is_partial). That this list is empty does not mean that
+    /// nothing changed; [`nothing_changed`](Self::nothing_changed) tells that.
     #[must_use]
     pub fn made(&self) -> &[Step] {
         &self.made
+    }
+
+    /// Whether a part of the failed step took effect, on every thread: some capabilities of `bounding` have
+    /// been dropped, or the ambient set was cleared and not all of `ambient` could be raised.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod psx { pub mod privileges { pub use psx_core::*; } }
+    /// use psx::privileges::{Step, StepError};
+    ///
+    /// fn may_lack_ambient_capabilities(error: &StepError) -> bool {
+    ///     error.failed() == Step::Ambient && error.is_partial()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Whether every thread is as it was: no step took effect, and no part of one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod psx { pub use psx_core::*; pub mod privileges { pub use psx_core::*; } }
+    /// use psx::Error;
+    ///
+    /// fn may_go_on(error: &Error) -> bool {
+    ///     matches!(error, Error::Step(e) if e.nothing_changed())
+    /// }
+    /// # assert!(!may_go_on(&Error::Busy));
+    /// ```
+    #[must_use]
+    pub fn nothing_changed(&self) -> bool {
+        self.made.is_empty() && !self.is_partial
     }
 
     /// The threads for which the steps before it went otherwise. Empty unless the batch ran under
@@ -160,12 +205,17 @@ impl StepError {
 
 impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.made.is_empty() {
+        if self.nothing_changed() {
             f.write_str("no step took effect: ")?;
+        } else if self.made.is_empty() {
+            write!(f, "every thread has made a part of {} and no more: ", self.failed)?;
         } else {
             f.write_str("every thread has made the steps ")?;
             for (i, step) in self.made.iter().enumerate() {
                 write!(f, "{}{step}", if i > 0 { ", " } else { "" })?;
+            }
+            if self.is_partial {
+                write!(f, ", a part of {}", self.failed)?;
             }
             f.write_str(" and no more: ")?;
         }
@@ -179,7 +229,7 @@ impl fmt::Display for StepError {
                 self.failed
             )?,
         }
-        if !self.made.is_empty() {
+        if !self.nothing_changed() {
             f.write_str("; end the process rather than go on half-way")?;
         }
         for divergent in &self.divergent {

@@ -56,7 +56,9 @@
 //! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own, so that
 //! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
 //! [`park_timeout`](std::thread::park_timeout) take no notice; a socket with a timeout gives
-//! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted).
+//! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted). The kernel adds the timer slack, 50 µs by
+//! default, to the rest of a sleep at each repetition: broadcasts without a pause between them can keep a
+//! [`sleep`](std::thread::sleep) from ending. `clock_nanosleep` with `TIMER_ABSTIME` is not affected.
 //!
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -25,7 +25,7 @@ impl Privileges {
     ///
     /// match Privileges::new().no_new_privs().apply() {
     ///     Ok(report) => println!("{} threads", report.threads()),
-    ///     Err(Error::Step(e)) if !e.made().is_empty() => panic!("half-way: {e}"),
+    ///     Err(Error::Step(e)) if !e.nothing_changed() => panic!("half-way: {e}"),
     ///     Err(e) => eprintln!("{e}"),
     /// }
     /// ```

@@ -239,9 +239,11 @@ impl Plan {
         // Undecided: what was there before could not be read.
         let failed = self.calls.get(prefix).map_or(Step::ParentDeathSignal, |(step, _)| *step);
         let mut made = self.steps();
+        let is_partial = made.contains(&failed);
         made.retain(|&step| step != failed);
         let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
         let error = StepError::new(failed, Cause::Kernel(errno), made, divergent);
+        let error = error.with_partial(is_partial);
         Err(Error::Step(Box::new(error)))
     }
 

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use psx::privileges::{Cause, SecureBits, Step};
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Privileges, thread};
 
-use crate::kernel::{Teller, prctl, refuse_here, start_idlers, start_named};
+use crate::kernel::{Teller, prctl, refuse_here, refuse_prctl_here, start_idlers, start_named};
 use crate::support::{Case, Ending, Line, procfs, root};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -44,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
             };
             assert_eq!(error.failed(), Step::Groups);
             assert_eq!(error.made(), []);
+            assert!(error.nothing_changed() && !error.is_partial());
             assert!(text.starts_with("no step took effect"), "{text}");
             line.show("failed");
         })
@@ -56,6 +57,42 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .prepare(|command| {
             std::os::unix::process::CommandExt::gid(command, 0);
+        }),
+        Case::new("batch::a_part_of_the_first_step", |line| {
+            start_idlers(3);
+            refuse_prctl_here(&[libc::PR_CAPBSET_DROP as u32, 5]);
+            let start = Privileges::new;
+            for (batch, made, told) in [
+                (start(), &[][..], "every thread has made a part of bounding and no more: "),
+                (
+                    start().secure_bits(SecureBits::NO_ROOT),
+                    &[Step::SecureBits][..],
+                    "every thread has made the steps secure_bits, a part of bounding and no more: ",
+                ),
+            ] {
+                let error = batch.bounding(CapabilitySet::empty()).apply().unwrap_err();
+                let text = error.to_string();
+                let Error::Step(error) = error else {
+                    panic!("{error:?}");
+                };
+                assert_eq!((error.failed(), error.made()), (Step::Bounding, made));
+                assert!(error.is_partial() && !error.nothing_changed());
+                assert!(text.starts_with(told), "{text}");
+                assert!(text.contains("end the process"), "{text}");
+            }
+            line.show("failed");
+        })
+        .needs(root)
+        .judge(|child| {
+            child.inspect("failed", |child| {
+                assert_eq!(child.tasks().len(), 4);
+                for task in child.tasks() {
+                    // The capabilities 0 to 4 are gone, 5 is not.
+                    let bound = u64::from_str_radix(task.field("CapBnd"), 16).unwrap();
+                    assert_eq!(bound & 0x3f, 0x20);
+                }
+            });
+            assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("batch::another_threads_failure_ends_the_process", |line| {
             line.say(format_args!("refuses {}", start_one_that_refuses()));

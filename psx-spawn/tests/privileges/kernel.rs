@@ -9,21 +9,22 @@ use psx::thread;
 
 /// A filter that answers the call `nr` with the error `errno`, and allows all others.
 pub(crate) fn refusing(nr: c_long, errno: i32) -> Vec<libc::sock_filter> {
-    answering(nr, None, libc::SECCOMP_RET_ERRNO | errno as u32)
+    answering(nr, &[], libc::SECCOMP_RET_ERRNO | errno as u32)
 }
 
-/// Answers the call `nr`, or only those of its calls whose first argument is `option`.
-fn answering(nr: c_long, option: Option<i32>, answer: u32) -> Vec<libc::sock_filter> {
+/// Answers the calls `nr` whose first arguments are these: no, one or two of them.
+fn answering(nr: c_long, args: &[u32], answer: u32) -> Vec<libc::sock_filter> {
     let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |at| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
     // Both skip to the last statement where the word is another.
     let equals = |k, rest| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, rest);
     let give = |answer| statement(libc::BPF_RET | libc::BPF_K, answer, 0, 0);
-    // The call's number is the first word of seccomp_data; the first argument comes at 16, its low
-    // half first where psx runs.
-    let mut filter = vec![load(0), equals(nr as u32, if option.is_some() { 3 } else { 1 })];
-    if let Some(option) = option {
-        filter.extend([load(16), equals(option as u32, 1)]);
+    // The call's number is the first word of seccomp_data; the arguments come from 16 on, the low half
+    // of each first where psx runs.
+    let rest = |compared: usize| 2 * (args.len() - compared) as u8 + 1;
+    let mut filter = vec![load(0), equals(nr as u32, rest(0))];
+    for (i, &arg) in args.iter().enumerate() {
+        filter.extend([load(16 + 8 * i as u32), equals(arg, rest(i + 1))]);
     }
     filter.extend([give(answer), give(libc::SECCOMP_RET_ALLOW)]);
     filter
@@ -35,16 +36,16 @@ pub(crate) fn refuse_here(nr: c_long) {
     assert_eq!(install_here(refusing(nr, libc::EPERM), 0), 0);
 }
 
-/// As `refuse_here`, for one option of `prctl`.
-pub(crate) fn refuse_prctl_here(option: i32) {
+/// As `refuse_here`, for `prctl` with these first arguments.
+pub(crate) fn refuse_prctl_here(args: &[u32]) {
     let answer = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    assert_eq!(install_here(answering(libc::SYS_prctl, Some(option), answer), 0), 0);
+    assert_eq!(install_here(answering(libc::SYS_prctl, args, answer), 0), 0);
 }
 
 /// From now on the call `nr` waits, on the calling thread and on those it starts, until a process that
 /// reads the descriptor returned lets it go on.
 pub(crate) fn hold_here(nr: c_long) -> i32 {
-    let filter = answering(nr, None, libc::SECCOMP_RET_USER_NOTIF);
+    let filter = answering(nr, &[], libc::SECCOMP_RET_USER_NOTIF);
     install_here(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) as i32
 }
 

@@ -151,7 +151,7 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(2);
             crate::kernel::refuse_here(libc::SYS_capget);
             Privileges::new().groups(&[7]).gid(7).apply().unwrap();
-            crate::kernel::refuse_prctl_here(libc::PR_CAPBSET_READ);
+            crate::kernel::refuse_prctl_here(&[libc::PR_CAPBSET_READ as u32]);
             // Without the kernel's list this would drop nothing and be content, or go too far.
             let step = Privileges::new().bounding(CapabilitySet::empty());
             let error = failed(&step);
