@@ -160,7 +160,14 @@ impl<'a> Gathering<'a> {
             match sent {
                 Ok(()) => {}
                 Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
-                Err(Refusal::Gone) => gone += self.count_gone(|entry| entry.tid() == claim.tid),
+                // A filter may say so of a thread that lives, whose entry must not be freed.
+                Err(Refusal::Gone) => {
+                    let is_dead = |entry: &Entry| entry.tid() == claim.tid && self.is_dead(entry);
+                    match self.count_gone(is_dead) {
+                        0 => round.roster.refuse(self.epoch, claim),
+                        found => gone += found,
+                    }
+                }
                 Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
             }
         }

@@ -69,6 +69,17 @@ pub(crate) const CASES: &[Case] = &[
         |stage| before(stage, &deny(&SENDS), Stage::change_soon),
     ),
     Case::new(
+        "seccomp-before-gone",
+        "a filter says of living threads that they are gone: Require, and again",
+        &[Clean("Unreachable", "crew-"), Clean("Unreachable", "crew-")],
+        |stage| {
+            before(stage, &filter(GONE, &[libc::SYS_rt_tgsigqueueinfo]), |stage| {
+                stage.change_soon();
+                stage.change_soon();
+            });
+        },
+    ),
+    Case::new(
         "seccomp-before-futex",
         "such a filter against a futex's wait was there before",
         &[OkOrClean],
@@ -105,6 +116,7 @@ const AFTER_THE_COMMIT: [i64; 9] = [
 ];
 
 const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+const GONE: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::ESRCH as u32, 0, 0);
 const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
 
 /// A filter that fails these calls with EPERM.

@@ -42,9 +42,11 @@ impl Default for Gate {
 impl Pair {
     fn insert(&mut self) {
         self.next += 1;
+        // No thread's id: this thread would hold the mark of life of an entry with its own.
+        let tid = 1 << 30 | self.next;
         let mut entry = Entry::allocate().unwrap();
-        entry.belongs_to(self.next, 0);
-        self.expected.push((self.next, self.list.insert(entry)));
+        assert!(!entry.belongs_to(tid, 0), "the mark is not taken");
+        self.expected.push((tid, self.list.insert(entry)));
     }
 
     fn remove(&mut self, at: usize) {
