@@ -87,7 +87,7 @@ impl Privileges {
             return Err(refused((Step::Seccomp, Cause::Unsynced(thread))));
         }
 
-        let plan = Plan::new(self, &caller, !kernel_syncs_landlock);
+        let plan = Plan::new(self, &caller, !kernel_syncs_landlock, dumpable);
         let report = plan.run(broadcast)?;
         let implied = Implied::new(self, &caller);
         if implied != Implied::default() {
@@ -97,7 +97,7 @@ impl Privileges {
         let mut made = plan.steps();
         // No thread has the old ids any more; one that has must not share memory with what another
         // process may trace.
-        if let Some(dumpable @ 0..=1) = dumpable.filter(|_| report.is_unanimous()) {
+        if let Some(dumpable @ 0..=1) = plan.dumpable().filter(|_| report.is_unanimous()) {
             process_state::set_dumpable(dumpable)
                 .map_err(|errno| step_error(Step::Dumpable, Cause::Kernel(errno), &made))?;
             made.push(Step::Dumpable);

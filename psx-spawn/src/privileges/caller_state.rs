@@ -26,6 +26,8 @@ pub(super) struct CallerState {
     pub(super) known: CapabilitySet,
     pub(super) secure_bits: SecureBits,
     pub(super) no_new_privs: bool,
+    /// Whether `execve` has given the process ids or capabilities that its caller did not have.
+    pub(super) is_secure_exec: bool,
     /// Read only for a batch that sets ids.
     pub(super) namespace: UserNamespace,
 }
@@ -68,6 +70,8 @@ impl CallerState {
             bounding,
             known,
             no_new_privs: thread::no_new_privs().unwrap_or(true),
+            // SAFETY: the call reads a value that the process was started with.
+            is_secure_exec: unsafe { libc::getauxval(libc::AT_SECURE) } != 0,
             namespace: if changes_ids { UserNamespace::read() } else { UserNamespace::default() },
         };
         match sets {

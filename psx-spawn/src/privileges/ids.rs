@@ -249,6 +249,9 @@ impl Privileges {
     /// the batch has failed half-way or a thread has not changed as the caller has
     /// ([`Divergence::Report`](crate::Divergence::Report)).
     ///
+    /// What is given back is what the process had when every thread was stopped for the batch. A thread that
+    /// sets it between the end of the round and the return of [`apply`](Self::apply) is overruled.
+    ///
     /// Dumpability 2, which only the kernel sets, is not given back. Another process that shares the
     /// memory (`clone` with `CLONE_VM` and without `CLONE_THREAD`) is no thread of this one, and is not
     /// looked at.

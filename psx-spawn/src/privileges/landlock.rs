@@ -84,6 +84,11 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Prec
         let (abi, needed) = (abi as u32, LOGGING_ABI as u32);
         return Err(Precondition::LandlockFlagsUnsupported { abi, needed });
     }
+    // SAFETY: the call takes two numbers.
+    let file_flags = unsafe { libc::fcntl(ruleset.as_raw_fd(), libc::F_GETFL) };
+    if file_flags >= 0 && file_flags & libc::O_PATH != 0 {
+        return Err(Precondition::NotARuleset);
+    }
     // Adds no rule, since there is none of type 0. Kernels before 6.7 see that first; later ones
     // look at the descriptor first.
     // SAFETY: the call reads no memory for a rule of an unknown type.
@@ -91,7 +96,8 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Prec
         libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 0, ptr::null::<u8>(), 0)
     };
     match io::Error::last_os_error().raw_os_error() {
-        Some(libc::EBADFD) if added != 0 => Err(Precondition::NotARuleset),
+        // As the second where the descriptor is one of `O_PATH`.
+        Some(libc::EBADFD | libc::EBADF) if added != 0 => Err(Precondition::NotARuleset),
         _ => Ok(Abi(abi)),
     }
 }

@@ -57,8 +57,8 @@
 //!
 //! A
 //! process that is not root, has `CAP_SETGID` and gives up group id 0 likewise names what becomes of a
-//! supplementary group 0. A set-user-ID-root program that becomes its real user may keep that user's
-//! groups without a word.
+//! supplementary group 0. A set-user-ID-root program (`AT_SECURE` of `getauxval(3)`) that becomes its
+//! real user may keep that user's groups without a word.
 //!
 //! # Steps that change nothing
 //!

@@ -153,6 +153,8 @@ struct Before {
 pub(super) struct Plan {
     calls: Vec<(Step, Call)>,
     keeps_parent_death_signal: bool,
+    /// To be given back: what it was when every thread was stopped. Relaxed: the caller alone uses it.
+    dumpable: Option<AtomicUsize>,
     /// How many calls every thread is to make: decided by the caller, which runs first and alone.
     /// Relaxed, as the next one: what the caller wrote is seen by whom it commits the round to.
     prefix: AtomicUsize,
@@ -164,7 +166,14 @@ const UNDECIDED: usize = usize::MAX;
 
 impl Plan {
     /// The one place that knows the order; the module's documentation tells its reasons.
-    pub(super) fn new(wanted: &Privileges, caller: &CallerState, restrict_in_round: bool) -> Self {
+    ///
+    /// `dumpable` is what is given back should it become unreadable.
+    pub(super) fn new(
+        wanted: &Privileges,
+        caller: &CallerState,
+        restrict_in_round: bool,
+        dumpable: Option<usize>,
+    ) -> Self {
         let mut calls = Vec::new();
         let mut add = |step, call| calls.push((step, call));
         if let Some(bits) = wanted.secure_bits {
@@ -221,7 +230,13 @@ impl Plan {
             add(Step::Landlock, Call::Landlock { ruleset, flags });
         }
         let (prefix, errno) = (AtomicUsize::new(UNDECIDED), AtomicI32::new(0));
-        Self { calls, keeps_parent_death_signal, prefix, errno }
+        let dumpable = dumpable.map(AtomicUsize::new);
+        Self { calls, keeps_parent_death_signal, dumpable, prefix, errno }
+    }
+
+    /// What the process had in the round, before the first call.
+    pub(super) fn dumpable(&self) -> Option<usize> {
+        self.dumpable.as_ref().map(|dumpable| dumpable.load(Ordering::Relaxed))
     }
 
     /// Makes the calls on every thread. Fails with [`Error::Step`] if one of them failed on the
@@ -266,6 +281,12 @@ impl Plan {
         let before = Before { parent_death_signal };
         match self.prefix.load(Ordering::Relaxed) {
             UNDECIDED => {
+                if let Some(dumpable) = &self.dumpable {
+                    // Another thread may have changed it since the check.
+                    if let Ok(now) = process_state::dumpable() {
+                        dumpable.store(now, Ordering::Relaxed);
+                    }
+                }
                 let failed = self.calls.iter().position(|(_, call)| {
                     call.make(before)
                         .inspect_err(|errno| self.errno.store(errno.raw(), Ordering::Relaxed))

@@ -183,8 +183,9 @@ fn check_what_is_kept(wanted: &Privileges, caller: &CallerState) -> Result<(), R
     }
 
     let keeps_groups = wanted.groups.is_none() && !caller.groups.is_empty();
-    // A set-user-ID program that becomes the user who has started it: the groups are that user's.
-    let becomes_real_user = uids == [caller.uid[0]; 3];
+    // A set-user-ID program that becomes the user who has started it: the groups are that user's. The
+    // ids alone do not tell that: root that sets its real uid by an earlier batch has root's groups.
+    let becomes_real_user = caller.is_secure_exec && uids == [caller.uid[0]; 3];
     // Group 0 is given up by a process that is not root, and could give up its groups.
     let leaves_group_0 = caller.gid.contains(&0)
         && !gids.contains(&0)

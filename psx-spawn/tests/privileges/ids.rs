@@ -1,9 +1,10 @@
 //! What a change of ids leaves behind, and what it takes away that is no privilege.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc;
 use std::{env, fs, io, process};
 
 use psx::privileges::{Precondition, SecureBits, Step};
@@ -51,13 +52,28 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("back", |child| child.assert_all("Uid", "0 0 0 0"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // As a set-user-ID-root program that user 1000 has started.
+        // In two steps, root's groups stay as little as in one.
+        Case::new("ids::groups_of_root_that_has_set_its_real_uid", |line| {
+            start_idlers(2);
+            let first = Privileges::new().gid(1000).real_uid(1000).effective_uid(1000);
+            first.apply().unwrap();
+            let groups = vec![0, 4, 27];
+            let second = Privileges::new().uid(1000);
+            expect(Step::Uid, &Precondition::GroupsKept { groups }, &second);
+            line.show("refused");
+        })
+        .prepare(|command| with_groups(command, &[0, 4, 27]))
+        .needs(root)
+        .judge(|child| {
+            child.inspect("refused", |child| child.assert_all("Uid", "1000 1000 0 1000"));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
+        // A set-user-ID-root program that user 1000 has started.
         Case::new("ids::back_to_the_real_user", |line| {
-            // SAFETY: numbers only, and no other thread yet.
-            unsafe {
-                assert_eq!(libc::setresgid(1000, 1000, 1000), 0);
-                assert_eq!(libc::setresuid(1000, 0, 0), 0);
+            if !is_second() {
+                run_set_user_id();
             }
+            fs::remove_file(env::current_exe().unwrap()).unwrap();
             start_idlers(2);
             let groups = vec![27, 1000];
             let other = Privileges::new().uid(65534);
@@ -174,6 +190,48 @@ pub(crate) fn cases() -> Vec<Case> {
         .judge(|child| {
             child.inspect("refused", |child| child.assert_all("Uid", "0 0 0 0"));
             child.inspect("changed", |child| assert_eq!(owner(child), 65534));
+        }),
+        // What is given back is what the last thread has set before it was stopped.
+        Case::new("ids::dumpability_set_while_the_round_waits", |line| {
+            let (ready, is_ready) = mpsc::channel();
+            thread::spawn(move || {
+                let all = !0_u64;
+                let mask = |how: i32| {
+                    // SAFETY: the kernel reads eight bytes.
+                    let set = unsafe {
+                        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const all, 0, 8)
+                    };
+                    assert_eq!(set, 0);
+                };
+                mask(libc::SIG_BLOCK);
+                ready.send(()).unwrap();
+                // Until the round's signal is there: the batch has made its checks.
+                loop {
+                    let mut pending = 0_u64;
+                    // SAFETY: the kernel writes eight bytes.
+                    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut pending, 8) };
+                    if pending & 1 << 32 != 0 {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+                // SAFETY: numbers only.
+                assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }, 0);
+                mask(libc::SIG_UNBLOCK);
+                loop {
+                    thread::park();
+                }
+            });
+            is_ready.recv().unwrap();
+            assert_eq!(prctl(libc::PR_GET_DUMPABLE), 1);
+            nobody().keep_dumpable().apply().unwrap();
+            assert_eq!(prctl(libc::PR_GET_DUMPABLE), 0);
+            line.show("changed");
+        })
+        .needs(undumpable)
+        .judge(|child| {
+            child.inspect("changed", |child| assert_eq!(owner(child), 0));
+            assert_eq!(child.end(), Ending::Exited(0));
         }),
         // Not while one thread has changed and another has not.
         Case::new("ids::dumpability_is_kept_last", |line| {
@@ -301,6 +359,20 @@ fn run_second_and_wait() -> ! {
     // Its parent is this thread, which lives until the judge ends the process.
     let ended = second.unwrap().wait();
     panic!("the second process has ended: {ended:?}");
+}
+
+/// Becomes user 1000, who starts a copy of this program that is set-user-ID-root.
+fn run_set_user_id() -> ! {
+    let copy = env::temp_dir().join(format!("psx-set-user-id-{}", process::id()));
+    fs::copy("/proc/self/exe", &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
+    // SAFETY: numbers only, and no other thread yet.
+    unsafe {
+        assert_eq!(libc::setresgid(1000, 1000, 1000), 0);
+        assert_eq!(libc::setresuid(1000, 1000, 1000), 0);
+    }
+    let error = Command::new(copy).args(env::args().skip(1)).env("PSX_TEST_SECOND", "1").exec();
+    panic!("{error}");
 }
 
 fn kill_parent(child: &Supervised) {

@@ -1,6 +1,7 @@
 //! What is refused before any thread is stopped, and what is not although it changes nothing.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 
 use psx::privileges::{
@@ -36,6 +37,9 @@ pub(crate) fn cases() -> Vec<Case> {
             let none = LandlockFlags::NONE;
             let file = File::open("/").unwrap();
             let no_ruleset = Privileges::new().no_new_privs().landlock(file, none);
+            expect(Step::Landlock, &Precondition::NotARuleset, &no_ruleset);
+            let path = File::options().read(true).custom_flags(libc::O_PATH).open("/").unwrap();
+            let no_ruleset = Privileges::new().no_new_privs().landlock(path, none);
             expect(Step::Landlock, &Precondition::NotARuleset, &no_ruleset);
             let untrusted = Privileges::new().landlock(ruleset(false), none);
             expect(Step::Landlock, &Precondition::NeedsNoNewPrivs, &untrusted);
