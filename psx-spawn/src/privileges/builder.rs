@@ -186,7 +186,13 @@ impl Privileges {
     /// [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN` kept.
     ///
     /// From Landlock ABI 8 on (Linux 7.0) the kernel does it for all threads at once, by
-    /// `LANDLOCK_RESTRICT_SELF_TSYNC`; before, the round does.
+    /// `LANDLOCK_RESTRICT_SELF_TSYNC`; before, the round does. A thread with a descriptor table of its own
+    /// (`unshare` with `CLONE_FILES`) that has another file under the ruleset's number, or none, then
+    /// diverges with `EBADF` ([`Divergence`](crate::Divergence)). [`kcmp(2)`] tells that: where a seccomp
+    /// filter refuses it, or the kernel is built without it, such a thread is restricted by what it has
+    /// under that number.
+    ///
+    /// [`kcmp(2)`]: https://man7.org/linux/man-pages/man2/kcmp.2.html
     ///
     /// The landlock crate's `RulesetCreated` becomes a descriptor by
     /// `Option::<OwnedFd>::from(created)`, with `None` where the kernel has no Landlock. A borrowed

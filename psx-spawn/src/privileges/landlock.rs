@@ -102,6 +102,41 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Prec
     }
 }
 
+/// The calling thread's id, if the kernel tells it whether a descriptor is the same file in two threads:
+/// a kernel may be built without `kcmp(2)`, and a filter may refuse it.
+pub(super) fn owner_to_compare(ruleset: &OwnedFd) -> Option<i32> {
+    let owner = own_tid();
+    (compare_files(owner, owner, ruleset.as_raw_fd()) == 0).then_some(owner)
+}
+
+/// Fails with `EBADF` where `ruleset` is another file, or none, in the calling thread's descriptor table
+/// (`unshare(2)` with `CLONE_FILES`) than in that of the thread `owner`. Passes where the kernel does not
+/// tell. Fit for a round: two system calls. Writes errno.
+pub(super) fn require_file_of(owner: Option<i32>, ruleset: i32) -> Result<(), Errno> {
+    let Some(owner) = owner else { return Ok(()) };
+    let bad = Errno::from_raw(libc::EBADF);
+    match compare_files(owner, own_tid(), ruleset) {
+        0 => Ok(()),
+        // A filter of this thread alone may answer any other error.
+        -1 if Errno::last() != bad => Ok(()),
+        _ => Err(bad),
+    }
+}
+
+/// 0 where it is the same file. Threads of one process may always look at each other, also with Landlock
+/// domains of their own (`__ptrace_may_access` in the kernel's `kernel/ptrace.c`).
+fn compare_files(one: i32, other: i32, fd: i32) -> i64 {
+    /// `KCMP_FILE`
+    const FILE: i32 = 0;
+    // SAFETY: the call takes numbers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, FILE, fd, fd) }
+}
+
+fn own_tid() -> i32 {
+    // SAFETY: the call only reads.
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
+}
+
 /// Restricts the calling thread. Fit for a round: one system call. Writes errno.
 pub(super) fn restrict_this_thread(ruleset: i32, flags: u32) -> Result<(), Errno> {
     // SAFETY: the call takes two numbers.

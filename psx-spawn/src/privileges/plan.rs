@@ -49,6 +49,8 @@ enum Call {
     Landlock {
         ruleset: i32,
         flags: u32,
+        /// The thread whose descriptor it is, if that can be compared.
+        owner: Option<i32>,
     },
 }
 
@@ -83,7 +85,8 @@ impl Call {
             Self::ClearAmbient => thread::clear_ambient_capability_set(),
             Self::RaiseAmbient(one) => thread::configure_capability_in_ambient_set(*one, true),
             Self::NoNewPrivs => thread::set_no_new_privs(true),
-            Self::Landlock { ruleset, flags } => {
+            Self::Landlock { ruleset, flags, owner } => {
+                landlock::require_file_of(*owner, *ruleset)?;
                 return landlock::restrict_this_thread(*ruleset, *flags);
             }
         };
@@ -226,8 +229,9 @@ impl Plan {
             add(Step::NoNewPrivs, Call::NoNewPrivs);
         }
         if let Some((ruleset, flags)) = wanted.landlock.as_ref().filter(|_| restrict_in_round) {
+            let owner = landlock::owner_to_compare(ruleset);
             let (ruleset, flags) = (ruleset.as_raw_fd(), flags.bits());
-            add(Step::Landlock, Call::Landlock { ruleset, flags });
+            add(Step::Landlock, Call::Landlock { ruleset, flags, owner });
         }
         let (prefix, errno) = (AtomicUsize::new(UNDECIDED), AtomicI32::new(0));
         let dumpable = dumpable.map(AtomicUsize::new);

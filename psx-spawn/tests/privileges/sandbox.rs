@@ -1,9 +1,11 @@
 //! Landlock and seccomp: each thread finds itself inside.
 
 use std::fs;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use psx::privileges::{Cause, LandlockFlags, Step};
-use psx::{CapabilitySets, Error, Privileges};
+use psx::{Broadcast, CapabilitySets, Divergence, Errno, Error, Outcome, Privileges};
 
 use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_named};
 use crate::support::{Case, Ending, root};
@@ -23,6 +25,41 @@ pub(crate) fn cases() -> Vec<Case> {
             Privileges::new().capabilities(CapabilitySets::empty()).apply().unwrap();
         })
         .needs(landlock),
+        // A file of the same number in a descriptor table of its own is not the batch's ruleset.
+        Case::new("sandbox::landlock_with_a_table_of_its_own", |line| {
+            static NUMBER: AtomicI32 = AtomicI32::new(-1);
+            let other = Teller::start(|| {
+                match NUMBER.swap(-2, Ordering::Relaxed) {
+                    -2 => {}
+                    // SAFETY: a flag.
+                    -1 => assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0),
+                    number => {
+                        // Perhaps the number already.
+                        let own = ruleset(true).into_raw_fd();
+                        // SAFETY: in this thread's table nothing else uses the number.
+                        assert_eq!(unsafe { libc::dup2(own, number) }, number);
+                    }
+                }
+                look()
+            });
+            other.tell();
+            let ruleset = ruleset(false);
+            NUMBER.store(ruleset.as_raw_fd(), Ordering::Relaxed);
+            other.tell();
+            let batch = Privileges::new().no_new_privs().landlock(ruleset, LandlockFlags::NONE);
+            let lenient = Broadcast::new().divergence(Divergence::Report);
+            let report = batch.apply_with(lenient).unwrap();
+            let [divergent] = report.divergent() else { panic!("{report:?}") };
+            let refused = Outcome::Failed(Errno::from_raw(libc::EBADF));
+            assert_eq!(divergent.outcome(), refused);
+            assert_eq!((look(), other.tell()), ([Some(libc::EACCES); 3], [None; 3]));
+            line.show("told");
+        })
+        .needs(|| landlock().and_then(|()| restricts_in_the_round()))
+        .judge(|child| {
+            child.inspect("told", |child| child.assert_all("NoNewPrivs", "1"));
+            assert_eq!(child.end(), Ending::Exited(0));
+        }),
         Case::new("sandbox::seccomp_on_every_thread", |line| {
             let tellers: Vec<_> = (0..3).map(|_| Teller::start(process_group)).collect();
             let filter = refusing(libc::SYS_getpgid, libc::EOWNERDEAD);
@@ -63,6 +100,22 @@ pub(crate) fn cases() -> Vec<Case> {
             });
         }),
     ]
+}
+
+/// For `Case::needs`.
+fn restricts_in_the_round() -> Result<(), String> {
+    // SAFETY: numbers only; asked for its version, the first call makes nothing, and the second only reads.
+    let (abi, compared) = unsafe {
+        let own = libc::gettid();
+        (
+            libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1),
+            libc::syscall(libc::SYS_kcmp, own, own, 0, 0, 0),
+        )
+    };
+    if abi >= 8 || compared != 0 {
+        return Err("needs Landlock below ABI 8, and kcmp".into());
+    }
+    Ok(())
 }
 
 /// A filter for all threads, one of which has one of its own; what the caller does before it.
