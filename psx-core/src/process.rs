@@ -5,6 +5,7 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
+use core::sync::atomic::compiler_fence;
 use std::io;
 
 use crate::memory::NoMemory;
@@ -27,7 +28,7 @@ thread_local! {
     /// loaded by `dlopen` a thread's first access to it allocates.
     static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
     /// The forks that this thread is making.
-    static FORKS: Cell<Forks> = const { Cell::new(Forks { depth: 0, list_held: false }) };
+    static FORKS: Cell<Forks> = const { Cell::new(Forks { depth: 0, rounds_held: false }) };
 }
 
 /// The forks that a thread is in the middle of: more than one where a signal handler that interrupts a
@@ -35,8 +36,8 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Forks {
     depth: u8,
-    /// Whether the outermost one holds the list.
-    list_held: bool,
+    /// Whether the outermost one keeps rounds away.
+    rounds_held: bool,
 }
 
 /// The registry of this process.
@@ -144,6 +145,8 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
         return Err(Error::Unregistrable(errno));
     }
     let entry = REGISTRY.register(entry, pass);
+    // After the list has changed, for the same reason as in `on_thread_exit`.
+    compiler_fence(Ordering::SeqCst);
     CURRENT.set(Some(entry));
     // SAFETY: alive until this thread takes it out of the registry (invariant I4).
     Ok(unsafe { &*entry.as_ptr() })
@@ -279,9 +282,12 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
         let _ = mask::unblock_summons();
     }
     let pass = REGISTRY.enter();
+    // Before the list changes: a signal handler that interrupts the change and forks must not find
+    // the entry, which the child would keep.
+    CURRENT.set(None);
+    compiler_fence(Ordering::SeqCst);
     // SAFETY: this thread's entry, which is in the list until here.
     let entry = unsafe { REGISTRY.unregister(me, &pass) };
-    CURRENT.set(None);
     entry.life().give_back();
     drop(pass);
     drop(entry);
@@ -292,25 +298,27 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 
 unsafe extern "C" fn before_fork() {
     notice_fork();
-    let Forks { depth, list_held } = FORKS.get();
-    FORKS.set(Forks { depth: depth.saturating_add(1), list_held });
+    let Forks { depth, rounds_held } = FORKS.get();
+    FORKS.set(Forks { depth: depth.saturating_add(1), rounds_held });
     if depth > 0 {
         return;
     }
-    // Not under the list's lock: a program may have a `pthread_mutex_unlock` of its own.
+    // Not under the round's lock: a program may have a `pthread_mutex_unlock` of its own.
     if let Ok(Place::Own(me)) = place() {
         me.life().give_back();
     }
     if !is_engaged() {
-        let list_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
-        FORKS.set(Forks { list_held, ..FORKS.get() });
+        let rounds_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
+        FORKS.set(Forks { rounds_held, ..FORKS.get() });
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
-    let Some(list_held) = end_fork() else { return };
+    if !end_fork() {
+        return;
+    }
     if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
-        REGISTRY.release_after_fork(me, list_held);
+        REGISTRY.release_after_fork(me);
     }
     if let Ok(Place::Own(me)) = place() {
         me.life().take(me.tid());
@@ -318,35 +326,35 @@ unsafe extern "C" fn after_fork_in_parent() {
 }
 
 unsafe extern "C" fn after_fork_in_child() {
-    let Forks { depth, list_held } = FORKS.get();
+    let Forks { depth, rounds_held } = FORKS.get();
     // A fork that this one has interrupted goes on in the child, and holds nothing there.
-    FORKS.set(Forks { depth: depth.saturating_sub(1), list_held: false });
-    begin_anew_in_child(list_held);
+    FORKS.set(Forks { depth: depth.saturating_sub(1), rounds_held: false });
+    begin_anew_in_child(rounds_held);
 }
 
-/// Ends the innermost fork. For the outermost, returns whether it holds the list.
-fn end_fork() -> Option<bool> {
-    let Forks { depth, list_held } = FORKS.get();
+/// Ends the innermost fork. Returns whether it is the outermost as well.
+fn end_fork() -> bool {
+    let Forks { depth, rounds_held } = FORKS.get();
     if depth > 1 {
-        FORKS.set(Forks { depth: depth - 1, list_held });
-        return None;
+        FORKS.set(Forks { depth: depth - 1, rounds_held });
+        return false;
     }
-    FORKS.set(Forks { depth: 0, list_held: false });
-    Some(list_held)
+    FORKS.set(Forks { depth: 0, rounds_held: false });
+    true
 }
 
 /// Begins a registry of one. The forking thread's entry still has its parent's id here.
-fn begin_anew_in_child(list_held: bool) {
+fn begin_anew_in_child(rounds_held: bool) {
     // SAFETY: as in `place`.
     let me = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
-    // Of a list that is left behind nobody's entry is kept: which thread's is whose cannot be told
-    // where several of the child's threads may have come before this one.
-    let me = me.filter(|me| list_held && me.generation() == REGISTRY.gate.generation());
+    // Without a hook no entry is kept: several of the child's threads may have come before this one,
+    // and the entry's owner is ambiguous. And a copied round may use the entry.
+    let me = me.filter(|me| rounds_held && me.generation() == REGISTRY.gate.generation());
     // Without its new id a thread cannot be summoned: it is not registered any more.
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());
     let tid = tid.unwrap_or(Entry::NOBODY);
-    REGISTRY.begin_anew_in_child(me, tid, list_held);
+    REGISTRY.begin_anew_in_child(me, tid);
     if let Some(me) = me {
         me.life().take_in_child(tid);
     }

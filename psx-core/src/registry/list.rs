@@ -14,7 +14,8 @@ use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 pub(crate) struct List {
-    /// Held for every change, and around a fork. Never held by a thread that a round can stop.
+    /// Held for every change, for a few instructions. Never held by a thread that a round can stop, nor
+    /// across a fork: the fork hooks of other libraries may wait for a thread that changes the list.
     pub(super) lock: Lock,
     /// Under the lock, or with the gate closed.
     head: UnsafeCell<Option<NonNull<Entry>>>,
@@ -153,22 +154,15 @@ impl List {
         buried
     }
 
-    /// In a forked child: marks every entry but `me` as one without a thread; the next round
-    /// buries them. The parent held the lock across the fork.
-    pub(super) fn keep_only(&self, me: Option<&Entry>) {
-        // SAFETY: the child has one thread, and the list was whole when it was copied.
-        for entry in unsafe { self.walk() } {
-            if !me.is_some_and(|me| core::ptr::eq(me, entry)) {
-                entry.begin_anew(Entry::NOBODY, 0);
-            }
-        }
-    }
-
-    /// In a child that was forked without our knowledge: leaves the old list behind, which may be
-    /// torn, and begins one of `me` alone.
+    /// In a forked child: leaves the parent's list behind, since another thread may have been changing
+    /// it as it was copied, and begins one of `me` alone. The calling thread itself is not in the middle
+    /// of a change of `me`.
+    ///
+    /// The other entries are never freed: which of their links are whole cannot be told.
     pub(super) fn abandon_for(&self, me: Option<&Entry>) {
         let me = me.map(NonNull::from);
-        // SAFETY: the child has one thread, and this is it.
+        // SAFETY: the child has one thread, and this is it. `me` is alive: the thread that frees it is
+        // this one.
         unsafe {
             self.head.with_mut(|head| *head = me);
             if let Some(me) = me {

@@ -1,6 +1,6 @@
-//! A lock that sleeps on a futex and can give up: for the list, which is never held for long.
+//! A lock that sleeps on a futex: for the list, which is never held for longer than a few instructions.
 //!
-//! std's has no deadline, and cannot be made anew in a forked child.
+//! std's cannot be made anew in a forked child.
 
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -26,33 +26,15 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if it is free.
-    #[must_use = "without the lock nothing that it protects may be touched"]
-    pub(crate) fn try_acquire_now(&self) -> bool {
-        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    }
-
-    /// Takes the lock, or returns `false` when the limit is reached. Signals are answered in the
-    /// meantime.
-    #[must_use = "without the lock nothing that it protects may be touched"]
-    pub(crate) fn try_acquire(&self, limit: Limit) -> bool {
-        if self.try_acquire_now() {
-            return true;
-        }
-        let mut over = false;
-        while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
-            if over {
-                return false;
-            }
-            over = futex::wait(&self.state, AWAITED, limit);
-        }
-        true
-    }
-
-    /// Takes the lock, however long it takes.
+    /// Takes the lock, however long it takes: no holder waits for anything, or runs code of the
+    /// program. Signals are answered in the meantime.
     pub(crate) fn acquire(&self) {
-        let taken = self.try_acquire(Limit::Never);
-        debug_assert!(taken, "no limit, no giving up");
+        if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return;
+        }
+        while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
+            futex::wait(&self.state, AWAITED, Limit::Never);
+        }
     }
 
     /// Gives the lock back. Only its holder calls this.
@@ -72,16 +54,6 @@ impl Lock {
 #[cfg(all(test, not(psx_loom)))]
 mod tests {
     use super::*;
-    use core::time::Duration;
-
-    #[test]
-    fn it_gives_up_at_the_limit_and_is_no_worse_for_it() {
-        let lock = Lock::new();
-        lock.acquire();
-        assert!(!lock.try_acquire(Limit::For(Duration::from_millis(1))));
-        lock.release();
-        assert!(lock.try_acquire(Limit::For(Duration::from_millis(1))));
-    }
 
     #[test]
     fn one_holder_at_a_time() {

@@ -26,13 +26,10 @@ pub(crate) use patrol::Patrol;
 
 use crate::round::Round;
 use crate::sys::clock::Deadline;
-use crate::sys::futex::Limit;
 use crate::sys::{Kernel, const_on_linux, fatal};
 
 /// How long a fork waits for rounds to end.
 const FORK_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a fork waits for the list, which nobody holds for longer than a few instructions.
-const LIST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The threads of a process, and the rounds that are run on them.
 pub(crate) struct Registry {
@@ -112,39 +109,33 @@ impl Registry {
     }
 
     /// Keeps `fork` from copying a round, for the thread `me`. Undone by one of the two below. Returns
-    /// whether the list is kept from changing as well.
+    /// whether no round will be copied.
     ///
-    /// Neither wait is without a limit. A fork that goes on without the round's lock is like a fork by a
-    /// raw system call: the child ends the round that it has a copy of. And the thread that holds the
-    /// list's lock may be waiting for another library's lock that this fork holds already.
+    /// The wait has a limit. A fork that goes on without the round's lock is like a fork by a raw system
+    /// call: the child ends the round that it has a copy of.
+    ///
+    /// Nothing else is held: the fork hooks of other libraries that run after this one may wait for a
+    /// thread that registers or exits, or may never return. A wait for the round's lock ends by a timeout,
+    /// or by the owner's death; a wait for the list's lock by neither.
     pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
         let lock = &self.round.lock;
         let look = || self.look_at_round();
         let patience = Deadline::after(FORK_PATIENCE);
-        let held = lock.try_acquire_now(me) || lock.try_acquire(me, patience, Patrol::new(&look));
-        held && self.list.lock.try_acquire(Limit::For(LIST_PATIENCE))
+        lock.try_acquire_now(me) || lock.try_acquire(me, patience, Patrol::new(&look))
     }
 
     /// After the fork of the thread `me`, in the parent.
-    pub(crate) fn release_after_fork(&self, me: u32, list_held: bool) {
-        if list_held {
-            self.list.lock.release();
-        }
+    pub(crate) fn release_after_fork(&self, me: u32) {
         if self.round.lock.owner() == me {
             self.round.lock.release();
         }
     }
 
     /// After a fork, in the child: a registry of one, or of none where the forking thread was not
-    /// registered. A list that was not held (`list_held`; a fork by a raw system call, say) may be
-    /// torn, and is left behind as it lies.
-    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32, list_held: bool) {
+    /// registered. The parent's list is left behind as it lies.
+    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32) {
         self.gate.begin_anew();
-        if list_held {
-            self.list.keep_only(me);
-        } else {
-            self.list.abandon_for(me);
-        }
+        self.list.abandon_for(me);
         if let Some(me) = me {
             me.begin_anew(tid, self.gate.generation());
         }

@@ -221,7 +221,7 @@ fn die_in_call(coverage: Coverage) {
 }
 
 /// Waits until a thread of this process is dead.
-fn await_end(tid: u32) {
+pub(crate) fn await_end(tid: u32) {
     while procfs::tids(process::id()).contains(&tid) {
         thread::yield_now();
     }

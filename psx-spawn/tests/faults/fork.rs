@@ -4,14 +4,17 @@ use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use psx::{Broadcast, Coverage, Error};
 use psx_core::{Passage, ProcessThread, ThreadKind, Ticket};
 
+use crate::caller::await_end;
 use crate::case::Case;
 use crate::case::Expected::Ok;
 use crate::raw;
@@ -78,6 +81,69 @@ pub(crate) const CASES: &[Case] = &[
         "fork in a signal handler that interrupts fork; a call in each process",
         &[Ok],
         fork_in_fork,
+    ),
+    Case::new(
+        "fork-hook-joins",
+        "another library's fork hook joins a registered thread; a call in each process",
+        &[Ok],
+        |stage| {
+            install_hook(join_helper);
+            let (end, ended) = mpsc::channel::<()>();
+            let helper = thread::spawn(move || {
+                psx::thread::adopt().expect("a place in the registry");
+                ADOPTED.store(true, Ordering::Release);
+                let _ = ended.recv();
+            });
+            await_flag(&ADOPTED);
+            *HELPER.lock().expect("no panic") = Some((end, helper));
+            fork_once(stage);
+            let crew = stage.crew_that(is_level);
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
+    ),
+    Case::new(
+        "fork-hook-waits-for-call",
+        "another library's fork hook waits for an unregistered thread's call of 1 s",
+        &[Ok],
+        |stage| {
+            let caller = thread::spawn(|| {
+                await_flag(&IN_HOOK);
+                let start = Instant::now();
+                let timeout = Duration::from_secs(1);
+                let broadcast = Broadcast::new().coverage(Coverage::Registered).timeout(timeout);
+                // SAFETY: nothing is done.
+                let result = unsafe { broadcast.run(|| Result::Ok(0)) };
+                CALL_ENDED.store(true, Ordering::Release);
+                (result.map(|report| report.threads()), start.elapsed())
+            });
+            install_hook(wait_for_call);
+            fork_once(stage);
+            let (result, took) = caller.join().expect("a call");
+            assert!(matches!(result, Err(Error::Busy)), "{result:?} after {took:?}");
+            let crew = stage.crew_that(is_level);
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
+    ),
+    Case::new(
+        "fork-hook-ends-thread",
+        "a registered thread dies in another library's fork hook; births and a call",
+        &[Ok],
+        |stage| {
+            install_hook(end_marked_thread);
+            stage.adopt();
+            thread::spawn(|| {
+                psx::thread::adopt().expect("a place in the registry");
+                TO_END.store(raw::tid(), Ordering::Release);
+                // SAFETY: the thread ends in its hook, before there is a child.
+                unsafe { libc::fork() };
+            });
+            while TO_END.load(Ordering::Acquire) == 0 {
+                thread::yield_now();
+            }
+            await_end(TO_END.load(Ordering::Acquire));
+            let crew = stage.crew_that(is_level);
+            stage.conclude(stage.count_to(1), crew.strays());
+        },
     ),
     Case::new(
         "raw-fork",
@@ -164,6 +230,55 @@ fn fork_in_fork(stage: &Stage) {
         in_child(stage)
     }
     leave_by(|| Result::Ok(false))
+}
+
+/// The thread that another library's hook joins, and what ends it.
+static HELPER: Mutex<Option<(Sender<()>, JoinHandle<()>)>> = Mutex::new(None);
+static ADOPTED: AtomicBool = AtomicBool::new(false);
+static IN_HOOK: AtomicBool = AtomicBool::new(false);
+static CALL_ENDED: AtomicBool = AtomicBool::new(false);
+/// The id of the thread that ends in its fork.
+static TO_END: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn join_helper() {
+    if let Some((end, helper)) = HELPER.lock().expect("no panic").take() {
+        drop(end);
+        helper.join().expect("a helper");
+    }
+}
+
+extern "C" fn wait_for_call() {
+    IN_HOOK.store(true, Ordering::Release);
+    await_flag(&CALL_ENDED);
+}
+
+extern "C" fn end_marked_thread() {
+    if TO_END.load(Ordering::Acquire) == raw::tid() {
+        raw::leave();
+    }
+}
+
+fn await_flag(flag: &AtomicBool) {
+    while !flag.load(Ordering::Acquire) {
+        thread::yield_now();
+    }
+}
+
+/// Before psx has hooks: of the hooks before a fork, the first to be installed is the last to run.
+fn install_hook(hook: extern "C" fn()) {
+    // SAFETY: the hook uses nothing that the fork has locked.
+    assert_eq!(unsafe { libc::pthread_atfork(Some(hook), None, None) }, 0);
+}
+
+/// Forks once, with the hook that was installed before; a call in the child.
+fn fork_once(stage: &Stage) {
+    stage.adopt();
+    // SAFETY: as in the storm.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", io::Error::last_os_error()),
+        0 => in_child(stage),
+        child => assert_eq!(exit_code(child), 0, "a call in a forked child"),
+    }
 }
 
 /// Two threads do `birth` so many times each, while main calls without a pause.
