@@ -69,7 +69,8 @@ impl Passage {
     /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
     /// lack it.
     pub fn ticket(&self) -> Result<Ticket, Error> {
-        Ok(Ticket { entry: process::allocate()?, pass: self.pass.another() })
+        let entry = process::allocate()?;
+        Ok(Ticket { pass: self.pass.another(), entry })
     }
 }
 
@@ -86,8 +87,9 @@ impl Drop for Passage {
 /// runs. Dropped without that, because the thread could not be started, it is given back.
 #[must_use = "rounds wait until the ticket is redeemed or dropped"]
 pub struct Ticket {
-    entry: Box<Entry>,
+    // Dropped in this order: nothing is freed while rounds wait.
     pass: Pass<'static>,
+    entry: Box<Entry>,
 }
 
 impl Ticket {
@@ -97,6 +99,9 @@ impl Ticket {
     /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
     /// the coverage proof of the next round finds it.
     pub fn redeem(self) {
-        process::register_newborn(self.entry, &self.pass);
+        let Self { pass, entry } = self;
+        let leftovers = process::register_newborn(entry, &pass);
+        drop(pass);
+        drop(leftovers);
     }
 }

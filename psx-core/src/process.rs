@@ -28,16 +28,26 @@ thread_local! {
     /// loaded by `dlopen` a thread's first access to it allocates.
     static CURRENT: Cell<Option<NonNull<Entry>>> = const { Cell::new(None) };
     /// The forks that this thread is making.
-    static FORKS: Cell<Forks> = const { Cell::new(Forks { depth: 0, rounds_held: false }) };
+    static FORKS: Forks = const { Forks { depth: Cell::new(0), rounds_held: Cell::new(false) } };
 }
 
 /// The forks that a thread is in the middle of: more than one where a signal handler that interrupts a
 /// fork forks as well.
-#[derive(Clone, Copy)]
+/// Two cells, each written alone: the handler may come between a read and a write of the other.
 struct Forks {
-    depth: u8,
+    /// Counted up first and down last, so that a fork in such a handler holds and releases nothing.
+    depth: Cell<u8>,
     /// Whether the outermost one keeps rounds away.
-    rounds_held: bool,
+    rounds_held: Cell<bool>,
+}
+
+/// What a registration leaves for its caller to drop after the pass: a handler that runs when the signals
+/// are unblocked may broadcast, and an allocator may do anything when memory is freed.
+#[must_use = "to be dropped after the pass"]
+pub(crate) struct Leftovers {
+    // Dropped in this order.
+    masked: Option<mask::Masked>,
+    entry: Option<Box<Entry>>,
 }
 
 /// The registry of this process.
@@ -92,12 +102,14 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
         }
         Place::None => {
             let entry = allocate()?;
-            prepare()?;
+            prepare(&entry)?;
+            // Before the pass, to be dropped after it.
+            let mut leftovers = Leftovers { masked: None, entry: Some(entry) };
             let pass = match deadline {
                 Some(deadline) => REGISTRY.try_enter(deadline).ok_or(Error::Busy)?,
                 None => REGISTRY.enter(),
             };
-            register(entry, &pass)
+            register(&mut leftovers, &pass)
         }
         Place::Borrowed => Err(Error::SharedThreadLocals),
     }
@@ -114,20 +126,61 @@ pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
 }
 
 /// What the first registration of a process does: hooks into the libc. May take the dynamic loader's
-/// locks, so it comes before any pass is taken.
-fn prepare() -> Result<(), Error> {
+/// locks, so it comes before any pass is taken. And what may allocate in a registration: the libc's place
+/// for the note of the thread's end.
+fn prepare(entry: &Entry) -> Result<(), Error> {
     REGISTRY.kernel.meet_process().map_err(Error::Unregistrable)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::Unregistrable)?;
     }
-    EXIT_HOOK.install(on_thread_exit).map_err(Error::Unregistrable)
+    EXIT_HOOK
+        .install(on_thread_exit)
+        .and_then(|()| EXIT_HOOK.arm(ptr::from_ref(entry).cast()))
+        .map_err(Error::Unregistrable)
 }
 
-/// Puts the calling thread into the registry, once [`prepare`] has succeeded. What can fail comes
-/// first; and no round comes in between, because of the pass.
-fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
+/// Puts the calling thread into the registry, once [`prepare`] has succeeded, with the entry that is in
+/// `leftovers`. What can fail comes first; and no round comes in between, because of the pass.
+///
+/// The thread may have been registered since it was found that it is not: by its allocator, which has
+/// started a thread through psx, or by a signal handler. So it looks again, with the signals blocked and
+/// nothing left that allocates, and then uses the entry that it has (invariant I14). The signals stay
+/// blocked until `leftovers` is dropped: no handler is to wait for the list's lock that its own thread
+/// holds.
+fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
+    // First, since it is the mask of this moment that is put back.
+    mask::unblock_summons().map_err(Error::Unregistrable)?;
+    leftovers.masked = Some(mask::block_all().map_err(Error::Unregistrable)?);
+    match place().map_err(Error::Unregistrable)? {
+        Place::None => {}
+        Place::Own(me) => {
+            // The note of the thread's end may name the spare entry.
+            EXIT_HOOK.arm(ptr::from_ref(me).cast()).map_err(Error::Unregistrable)?;
+            return Ok(me);
+        }
+        Place::Borrowed => return Err(Error::SharedThreadLocals),
+    }
+    let Some(mut entry) = leftovers.entry.take() else { return Err(Error::OutOfMemory) };
+    match ready(&mut entry) {
+        Ok(()) => {}
+        Err(error) => {
+            entry.life().give_back();
+            leftovers.entry = Some(entry);
+            return Err(error);
+        }
+    }
+    let entry = REGISTRY.register(entry, pass);
+    // After the list has changed, for the same reason as in `on_thread_exit`.
+    compiler_fence(Ordering::SeqCst);
+    CURRENT.set(Some(entry));
+    // SAFETY: alive until this thread takes it out of the registry (invariant I4).
+    Ok(unsafe { &*entry.as_ptr() })
+}
+
+/// Makes the entry the calling thread's.
+fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
     let pid = raw::getpid().map_err(Error::Unregistrable)?;
     if pid != REGISTRY.kernel.pid() {
         return Err(Error::OtherProcess);
@@ -139,29 +192,22 @@ fn register(mut entry: Box<Entry>, pass: &Pass<'_>) -> Result<&'static Entry, Er
         return Err(Error::SharedThreadLocals);
     }
     REGISTRY.kernel.settle_signal_stack(tid);
-    let armed = mask::unblock_summons().and_then(|()| EXIT_HOOK.arm((&raw const *entry).cast()));
-    if let Err(errno) = armed {
-        entry.life().give_back();
-        return Err(Error::Unregistrable(errno));
-    }
-    let entry = REGISTRY.register(entry, pass);
-    // After the list has changed, for the same reason as in `on_thread_exit`.
-    compiler_fence(Ordering::SeqCst);
-    CURRENT.set(Some(entry));
-    // SAFETY: alive until this thread takes it out of the registry (invariant I4).
-    Ok(unsafe { &*entry.as_ptr() })
+    EXIT_HOOK.arm((&raw const **entry).cast()).map_err(Error::Unregistrable)
 }
 
 /// Registers a thread that has just been started, with the entry and the pass that its parent took for
-/// it. A thread whose id cannot be read, or whose end cannot be noted, stays unregistered.
-pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) {
+/// it. A thread whose id cannot be read, or whose end cannot be noted, stays unregistered. What is
+/// returned is to be dropped after the pass.
+pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Leftovers {
     notice_fork();
-    if !matches!(place(), Ok(Place::None)) || prepare().is_err() {
-        return;
+    if !matches!(place(), Ok(Place::None)) || prepare(&entry).is_err() {
+        return Leftovers { masked: None, entry: Some(entry) };
     }
+    let mut leftovers = Leftovers { masked: None, entry: Some(entry) };
     // In a forked child the pass is its parent's, and keeps no round away.
     let own = (!pass.is_of_this_process()).then(|| REGISTRY.enter());
-    let _ = register(entry, own.as_ref().unwrap_or(pass));
+    let _ = register(&mut leftovers, own.as_ref().unwrap_or(pass));
+    leftovers
 }
 
 /// Registers the calling thread, so that broadcasts reach it until it exits.
@@ -282,6 +328,9 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
         let _ = mask::unblock_summons();
     }
     let pass = REGISTRY.enter();
+    // No handler is to register the thread anew meanwhile, nor to wait for the list's lock. Where it is
+    // refused, the entry goes all the same.
+    let masked = mask::block_all();
     // Before the list changes: a signal handler that interrupts the change and forks must not find
     // the entry, which the child would keep.
     CURRENT.set(None);
@@ -290,6 +339,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     let entry = unsafe { REGISTRY.unregister(me, &pass) };
     entry.life().give_back();
     drop(pass);
+    drop(masked);
     drop(entry);
 }
 
@@ -298,8 +348,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 
 unsafe extern "C" fn before_fork() {
     notice_fork();
-    let Forks { depth, rounds_held } = FORKS.get();
-    FORKS.set(Forks { depth: depth.saturating_add(1), rounds_held });
+    let depth = FORKS.with(|forks| forks.depth.replace(forks.depth.get().saturating_add(1)));
     if depth > 0 {
         return;
     }
@@ -309,38 +358,36 @@ unsafe extern "C" fn before_fork() {
     }
     if !is_engaged() {
         let rounds_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
-        FORKS.set(Forks { rounds_held, ..FORKS.get() });
+        FORKS.with(|forks| forks.rounds_held.set(rounds_held));
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
-    if !end_fork() {
-        return;
+    if FORKS.with(|forks| forks.depth.get()) <= 1 {
+        // Before the lock is released: a child that is forked from here on may have a copy of a round.
+        FORKS.with(|forks| forks.rounds_held.set(false));
+        if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
+            REGISTRY.release_after_fork(me);
+        }
+        if let Ok(Place::Own(me)) = place() {
+            me.life().take(me.tid());
+        }
     }
-    if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
-        REGISTRY.release_after_fork(me);
-    }
-    if let Ok(Place::Own(me)) = place() {
-        me.life().take(me.tid());
-    }
+    end_fork();
 }
 
 unsafe extern "C" fn after_fork_in_child() {
-    let Forks { depth, rounds_held } = FORKS.get();
     // A fork that this one has interrupted goes on in the child, and holds nothing there.
-    FORKS.set(Forks { depth: depth.saturating_sub(1), rounds_held: false });
+    let rounds_held = FORKS.with(|forks| forks.rounds_held.replace(false));
     begin_anew_in_child(rounds_held);
+    end_fork();
 }
 
-/// Ends the innermost fork. Returns whether it is the outermost as well.
-fn end_fork() -> bool {
-    let Forks { depth, rounds_held } = FORKS.get();
-    if depth > 1 {
-        FORKS.set(Forks { depth: depth - 1, rounds_held });
-        return false;
-    }
-    FORKS.set(Forks { depth: 0, rounds_held: false });
-    true
+/// The last step of a fork: until here one in a signal handler holds nothing of its own.
+fn end_fork() {
+    // The handler of a signal sees what comes before.
+    compiler_fence(Ordering::SeqCst);
+    FORKS.with(|forks| forks.depth.set(forks.depth.get().saturating_sub(1)));
 }
 
 /// Begins a registry of one. The forking thread's entry still has its parent's id here.

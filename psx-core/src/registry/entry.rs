@@ -131,6 +131,11 @@ impl Entry {
         self.life.is_dead()
     }
 
+    /// Whether the mark of life says that the thread lives. Where it says nothing, `false`.
+    pub(crate) fn is_marked_alive(&self) -> bool {
+        self.life.is_held_by(self.tid())
+    }
+
     /// The thread's id. Relaxed: written before the list's lock was released, or before the child's
     /// second thread existed.
     pub(crate) fn tid(&self) -> u32 {

@@ -217,8 +217,11 @@ impl<'r> Turn<'r> {
         let masked = mask::block_all().map_err(Setback::Handler)?;
         let round = &registry.round;
         let look = || registry.look_at_round();
+        // A fork in the handler of a synchronous signal leaves the lock alone that this thread holds.
+        me.engage();
         let mut is_ours = round.lock.try_acquire_now(me.tid());
         if !is_ours {
+            me.disengage();
             // A caller that waits must still answer another's summons.
             let wait = || is_ours = round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
             if let Err(errno) = masked.except_summons(wait) {
@@ -241,8 +244,8 @@ impl<'r> Turn<'r> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.round.caller_life.give_back();
-        self.me.disengage();
         self.round.lock.release();
+        self.me.disengage();
     }
 }
 

@@ -60,7 +60,10 @@ impl<'a> Gathering<'a> {
             let is_alive = entry.tid() != Entry::NOBODY
                 && !entry.has_died()
                 && round.roster.enter_index(epoch, entry);
-            if !is_alive {
+            // The entry of a living thread is in the kernel's list of its robust mutexes, and must not be
+            // freed. A second one of the caller's own is left alone (invariant I14).
+            let is_callers = entry.tid() == me.tid() && entry.is_marked_alive();
+            if !is_alive && !is_callers {
                 entry.disown();
                 orphans = true;
             }

@@ -3,9 +3,10 @@
 //! of a fork, where another thread may hold the allocator's lock for good.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::{fs, ptr};
+use std::{fs, ptr, thread};
 
 use psx::{CapabilitySet, CapabilitySets, Privileges};
 
@@ -27,6 +28,17 @@ static PARENT: AtomicI32 = AtomicI32::new(0);
 /// Allocations of that thread, or of its copy.
 static IN_FORK: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether the next allocation starts a thread, as an allocator does that works in the background.
+static TO_START: AtomicBool = AtomicBool::new(false);
+
+/// Memory of the size of a thread's entry that was freed: kept, and filled with [`FREED`], so that it shows
+/// who writes to it.
+static KEPT: [AtomicPtr<u8>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
+static KEPT_COUNT: AtomicUsize = AtomicUsize::new(0);
+static KEEPS: AtomicBool = AtomicBool::new(false);
+const KEPT_SIZES: RangeInclusive<usize> = 80..=128;
+const FREED: u8 = 0x41;
+
 /// The first step gives the thread one group, the last one `no_new_privs`.
 fn watch() {
     let [process, thread] = [&PARENT, &FORKS].map(|id| id.load(Ordering::Relaxed));
@@ -47,12 +59,21 @@ fn watch() {
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         watch();
+        if TO_START.swap(false, Ordering::Relaxed) {
+            psx::thread::spawn(thread::park);
+        }
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         watch();
+        if KEEPS.load(Ordering::Relaxed) && KEPT_SIZES.contains(&layout.size()) {
+            // SAFETY: the caller has no use for it any more.
+            unsafe { memory.write_bytes(FREED, *KEPT_SIZES.start()) };
+            let place = KEPT.get(KEPT_COUNT.fetch_add(1, Ordering::Relaxed));
+            return place.into_iter().for_each(|place| place.store(memory, Ordering::Release));
+        }
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -62,7 +83,40 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("allocator::nothing_is_allocated_inside", nothing_inside).needs(root),
         Case::new("allocator::nothing_is_allocated_in_a_fork", nothing_in_a_fork),
+        Case::new("allocator::one_that_starts_a_thread", one_that_starts_a_thread),
     ]
+}
+
+/// The allocator registers main while main registers: one entry is in the list in the end, and the other
+/// one is freed while no mutex is in it that the kernel knows.
+fn one_that_starts_a_thread(_: &Line) {
+    let count = || {
+        let nothing = psx::Broadcast::new();
+        // SAFETY: the call changes nothing.
+        unsafe { nothing.run(|| Ok(0)) }.unwrap().threads()
+    };
+    KEEPS.store(true, Ordering::Relaxed);
+    TO_START.store(true, Ordering::Relaxed);
+    psx::thread::adopt().unwrap();
+    assert!(!TO_START.load(Ordering::Relaxed), "the registration allocates");
+    assert_eq!(count(), 2);
+    assert!(KEPT_COUNT.load(Ordering::Relaxed) > 0, "the spare entry is freed");
+    // SAFETY: the child only ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: nothing is written.
+    assert_eq!(unsafe { libc::waitpid(child, ptr::null_mut(), 0) }, child);
+    assert_eq!(count(), 2);
+    for memory in KEPT.iter().map(|place| place.load(Ordering::Acquire)) {
+        let at = |at| memory.wrapping_add(at);
+        let written = (0..*KEPT_SIZES.start())
+            // SAFETY: kept for good.
+            .find(|&byte| !memory.is_null() && unsafe { at(byte).read_volatile() } != FREED);
+        assert_eq!(written, None, "freed memory has been written to");
+    }
 }
 
 fn nothing_inside(_: &Line) {

@@ -1,10 +1,11 @@
 //! Processes that are made, and programs that are replaced, while rounds run.
 
+use std::ffi::c_int;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
-use std::{env, hint, thread as std_thread};
+use std::{env, hint, ptr, thread as std_thread};
 
 use psx::{Coverage, thread};
 
@@ -18,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("fork::each_child_makes_its_own_round", each_child_makes_its_own_round)
             .limit(Duration::from_secs(60)),
         Case::new("fork::commands_in_a_loop", commands_in_a_loop).limit(Duration::from_secs(60)),
+        Case::new("fork::in_the_handler_of_a_timer", in_the_handler_of_a_timer)
+            .limit(Duration::from_secs(60)),
         Case::new("fork::exec_in_a_loop", exec_in_a_loop).limit(Duration::from_secs(60)),
     ]
 }
@@ -78,6 +81,51 @@ fn in_the_child(i: usize) -> Result<(), i32> {
         (both == 2).then_some(()).ok_or(5)?;
         (grown.join().map_err(|_| 6)? == 2000 + i).then_some(()).ok_or(7)
     })
+}
+
+/// A program of one thread forks in a loop, and in the handler of a timer that interrupts that: at any
+/// place, in the hooks around a fork too.
+fn in_the_handler_of_a_timer(_: &Line) {
+    extern "C" fn on_alarm(_: c_int) {
+        HANDLED.fetch_add(1, Ordering::Relaxed);
+        fork_once();
+    }
+    static HANDLED: AtomicUsize = AtomicUsize::new(0);
+    const OUTER: usize = 3000;
+
+    thread::adopt().unwrap();
+    let every = libc::timeval { tv_sec: 0, tv_usec: 1130 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: the handler forks and waits, which glibc and musl allow in a program of one thread.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_alarm as extern "C" fn(c_int) as usize;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()), 0);
+        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()), 0);
+    }
+    for _ in 0..OUTER {
+        fork_once();
+    }
+    let off = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let off = libc::itimerval { it_interval: off, it_value: off };
+    // SAFETY: stops the timer.
+    assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &off, ptr::null_mut()) }, 0);
+    assert!(HANDLED.load(Ordering::Relaxed) > 0);
+    assert_eq!(broadcast_slack(STRICT, 1), Ok(1));
+}
+
+/// Forks a child that only ends, and waits for it.
+fn fork_once() {
+    // SAFETY: the child only ends.
+    match unsafe { libc::fork() } {
+        // SAFETY: as above.
+        0 => unsafe { libc::_exit(0) },
+        child => {
+            // SAFETY: no status is asked for.
+            while unsafe { libc::waitpid(child, ptr::null_mut(), 0) } != child {}
+        }
+    }
 }
 
 /// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec. Three

@@ -89,7 +89,9 @@ impl LifeMark {
         // SAFETY: initialised, at its place for as long as it is held, and free or its holder dead: no
         // other thread takes it at the same time.
         match unsafe { libc::pthread_mutex_lock(mutex) } {
-            0 => {}
+            // EDEADLK: this thread holds it. A signal handler that forks has interrupted the thread in the
+            // middle of taking the mark or giving it back.
+            0 | libc::EDEADLK => {}
             // SAFETY: taken by this thread, after one that has died with it. There is nothing in it.
             libc::EOWNERDEAD if unsafe { pthread_mutex_consistent(mutex) } == 0 => {}
             _ => return true,
@@ -146,6 +148,15 @@ impl LifeMark {
         })
     }
 
+    /// Whether the thread `tid` has taken the mark and is not known to be dead. Async-signal-safe.
+    pub(crate) fn is_held_by(&self, tid: u32) -> bool {
+        LOCK_WORD.is_some_and(|offset| {
+            // Relaxed: the caller asks about its own thread.
+            let word = self.word(offset).load(Ordering::Relaxed);
+            self.state.load(Ordering::Relaxed) == HELD && word & (TID_MASK | OWNER_DIED) == tid
+        })
+    }
+
     /// Makes the mutex. `false` where this libc or kernel has no robust ones.
     fn init(&self) -> bool {
         let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
@@ -162,6 +173,8 @@ impl LifeMark {
             let shared = libc::PTHREAD_PROCESS_SHARED;
             let made = pthread_mutexattr_setrobust(attributes, PTHREAD_MUTEX_ROBUST) == 0
                 && libc::pthread_mutexattr_setpshared(attributes, shared) == 0
+                // So that a thread that holds it does not wait for itself.
+                && libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK) == 0
                 && libc::pthread_mutex_init(mutex, attributes) == 0;
             libc::pthread_mutexattr_destroy(attributes);
             made
@@ -221,6 +234,18 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(mark.is_dead());
+    }
+
+    #[test]
+    fn a_mark_that_the_thread_holds_already_is_taken() {
+        let mark = LifeMark::new();
+        let tid = raw::gettid().unwrap();
+        assert!(mark.take(tid) && mark.is_held_by(tid) && !mark.is_held_by(tid + 1));
+        // A signal handler comes between the unlocking of the mutex and what is noted of it.
+        mark.state.store(FREE, Ordering::Relaxed);
+        assert!(mark.take(tid) && mark.is_held_by(tid));
+        mark.give_back();
+        assert!(!mark.is_held_by(tid));
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl LifeMark {
         self.give_back();
     }
 
+    /// Whether the thread of this id has taken the mark and lives.
+    pub(crate) fn is_held_by(&self, tid: u32) -> bool {
+        self.task.get().is_some_and(|task| machine::get().living(tid) == Some(task))
+    }
+
     /// Whether the thread that has taken the mark is dead.
     pub(crate) fn is_dead(&self) -> bool {
         let unread = fault::is(Fault::LifeMarkUnread) || fault::is(Fault::DeathUnnoticed);
