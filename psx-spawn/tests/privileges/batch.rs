@@ -131,7 +131,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     std::thread::park();
                 }
             });
-            let strict = Broadcast::new().timeout(std::time::Duration::from_millis(50));
+            let strict = Broadcast::new().timeout(std::time::Duration::from_secs(30));
             let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
             assert!(matches!(error, Error::Uncovered(_)), "{error:?}");
             assert!(error.to_string().contains("interpose"), "{error}");

@@ -334,7 +334,7 @@ fn ids_are_our_own(line: &Line) {
     assert_eq!(listed, expected);
 
     let step = Privileges::new().no_new_privs();
-    let refused = step.apply_with(Broadcast::new().timeout(Duration::from_millis(300)));
+    let refused = step.apply_with(Broadcast::new().timeout(Duration::from_secs(30)));
     let Error::Uncovered(missed) = refused.unwrap_err() else { panic!("Uncovered") };
     assert_eq!((missed.len(), missed[0].tid(), missed[0].name()), (1, foreign.tid, "foreign"));
     line.show("refused");
@@ -356,7 +356,7 @@ fn without_main(line: &Line) {
         assert_eq!((threads.len(), threads[0].tid()), (1, tid()));
         ours.show("applied");
         let foreign = start_foreign();
-        let refused = step.apply_with(Broadcast::new().timeout(Duration::from_millis(300)));
+        let refused = step.apply_with(Broadcast::new().timeout(Duration::from_secs(30)));
         let Error::Uncovered(missed) = refused.unwrap_err() else { panic!("Uncovered") };
         assert_eq!((missed.len(), missed[0].tid()), (1, foreign.tid));
         // SAFETY: _exit(2) has no precondition.

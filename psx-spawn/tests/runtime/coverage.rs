@@ -14,7 +14,8 @@ use crate::kernel::{
 use crate::support::{Case, Ending, Line, Supervised};
 
 /// Shorter than the default, for rounds that must fail.
-const SHORT: Duration = Duration::from_millis(300);
+/// For an answer that comes early: a busy machine may take long to stop the threads for it.
+const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -105,7 +106,7 @@ fn stranger_is_named(line: &Line) {
     std_thread::Builder::new().name("stranger".into()).spawn(stranger).unwrap();
     let stranger = answers.recv().unwrap();
 
-    let refused = broadcast_no_new_privs(STRICT.timeout(SHORT)).unwrap_err();
+    let refused = broadcast_no_new_privs(STRICT.timeout(LONG)).unwrap_err();
     assert!(refused.to_string().contains(&format!("{stranger} (stranger)")), "{refused}");
     let Error::Uncovered(missed) = refused else { panic!("{refused:?}") };
     assert_named(&missed, stranger, "stranger");
@@ -193,7 +194,7 @@ fn blocked_thread_is_named(line: &Line) {
         let start = Instant::now();
         let refused = broadcast_no_new_privs(STRICT.timeout(TIMEOUT)).unwrap_err();
         let took = start.elapsed();
-        assert!(took >= TIMEOUT && took <= TIMEOUT + Duration::from_millis(100), "{took:?}");
+        assert!(took >= TIMEOUT && took < TIMEOUT + Duration::from_secs(5), "{took:?}");
         let Error::Unreachable(missed) = refused else { panic!("{refused:?}") };
         assert_named(&missed, deaf, "deaf");
     }

@@ -51,7 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
             idlers(2);
             foreign();
             allow_only(&["memory", "a round", MISSED]);
-            let missed = broadcast_slack(STRICT.timeout(SHORT), 1);
+            let missed = broadcast_slack(STRICT, 1);
             end(matches!(missed, Err(Error::Uncovered(threads)) if threads.len() == 1));
         })
         .judge(ends_well),
