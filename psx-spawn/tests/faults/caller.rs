@@ -40,24 +40,12 @@ pub(crate) const CASES: &[Case] = &[
         "the same with no other registered thread; then main adopts itself",
         DIED,
         |_| {
-            let (tell, told) = mpsc::channel();
-            thread::spawn(move || {
-                psx::thread::adopt().expect("a place in the registry");
-                tell.send(raw::tid()).expect("main waits");
-                die_in_call(Coverage::Registered);
-            });
-            await_end(told.recv().expect("the caller's id"));
+            await_dead_caller();
             psx::thread::adopt().expect("the end of the process");
         },
     ),
     Case::new("caller-killed-fork", "the same; then main forks", DIED, |_| {
-        let (tell, told) = mpsc::channel();
-        thread::spawn(move || {
-            psx::thread::adopt().expect("a place in the registry");
-            tell.send(raw::tid()).expect("main waits");
-            die_in_call(Coverage::Registered);
-        });
-        await_end(told.recv().expect("the caller's id"));
+        await_dead_caller();
         // SAFETY: the child ends at once.
         if unsafe { libc::fork() } == 0 {
             // SAFETY: _exit(2) ends the process and has no other precondition.
@@ -95,7 +83,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| {
             let _crew = stage.crew();
             confine::no_new_privs();
-            confine::filter_all(&deny_trylock());
+            confine::filter_all(&confine::deny_futex(&[libc::FUTEX_TRYLOCK_PI]));
             die_in_call(Coverage::Require);
         },
     ),
@@ -187,27 +175,21 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
+/// Has another thread register and die in its call, and waits for its end.
+fn await_dead_caller() {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        psx::thread::adopt().expect("a place in the registry");
+        tell.send(raw::tid()).expect("main waits");
+        die_in_call(Coverage::Registered);
+    });
+    await_end(told.recv().expect("the caller's id"));
+}
+
 /// A filter that kills the thread that makes this call, and no other.
 fn kill_thread(nr: i64) -> Vec<sock_filter> {
     const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_THREAD, 0, 0);
     vec![load(0), if_equal(nr as u32), KILL, ALLOW]
-}
-
-/// A filter that fails FUTEX_TRYLOCK_PI with EPERM.
-fn deny_trylock() -> Vec<sock_filter> {
-    const DENY: sock_filter =
-        step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
-    vec![
-        load(0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
-        ALLOW,
-        // The operation, without the flag that says that it is private.
-        load(24),
-        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0),
-        if_equal(libc::FUTEX_TRYLOCK_PI as u32),
-        DENY,
-        ALLOW,
-    ]
 }
 
 /// Broadcasts a call that kills the calling thread.

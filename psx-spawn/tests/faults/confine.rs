@@ -30,6 +30,10 @@ pub(crate) const fn step(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
 /// The step that lets a call through.
 pub(crate) const ALLOW: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0, 0);
 
+/// The step that answers a call with EPERM.
+pub(crate) const DENY: sock_filter =
+    step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+
 /// Loads 32 bits of `struct seccomp_data`.
 pub(crate) const fn load(offset: u32) -> sock_filter {
     step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
@@ -40,19 +44,17 @@ pub(crate) const fn if_equal(k: u32) -> sock_filter {
     step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1)
 }
 
-/// A filter that fails one operation of futex with EPERM.
-pub(crate) fn deny_futex(operation: i32) -> [sock_filter; 8] {
-    let deny = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
-    [
-        load(0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
-        ALLOW,
-        load(24),
-        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0),
-        if_equal(operation as u32),
-        deny,
-        ALLOW,
-    ]
+/// A filter that fails these operations of futex with EPERM.
+pub(crate) fn deny_futex(operations: &[i32]) -> Vec<sock_filter> {
+    let is_futex = step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0);
+    // The operation, without the flags that say that it is private and which clock it means.
+    let operation = step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0);
+    let steps = operations.iter().flat_map(|&op| [if_equal(op as u32), DENY]);
+    [load(0), is_futex, ALLOW, load(24), operation]
+        .into_iter()
+        .chain(steps)
+        .chain([ALLOW])
+        .collect()
 }
 
 /// Puts a seccomp filter on the calling thread.

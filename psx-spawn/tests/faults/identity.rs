@@ -87,7 +87,7 @@ pub(crate) const CASES: &[Case] = &[
             let mortal = idle(stage, "mortal");
             stage.count().expect("a first round");
             confine::no_new_privs();
-            confine::filter_all(&confine::deny_futex(libc::FUTEX_TRYLOCK_PI));
+            confine::filter_all(&confine::deny_futex(&[libc::FUTEX_TRYLOCK_PI]));
             let op = move || if raw::tid() == mortal { raw::leave() } else { Result::Ok(0) };
             dies_in_call(mortal, op);
             stage.change();
@@ -137,8 +137,8 @@ pub(crate) const CASES: &[Case] = &[
             let _crew = stage.crew();
             stage.count().expect("a first round");
             let library = load("jump.so");
+            // SAFETY: a function of this type in the C source.
             raw::handle_33(unsafe {
-                // SAFETY: a function of this type in the C source.
                 mem::transmute::<*mut c_void, extern "C" fn(c_int)>(find(library, c"jump"))
             });
             stage.count().expect("a round with another handler in first place");

@@ -8,7 +8,7 @@ use psx::{Broadcast, Divergence, Errno, Error};
 
 use crate::case::Case;
 use crate::case::Expected::{Clean, Ok};
-use crate::confine::{self, ALLOW, if_equal, load, step};
+use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
 use crate::raw;
 use crate::seccomp::{deny, filter};
 use crate::stage::Stage;
@@ -88,7 +88,7 @@ pub(crate) const CASES: &[Case] = &[
                 ALLOW,
                 load(16),
                 if_equal(libc::PR_GET_NAME as u32),
-                step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+                DENY,
                 ALLOW,
             ]);
             let op = || match raw::tid() == stray {

@@ -10,7 +10,7 @@ use psx::Broadcast;
 
 use crate::case::Case;
 use crate::case::Expected::{Clean, Ok, OkOrClean};
-use crate::confine::{self, ALLOW, if_equal, load, step};
+use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
 use crate::judge::Mark;
 use crate::stage::Stage;
 
@@ -115,7 +115,6 @@ const AFTER_THE_COMMIT: [i64; 9] = [
     libc::SYS_exit_group,
 ];
 
-const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 const GONE: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::ESRCH as u32, 0, 0);
 const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
 
@@ -138,19 +137,7 @@ fn kill_all_but(calls: &[i64]) -> Vec<sock_filter> {
 
 /// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
 fn deny_waiting() -> Vec<sock_filter> {
-    let operation = step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x7f, 0, 0);
-    vec![
-        load(0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_futex as u32, 1, 0),
-        ALLOW,
-        load(24),
-        operation,
-        if_equal(libc::FUTEX_WAIT as u32),
-        DENY,
-        if_equal(libc::FUTEX_WAIT_BITSET as u32),
-        DENY,
-        ALLOW,
-    ]
+    confine::deny_futex(&[libc::FUTEX_WAIT, libc::FUTEX_WAIT_BITSET])
 }
 
 /// Eight threads, a round that puts the filter on all, and a second round under it.

@@ -13,7 +13,7 @@ use psx::Broadcast;
 
 use crate::case::Case;
 use crate::case::Expected::{Clean, Ok};
-use crate::confine::{self, ALLOW, if_equal, load, step};
+use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
 use crate::judge::Mark;
 use crate::raw;
 use crate::refused::adoption_fails;
@@ -350,9 +350,6 @@ fn behind_refusal(stage: &Stage, call: i64) {
 fn trap_on_all(calls: &[i64]) {
     confine::filter_all(&trap(calls));
 }
-
-/// The step that answers a call with EPERM.
-const DENY: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
 
 const PAGE: usize = 64 << 10;
 const PAGES: usize = 64;
