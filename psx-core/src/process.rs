@@ -50,6 +50,13 @@ pub(crate) struct Leftovers {
     entry: Option<Box<Entry>>,
 }
 
+impl Leftovers {
+    /// Before the registration: the entry is still to be used, and no signal is blocked.
+    fn of(entry: Box<Entry>) -> Self {
+        Self { masked: None, entry: Some(entry) }
+    }
+}
+
 /// The registry of this process.
 pub(crate) fn registry() -> &'static Registry {
     &REGISTRY
@@ -104,7 +111,7 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
             let entry = allocate()?;
             prepare(&entry)?;
             // Before the pass, to be dropped after it.
-            let mut leftovers = Leftovers { masked: None, entry: Some(entry) };
+            let mut leftovers = Leftovers::of(entry);
             let pass = match deadline {
                 Some(deadline) => REGISTRY.try_enter(deadline).ok_or(Error::Busy)?,
                 None => REGISTRY.enter(),
@@ -163,13 +170,10 @@ fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry
         Place::Borrowed => return Err(Error::SharedThreadLocals),
     }
     let Some(mut entry) = leftovers.entry.take() else { return Err(Error::OutOfMemory) };
-    match ready(&mut entry) {
-        Ok(()) => {}
-        Err(error) => {
-            entry.life().give_back();
-            leftovers.entry = Some(entry);
-            return Err(error);
-        }
+    if let Err(error) = ready(&mut entry) {
+        entry.life().give_back();
+        leftovers.entry = Some(entry);
+        return Err(error);
     }
     let entry = REGISTRY.register(entry, pass);
     // After the list has changed, for the same reason as in `on_thread_exit`.
@@ -200,10 +204,11 @@ fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
 /// returned is to be dropped after the pass.
 pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Leftovers {
     notice_fork();
-    if !matches!(place(), Ok(Place::None)) || prepare(&entry).is_err() {
-        return Leftovers { masked: None, entry: Some(entry) };
+    let is_ready = matches!(place(), Ok(Place::None)) && prepare(&entry).is_ok();
+    let mut leftovers = Leftovers::of(entry);
+    if !is_ready {
+        return leftovers;
     }
-    let mut leftovers = Leftovers { masked: None, entry: Some(entry) };
     // In a forked child the pass is its parent's, and keeps no round away.
     let own = (!pass.is_of_this_process()).then(|| REGISTRY.enter());
     let _ = register(&mut leftovers, own.as_ref().unwrap_or(pass));

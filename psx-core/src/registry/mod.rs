@@ -80,7 +80,8 @@ impl Registry {
     ///
     /// No false alarm: a caller that has ended its round has given the lock back before it could die, and
     /// a thread that finds it dead sees that. Asked twice, since the next caller may be a new thread with
-    /// the same id. Where the caller's id is another thread's or process's by now, its mark of life tells. Async-signal-safe, and no system call but futex.
+    /// the same id. Where the caller's id is another thread's or process's by now, its mark of life tells.
+    /// Async-signal-safe, and no system call but futex.
     pub(crate) fn end_if_caller_died(&self, is_on: impl Fn() -> bool) {
         let lock = &self.round.lock;
         let caller = lock.owner();
