@@ -1,5 +1,9 @@
 //! What psx says of the process covers every thread, registered or not, or is an error (P10).
 
+use std::ffi::{CString, OsStr};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -27,20 +31,22 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("every_thread::nothing_is_confirmed_after_a_chroot", |_| {
             let step = applied();
-            change_root();
+            let _root = change_root();
             expect_unreadable(&step, "there is no /proc");
         })
         .needs(root),
         Case::new("every_thread::a_forged_proc_confirms_nothing", |_| {
             let step = applied();
             let status = fs::read_to_string("/proc/self/status").unwrap();
-            change_root();
+            let _root = change_root();
             let task = format!("/proc/self/task/{}", process::id());
             fs::create_dir_all(&task).unwrap();
             for file in ["/proc/self/status".into(), format!("{task}/status")] {
                 fs::write(file, &status).unwrap();
             }
             expect_unreadable(&step, "not the kernel's");
+            // The folder of this case's own making: the root has been changed.
+            fs::remove_dir_all("/proc").unwrap();
         })
         .needs(root),
         Case::new("every_thread::nothing_is_confirmed_under_landlock", |_| {
@@ -74,7 +80,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let left_out = one.left_out().unwrap();
             assert_eq!((left_out.len(), left_out[0].tid()), (1, foreign.tid));
             assert_eq!(left_out[0].name(), "foreign");
-            change_root();
+            let _root = change_root();
             let one = applied_with(lenient);
             let left_out = one.left_out().unwrap();
             assert!(!left_out.is_empty(), "{left_out}");
@@ -83,7 +89,7 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .needs(root),
         Case::new("every_thread::left_out_without_a_count_is_an_error", |_| {
-            change_root();
+            let _root = change_root();
             start_idlers(1);
             let report = applied_with(Broadcast::new().coverage(Coverage::Registered));
             assert_eq!(report.left_out().unwrap_err().raw(), libc::ENOENT);
@@ -240,12 +246,39 @@ fn none_is_hidden(_: &Line) {
     }
 }
 
+/// A root directory of this process's own. Removed in the end, by its parent's descriptor, if it is empty
+/// then.
+struct NewRoot {
+    parent: fs::File,
+    name: CString,
+}
+
 /// Makes an empty folder the root.
-fn change_root() {
-    let folder = std::env::temp_dir().join(format!("psx-root-{}", process::id()));
-    fs::create_dir(&folder).unwrap();
-    std::os::unix::fs::chroot(&folder).unwrap();
+fn change_root() -> NewRoot {
+    let parent = std::env::temp_dir();
+    let template =
+        CString::new(parent.join("psx-root-XXXXXX").into_os_string().into_vec()).unwrap();
+    let folder = template.into_raw();
+    // SAFETY: a string of this function's, which the call writes to.
+    let folder = unsafe {
+        assert_eq!(libc::mkdtemp(folder), folder, "{}", io::Error::last_os_error());
+        CString::from_raw(folder)
+    };
+    let folder = Path::new(OsStr::from_bytes(folder.as_bytes()));
+    let name = CString::new(folder.file_name().unwrap().as_bytes()).unwrap();
+    let root = NewRoot { parent: fs::File::open(parent).unwrap(), name };
+    std::os::unix::fs::chroot(folder).unwrap();
     std::env::set_current_dir("/").unwrap();
+    root
+}
+
+impl Drop for NewRoot {
+    fn drop(&mut self) {
+        let flags = libc::AT_REMOVEDIR;
+        // SAFETY: a descriptor and a name that outlive the call.
+        let removed = unsafe { libc::unlinkat(self.parent.as_raw_fd(), self.name.as_ptr(), flags) };
+        assert!(removed == 0 || std_thread::panicking(), "{}", io::Error::last_os_error());
+    }
 }
 
 fn succeed(result: libc::c_int) -> libc::c_int {
