@@ -86,6 +86,7 @@ impl Registry {
         deadline: Deadline,
         call: Call<'_>,
     ) -> Result<Report, Error> {
+        self.round.manners.let_targets_run();
         let mut patience = FIRST_CLOSE;
         let mut attempts = 0;
         // Who stood in the way of the last proof: the better answer when a later attempt, begun

@@ -16,6 +16,11 @@
 //!
 //! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
 //! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
+//!
+//! Downside: where a target and the caller share a core, the target's last wake-up of a round is where the
+//! scheduler preempts it. If the caller then begins the next round at once, the target returns from one
+//! signal handler into the next, and executes no instruction of the program, round after round. So before
+//! every [`PERIOD`]th round the caller yields once, with no thread stopped.
 
 use core::time::Duration;
 
@@ -34,6 +39,10 @@ const TIME_IN_A_CROWD: Duration = Duration::from_millis(3);
 const YIELDS: u32 = 64;
 const TIME: Duration = Duration::from_micros(100);
 const SPINS: u32 = 256;
+
+/// Before every how many rounds the caller lets the targets run. A yield takes as long as a tenth of a
+/// small round where no other thread wants the core.
+const PERIOD: u32 = 32;
 
 /// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
 /// stranger. A share is several times what a thread costs.
@@ -61,6 +70,8 @@ pub(super) struct Manners {
     wary: AtomicU32,
     /// How many tries in a row have been too long.
     strikes: AtomicU32,
+    /// Rounds that have been begun, modulo 2^32.
+    begun: AtomicU32,
     /// Signals 33 since the last round that nobody of ours has sent.
     strangers: AtomicU32,
 }
@@ -72,8 +83,22 @@ impl Manners {
                 flags: AtomicU32::new(0),
                 wary: AtomicU32::new(0),
                 strikes: AtomicU32::new(0),
+                begun: AtomicU32::new(0),
                 strangers: AtomicU32::new(0),
             }
+        }
+    }
+
+    /// Lets the last round's targets run, before every [`PERIOD`]th round. For a caller that does not have
+    /// its turn yet. Does nothing where the last round's threads have slept at once: such a target is not
+    /// held up, and the yield would go to another process, or may be forbidden.
+    pub(super) fn let_targets_run(&self) {
+        if !PATIENT {
+            return;
+        }
+        let due = self.begun.fetch_add(1, Ordering::Relaxed) % PERIOD == PERIOD - 1;
+        if due && self.flags() & (WARY | FUTEX_ONLY) == 0 {
+            yield_now();
         }
     }
 

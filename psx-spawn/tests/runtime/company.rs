@@ -1,7 +1,7 @@
 //! What else stops threads, takes locks and prints in a process.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Condvar, Mutex};
 use std::time::Duration;
 
 use psx::thread;
@@ -24,6 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
                 assert_eq!(child.end(), Ending::Exited(0));
             },
         ),
+        Case::new("company::thread_on_the_callers_core_gets_on", gets_on)
+            .limit(Duration::from_secs(120)),
         #[cfg(feature = "tracing")]
         Case::new("company::subscriber_that_locks_stdout", spans::subscriber_that_locks_stdout)
             .prepare(|command| {
@@ -66,6 +68,43 @@ fn libc_setresuid(line: &Line) {
         line.show("done");
         end.wait();
     });
+}
+
+/// A thread that shares its core with one that broadcasts without a pause is not kept in the handler
+/// for ever: it waits [`TIMES`] times for the next round, and sees one in [`MOST`] at least.
+fn gets_on(_: &Line) {
+    const TIMES: usize = 100;
+    const MOST: usize = 1_000;
+    to_one_core();
+    thread::adopt().expect("a place in the registry");
+    let (rounds, more) = (&Mutex::new(0), &Condvar::new());
+    let enough = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !enough.load(Ordering::Relaxed) {
+                assert_eq!(broadcast_slack(STRICT, 1), Ok(2));
+                *rounds.lock().unwrap() += 1;
+                more.notify_all();
+            }
+        });
+        let mut seen = rounds.lock().unwrap();
+        for _ in 0..TIMES {
+            let last = *seen;
+            seen = more.wait_while(seen, |rounds| *rounds == last).unwrap();
+        }
+        enough.store(true, Ordering::Relaxed);
+        assert!(*seen <= TIMES * MOST, "{TIMES} turns in {} rounds", *seen);
+    });
+}
+
+/// Keeps the calling thread, and those that it will start, on the core on which it runs.
+fn to_one_core() {
+    // SAFETY: all zeros is the empty set, and the calls read and write that set alone.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+    }
 }
 
 #[cfg(feature = "tracing")]
