@@ -251,11 +251,11 @@ impl Broadcast {
     /// use psx::Broadcast;
     ///
     /// // SAFETY: the closure does nothing.
-    /// let report = unsafe { Broadcast::new().run_unfiltered(|| Ok(42))? };
+    /// let report = unsafe { Broadcast::new().run_without_seccomp(|| Ok(42))? };
     /// assert_eq!(report.value(), 42);
     /// # Ok::<(), psx::Error>(())
     /// ```
-    pub unsafe fn run_unfiltered<F>(&self, op: F) -> Result<crate::Report, crate::Error>
+    pub unsafe fn run_without_seccomp<F>(&self, op: F) -> Result<crate::Report, crate::Error>
     where
         F: Fn() -> Result<usize, crate::Errno> + Sync,
     {
@@ -263,7 +263,7 @@ impl Broadcast {
         crate::process::broadcast(self, call)
     }
 
-    /// [`run_unfiltered`](Self::run_unfiltered), named as what it is in messages. For psx itself: the
+    /// [`run_without_seccomp`](Self::run_without_seccomp), named as what it is in messages. For psx itself: the
     /// steps of `psx::Privileges`.
     ///
     /// # Errors
