@@ -28,9 +28,9 @@ pub enum Error {
     /// ([`Threads::unnamed`]).
     Uncovered(Threads),
     /// The kernel's count of the process's threads cannot be read, so nothing can be proven.
-    Unprovable(Errno),
+    ThreadCountUnavailable(Errno),
     /// The kernel does not let this process signal its own threads.
-    Unsendable(Errno),
+    SignalDenied(Errno),
     /// This thread is already inside a round, or in the middle of starting a thread.
     Reentrant,
     /// Another round, or a thread that was being started, was in the way until the timeout.
@@ -43,7 +43,7 @@ pub enum Error {
     /// ([`pthread_key_create(3)`]) or no memory, or a filter refuses `gettid` or `getpid`.
     ///
     /// [`pthread_key_create(3)`]: https://man7.org/linux/man-pages/man3/pthread_key_create.3p.html
-    Unregistrable(Errno),
+    RegistrationFailed(Errno),
     /// psx's handler of signal 33 cannot be installed, this thread's signal mask cannot be changed, or the
     /// handler that was there before cannot be remembered: psx keeps up to eight different ones (`ENOSPC` after that).
     Handler(Errno),
@@ -82,14 +82,14 @@ impl fmt::Display for Error {
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
-            Self::Unprovable(errno) => write!(
+            Self::ThreadCountUnavailable(errno) => write!(
                 f,
                 "nothing changed: the kernel's thread count of this process cannot be read \
                  ({errno}); call psx::thread::adopt() before /proc goes away; \
                  Coverage::Registered needs no count, and leaves every other thread with the \
                  privileges that it has"
             ),
-            Self::Unsendable(errno) => write!(
+            Self::SignalDenied(errno) => write!(
                 f,
                 "nothing changed: the kernel does not let this process signal its own threads \
                  ({errno}); look for a seccomp filter against rt_tgsigqueueinfo, and broadcast \
@@ -112,7 +112,7 @@ impl fmt::Display for Error {
                  before any thread is stopped",
             ),
             Self::Step(error) => error.fmt(f),
-            Self::Unregistrable(errno) => write!(
+            Self::RegistrationFailed(errno) => write!(
                 f,
                 "nothing changed: this thread could not be registered with psx ({errno}); EAGAIN and \
                  ENOMEM mean that the libc has no key for thread-specific data left (1024 in a \
@@ -157,13 +157,13 @@ impl fmt::Debug for Error {
             Self::Unreachable(_) => "Unreachable",
             Self::StackTooSmall(_) => "StackTooSmall",
             Self::Uncovered(_) => "Uncovered",
-            Self::Unprovable(_) => "Unprovable",
-            Self::Unsendable(_) => "Unsendable",
+            Self::ThreadCountUnavailable(_) => "ThreadCountUnavailable",
+            Self::SignalDenied(_) => "SignalDenied",
             Self::Reentrant => "Reentrant",
             Self::Busy => "Busy",
             Self::ZeroTimeout => "ZeroTimeout",
             Self::OutOfMemory => "OutOfMemory",
-            Self::Unregistrable(_) => "Unregistrable",
+            Self::RegistrationFailed(_) => "RegistrationFailed",
             Self::Handler(_) => "Handler",
             Self::ClockUnavailable(_) => "ClockUnavailable",
             Self::OtherProcess => "OtherProcess",
@@ -224,9 +224,9 @@ impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Os(errno)
-            | Self::Unprovable(errno)
-            | Self::Unsendable(errno)
-            | Self::Unregistrable(errno)
+            | Self::ThreadCountUnavailable(errno)
+            | Self::SignalDenied(errno)
+            | Self::RegistrationFailed(errno)
             | Self::Handler(errno)
             | Self::ClockUnavailable(errno) => Some(errno),
             Self::Step(error) => error.source(),
@@ -264,16 +264,16 @@ impl From<Error> for io::Error {
                 Cause::Precondition(unmet) => unmet.io_kind(),
                 Cause::Unsynced(_) => io::ErrorKind::Other,
             },
-            Error::Os(errno) | Error::Unregistrable(errno) => Self::from(*errno).kind(),
+            Error::Os(errno) | Error::RegistrationFailed(errno) => Self::from(*errno).kind(),
             Error::Unreachable(_) | Error::Busy => io::ErrorKind::TimedOut,
             Error::Reentrant => io::ErrorKind::Deadlock,
             Error::ZeroTimeout => io::ErrorKind::InvalidInput,
             Error::OutOfMemory => io::ErrorKind::OutOfMemory,
-            Error::Unsendable(_) => io::ErrorKind::PermissionDenied,
+            Error::SignalDenied(_) => io::ErrorKind::PermissionDenied,
             Error::OtherProcess | Error::SharedThreadLocals => io::ErrorKind::Unsupported,
             Error::StackTooSmall(_)
             | Error::Uncovered(_)
-            | Error::Unprovable(_)
+            | Error::ThreadCountUnavailable(_)
             | Error::Handler(_)
             | Error::ClockUnavailable(_) => io::ErrorKind::Other,
         };
@@ -346,8 +346,8 @@ mod tests {
     fn io_errors_keep_the_text_and_the_kernels_number() {
         let errors = [
             (Error::Os(Errno::from_raw(1)), io::ErrorKind::PermissionDenied, Some(1)),
-            (Error::Unregistrable(Errno::from_raw(11)), io::ErrorKind::WouldBlock, Some(11)),
-            (Error::Unsendable(Errno::from_raw(1)), io::ErrorKind::PermissionDenied, Some(1)),
+            (Error::RegistrationFailed(Errno::from_raw(11)), io::ErrorKind::WouldBlock, Some(11)),
+            (Error::SignalDenied(Errno::from_raw(1)), io::ErrorKind::PermissionDenied, Some(1)),
             (Error::Unreachable(Threads::from_iter([])), io::ErrorKind::TimedOut, None),
         ];
         for (error, kind, number) in errors {
@@ -383,13 +383,13 @@ mod tests {
             ("Os", Error::Os(denied)),
             ("Unreachable", Error::Unreachable(threads.clone())),
             ("Uncovered", Error::Uncovered(threads)),
-            ("Unprovable", Error::Unprovable(denied)),
-            ("Unsendable", Error::Unsendable(denied)),
+            ("ThreadCountUnavailable", Error::ThreadCountUnavailable(denied)),
+            ("SignalDenied", Error::SignalDenied(denied)),
             ("Reentrant", Error::Reentrant),
             ("Busy", Error::Busy),
             ("ZeroTimeout", Error::ZeroTimeout),
             ("OutOfMemory", Error::OutOfMemory),
-            ("Unregistrable", Error::Unregistrable(denied)),
+            ("RegistrationFailed", Error::RegistrationFailed(denied)),
             ("StackTooSmall", Error::StackTooSmall(Threads::from_iter([]))),
             ("Handler", Error::Handler(denied)),
             ("OtherProcess", Error::OtherProcess),

@@ -101,7 +101,7 @@ fn is_engaged() -> bool {
 /// deadline, if there is one.
 pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entry, Error> {
     notice_fork();
-    match place().map_err(Error::Unregistrable)? {
+    match place().map_err(Error::RegistrationFailed)? {
         Place::Own(entry) => {
             // std's start may have come after this thread's registration.
             REGISTRY.kernel.settle_signal_stack(entry.tid());
@@ -136,16 +136,16 @@ pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
 /// locks, so it comes before any pass is taken. And what may allocate in a registration: the libc's place
 /// for the note of the thread's end.
 fn prepare(entry: &Entry) -> Result<(), Error> {
-    REGISTRY.kernel.meet_process().map_err(Error::Unregistrable)?;
+    REGISTRY.kernel.meet_process().map_err(Error::RegistrationFailed)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
-            .map_err(Error::Unregistrable)?;
+            .map_err(Error::RegistrationFailed)?;
     }
     EXIT_HOOK
         .install(on_thread_exit)
         .and_then(|()| EXIT_HOOK.arm(ptr::from_ref(entry).cast()))
-        .map_err(Error::Unregistrable)
+        .map_err(Error::RegistrationFailed)
 }
 
 /// Puts the calling thread into the registry, once [`prepare`] has succeeded, with the entry that is in
@@ -158,13 +158,13 @@ fn prepare(entry: &Entry) -> Result<(), Error> {
 /// holds.
 fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry, Error> {
     // First, since it is the mask of this moment that is put back.
-    mask::unblock_summons().map_err(Error::Unregistrable)?;
-    leftovers.masked = Some(mask::block_all().map_err(Error::Unregistrable)?);
-    match place().map_err(Error::Unregistrable)? {
+    mask::unblock_summons().map_err(Error::RegistrationFailed)?;
+    leftovers.masked = Some(mask::block_all().map_err(Error::RegistrationFailed)?);
+    match place().map_err(Error::RegistrationFailed)? {
         Place::None => {}
         Place::Own(me) => {
             // The note of the thread's end may name the spare entry.
-            EXIT_HOOK.arm(ptr::from_ref(me).cast()).map_err(Error::Unregistrable)?;
+            EXIT_HOOK.arm(ptr::from_ref(me).cast()).map_err(Error::RegistrationFailed)?;
             return Ok(me);
         }
         Place::Borrowed => return Err(Error::SharedThreadLocals),
@@ -185,18 +185,18 @@ fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry
 
 /// Makes the entry the calling thread's.
 fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
-    let pid = raw::getpid().map_err(Error::Unregistrable)?;
+    let pid = raw::getpid().map_err(Error::RegistrationFailed)?;
     if pid != REGISTRY.kernel.pid() {
         return Err(Error::OtherProcess);
     }
-    let tid = raw::gettid().map_err(Error::Unregistrable)?;
+    let tid = raw::gettid().map_err(Error::RegistrationFailed)?;
     // After a raw `clone` the libc has a wrong id for the main thread. Where it has one for another
     // thread, it knows another thread by these thread-locals.
     if !entry.belongs_to(tid, REGISTRY.gate.generation()) && tid != pid {
         return Err(Error::SharedThreadLocals);
     }
     REGISTRY.kernel.settle_signal_stack(tid);
-    EXIT_HOOK.arm((&raw const **entry).cast()).map_err(Error::Unregistrable)
+    EXIT_HOOK.arm((&raw const **entry).cast()).map_err(Error::RegistrationFailed)
 }
 
 /// Registers a thread that has just been started, with the entry and the pass that its parent took for
@@ -229,7 +229,7 @@ pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Lefto
 ///
 /// # Errors
 ///
-/// [`Error::OutOfMemory`], or [`Error::Unregistrable`] where the libc has no `pthread_key` left
+/// [`Error::OutOfMemory`], or [`Error::RegistrationFailed`] where the libc has no `pthread_key` left
 /// (there are 1024 for all libraries of a program).
 ///
 /// # Examples

@@ -81,7 +81,7 @@ impl Registry {
         let after = self.registered_ids()?;
 
         let is_listed = |tid: u32| listed.iter().any(|listed| listed.tid == tid);
-        for tid in before.into_iter().chain([raw::gettid().map_err(Error::Unregistrable)?]) {
+        for tid in before.into_iter().chain([raw::gettid().map_err(Error::RegistrationFailed)?]) {
             if !is_listed(tid) && !self.kernel.is_dead(tid) {
                 return Err(unreadable(format_args!("/proc/self/task does not list thread {tid}")));
             }

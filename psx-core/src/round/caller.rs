@@ -153,9 +153,9 @@ impl Registry {
                     if was_closed && self.kernel.make_ready() && !deadline.passed() {
                         continue;
                     }
-                    return Err(Error::Unprovable(errno));
+                    return Err(Error::ThreadCountUnavailable(errno));
                 }
-                Setback::Unsendable(errno) => return Err(Error::Unsendable(errno)),
+                Setback::Unsendable(errno) => return Err(Error::SignalDenied(errno)),
                 Setback::Handler(errno) => return Err(Error::Handler(errno)),
             }
         }

@@ -53,7 +53,7 @@ use crate::Error;
 ///
 /// # Errors
 ///
-/// [`Error::Unregistrable`] if the C library has no room for the thread's exit hook, or a filter refuses
+/// [`Error::RegistrationFailed`] if the C library has no room for the thread's exit hook, or a filter refuses
 /// a system call that registration needs; [`Error::OutOfMemory`]; [`Error::OtherProcess`] in a child of
 /// `vfork`; [`Error::SharedThreadLocals`] in a thread that was made by a raw `clone` without
 /// thread-local storage of its own.

@@ -9,7 +9,7 @@ use crate::stage::Stage;
 use crate::supervisor::workshop;
 
 /// What psx says where it never could open the kernel's thread count.
-const UNPROVABLE: &str = "Unprovable";
+const NO_THREAD_COUNT: &str = "ThreadCountUnavailable";
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("unmount-after", "/proc unmounted", &[Ok], |stage| after(stage, raw::unmount_proc))
@@ -17,7 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "unmount-before",
         "/proc unmounted before the first use: Require, Registered",
-        &[Clean(UNPROVABLE, "Registered"), Ok],
+        &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
         |stage| before(stage, raw::unmount_proc),
     )
     .start(Start::Root),
@@ -28,21 +28,21 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "chroot-before",
         "chroot before the first use: Require, Registered",
-        &[Clean(UNPROVABLE, "Registered"), Ok],
+        &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
         |stage| before(stage, enter_empty),
     )
     .start(Start::Root),
     Case::new(
         "chroot-forged",
         "the same with a folder as /proc/self/task: Require, Registered",
-        &[Clean(UNPROVABLE, "Registered"), Ok],
+        &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
         |stage| before(stage, enter_forged),
     )
     .start(Start::Root),
     Case::new(
         "no-descriptor",
         "no descriptor to be had at the first use: Require, Registered",
-        &[Clean(UNPROVABLE, "Registered"), Ok],
+        &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
         |stage| {
             raw::set_limit(libc::RLIMIT_NOFILE, [0, 0]);
             stage.park(8);

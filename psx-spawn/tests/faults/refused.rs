@@ -18,13 +18,13 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "refused-gettid",
         "a filter refuses gettid; a thread adopts, and a call",
-        &[Clean("Unregistrable", "Operation not permitted")],
+        &[Clean("RegistrationFailed", "Operation not permitted")],
         |stage| under(stage, &deny(&[libc::SYS_gettid])),
     ),
     Case::new(
         "pretended-gettid",
         "a filter makes gettid return 0",
-        &[Clean("Unregistrable", "")],
+        &[Clean("RegistrationFailed", "")],
         |stage| under(stage, &pretend(libc::SYS_gettid)),
     ),
     Case::new(
@@ -131,5 +131,5 @@ fn first_round_under(stage: &Stage, filter: &[sock_filter]) {
 /// A thread cannot register, is told so, and ends like any other.
 pub(crate) fn adoption_fails() {
     let adopted = thread::spawn(psx::thread::adopt).join().expect("a thread that ends well");
-    assert!(matches!(adopted, Err(Error::Unregistrable(_))), "{adopted:?}");
+    assert!(matches!(adopted, Err(Error::RegistrationFailed(_))), "{adopted:?}");
 }

@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "seccomp-by-round-all",
         "the same against rt_tgsigqueueinfo too",
-        &[Ok, Clean("Unsendable", "seccomp")],
+        &[Ok, Clean("SignalDenied", "seccomp")],
         |stage| by_round(stage, &deny(&SENDS)),
     ),
     Case::new(
@@ -65,7 +65,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "seccomp-before-all",
         "such a filter against rt_tgsigqueueinfo too was there before",
-        &[Clean("Unsendable", "seccomp")],
+        &[Clean("SignalDenied", "seccomp")],
         |stage| before(stage, &deny(&SENDS), Stage::change_soon),
     ),
     Case::new(

@@ -39,7 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "trap-refuses-gettid",
         "a SIGSYS broker that refuses gettid",
-        &[Clean("Unregistrable", "")],
+        &[Clean("RegistrationFailed", "")],
         |stage| behind_refusal(stage, libc::SYS_gettid),
     ),
     Case::new("trap-refuses-getpid", "one that refuses getpid; a thread adopts", &[Ok], |stage| {
@@ -87,7 +87,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "trap-open-elsewhere",
         "a broker's process opens files, before the first use: Require, Registered",
-        &[Clean("Unprovable", "Registered"), Ok],
+        &[Clean("ThreadCountUnavailable", "Registered"), Ok],
         |stage| {
             open_in_parent(&FILES_OF_SELF);
             let _crew = stage.crew();
@@ -98,7 +98,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new(
         "trap-open-elsewhere-stat",
         "the same of /proc/self/stat alone, whose process has other threads",
-        &[Clean("Unprovable", "Registered"), Ok],
+        &[Clean("ThreadCountUnavailable", "Registered"), Ok],
         |stage| {
             open_in_parent(&["self/stat"]);
             let _crew = stage.crew();
