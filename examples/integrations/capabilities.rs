@@ -44,7 +44,8 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     let ask = |attempt: Attempt| team.ask(move || attempt.make());
 
     writeln!(show, "Root becomes nobody and keeps CAP_NET_BIND_SERVICE, ambient too:")?;
-    let kept = CapabilitySets { inheritable: BIND, ..CapabilitySets::usable(BIND) };
+    let kept =
+        CapabilitySets { inheritable: BIND, ..CapabilitySets::permitted_and_effective(BIND) };
     let keeping =
         Privileges::new().groups(&[]).gid(NOBODY).uid(NOBODY).capabilities(kept).ambient(BIND);
     carry_out(show, &keeping, kept, BIND)?;

@@ -132,7 +132,7 @@ impl Privileges {
     ///     .groups(&[])
     ///     .gid(65534)
     ///     .uid(65534)
-    ///     .capabilities(CapabilitySets::usable(CapabilitySet::NET_BIND_SERVICE))
+    ///     .capabilities(CapabilitySets::permitted_and_effective(CapabilitySet::NET_BIND_SERVICE))
     ///     .apply()?;
     /// # Ok::<(), psx::Error>(())
     /// ```
@@ -152,7 +152,7 @@ impl Privileges {
     /// use psx::{CapabilitySet, CapabilitySets, Privileges};
     ///
     /// let bind = CapabilitySet::NET_BIND_SERVICE;
-    /// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+    /// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::permitted_and_effective(bind) };
     /// Privileges::new()
     ///     .groups(&[])
     ///     .gid(65534)

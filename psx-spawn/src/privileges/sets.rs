@@ -10,7 +10,7 @@ use rustix::thread::CapabilitySet;
 /// use psx::{CapabilitySet, CapabilitySets};
 ///
 /// let bind = CapabilitySet::NET_BIND_SERVICE;
-/// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+/// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::permitted_and_effective(bind) };
 /// assert_eq!(sets.effective, sets.inheritable);
 /// assert_ne!(sets, CapabilitySets::empty());
 /// ```
@@ -28,12 +28,12 @@ impl CapabilitySets {
     /// No capabilities at all.
     #[must_use]
     pub const fn empty() -> Self {
-        Self::usable(CapabilitySet::empty())
+        Self::permitted_and_effective(CapabilitySet::empty())
     }
 
     /// These capabilities, permitted and effective, and none inheritable.
     #[must_use]
-    pub const fn usable(set: CapabilitySet) -> Self {
+    pub const fn permitted_and_effective(set: CapabilitySet) -> Self {
         Self { effective: set, permitted: set, inheritable: CapabilitySet::empty() }
     }
 }

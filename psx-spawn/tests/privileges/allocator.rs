@@ -128,7 +128,10 @@ fn nothing_inside(_: &Line) {
         .groups(&[7])
         .gid(7)
         .uid(7)
-        .capabilities(CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) })
+        .capabilities(CapabilitySets {
+            inheritable: bind,
+            ..CapabilitySets::permitted_and_effective(bind)
+        })
         .ambient(bind)
         .no_new_privs();
     ON.store(true, Ordering::Relaxed);

@@ -92,7 +92,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         // A process with CAP_SETGID that is not root.
         Case::new("ids::group_0_is_named", |line| {
-            let sets = CapabilitySets::usable(CapabilitySet::SETGID);
+            let sets = CapabilitySets::permitted_and_effective(CapabilitySet::SETGID);
             let user = Privileges::new().keep_groups().keep_gid().uid(1000).capabilities(sets);
             user.apply().unwrap();
             start_idlers(2);

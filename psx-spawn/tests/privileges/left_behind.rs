@@ -139,7 +139,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("left_behind::keep_capabilities_of_the_caller", |line| {
             let keeps = Teller::start(|| prctl(libc::PR_GET_KEEPCAPS));
             set(libc::PR_SET_KEEPCAPS, 1);
-            let sets = CapabilitySets::usable(CapabilitySet::NET_BIND_SERVICE);
+            let sets = CapabilitySets::permitted_and_effective(CapabilitySet::NET_BIND_SERVICE);
             let batch = Privileges::new().groups(&[]).gid(7).uid(7).capabilities(sets);
             batch.apply().unwrap();
             batch.verify().unwrap();

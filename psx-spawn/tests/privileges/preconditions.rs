@@ -181,7 +181,8 @@ fn as_root(line: &Line) {
     let neither = CapabilitySets { effective: BIND, ..CapabilitySets::empty() };
     let unbound = CapabilitySets { inheritable: BIND, ..CapabilitySets::empty() };
     let no_raise = SecureBits::NO_CAP_AMBIENT_RAISE;
-    let inherit = CapabilitySets { inheritable: BIND, ..CapabilitySets::usable(BIND) };
+    let inherit =
+        CapabilitySets { inheritable: BIND, ..CapabilitySets::permitted_and_effective(BIND) };
     let new = Privileges::new;
     let nobody = || new().groups(&[]).gid(1).uid(1);
     let bind = mask(BIND);
@@ -250,7 +251,7 @@ fn as_a_user(line: &Line) {
         (
             Step::Capabilities,
             Precondition::NotPermitted { capabilities: mask(BIND) },
-            new().capabilities(CapabilitySets::usable(BIND)),
+            new().capabilities(CapabilitySets::permitted_and_effective(BIND)),
         ),
     ] {
         expect(step, &unmet, &wanted.no_new_privs());

@@ -42,7 +42,9 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(2);
             let keeps = Teller::start(|| prctl(libc::PR_GET_KEEPCAPS));
             let keep = Privileges::new()
-                .capabilities(CapabilitySets::usable(CapabilitySet::NET_BIND_SERVICE))
+                .capabilities(CapabilitySets::permitted_and_effective(
+                    CapabilitySet::NET_BIND_SERVICE,
+                ))
                 .groups(&[])
                 .gid(65534)
                 .uid(65534);
@@ -149,7 +151,8 @@ fn drop_and_show(drop: Privileges, line: &Line) {
 fn ambient(line: &Line) {
     start_idlers(2);
     let bind = CapabilitySet::NET_BIND_SERVICE;
-    let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::usable(bind) };
+    let sets =
+        CapabilitySets { inheritable: bind, ..CapabilitySets::permitted_and_effective(bind) };
     let step = Privileges::new().ambient(bind).capabilities(sets).groups(&[]).gid(7).uid(65534);
     step.apply().unwrap();
     step.verify().unwrap();
