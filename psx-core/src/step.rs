@@ -23,8 +23,8 @@ pub enum Step {
     SecureBits,
     /// `keep_capabilities`
     KeepCapabilities,
-    /// `bounding`
-    Bounding,
+    /// `bounding_set`
+    BoundingSet,
     /// `groups`
     Groups,
     /// `gid`, `real_gid`, `effective_gid`, `saved_gid`
@@ -52,7 +52,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::SecureBits => "secure_bits",
             Self::KeepCapabilities => "keep_capabilities",
-            Self::Bounding => "bounding",
+            Self::BoundingSet => "bounding_set",
             Self::Groups => "groups",
             Self::Gid => "gid",
             Self::Uid => "uid",
@@ -151,7 +151,7 @@ impl StepError {
     }
 
     /// The steps that took effect before it, in order, on every thread. A step of several calls
-    /// (`bounding`, `ambient`) that failed on the way is not among them, and has gone equally far
+    /// (`bounding_set`, `ambient`) that failed on the way is not among them, and has gone equally far
     /// on every thread: [`is_partial`](Self::is_partial). That this list is empty does not mean that
     /// nothing changed; [`nothing_changed`](Self::nothing_changed) tells that.
     #[must_use]
@@ -159,7 +159,7 @@ impl StepError {
         &self.made
     }
 
-    /// Whether a part of the failed step took effect, on every thread: some capabilities of `bounding` have
+    /// Whether a part of the failed step took effect, on every thread: some capabilities of `bounding_set` have
     /// been dropped, or the ambient set was cleared and not all of `ambient` could be raised.
     ///
     /// # Examples

@@ -103,7 +103,7 @@ impl Privileges {
         self
     }
 
-    /// Takes from the bounding set what is not in `rest`, so that no `execve` brings it back. Needs
+    /// Takes from the bounding set what is not in `keep`, so that no `execve` brings it back. Needs
     /// `CAP_SETPCAP` on a thread that has such a capability in the set.
     ///
     /// # Examples
@@ -111,12 +111,12 @@ impl Privileges {
     /// ```no_run
     /// use psx::{CapabilitySet, Privileges};
     ///
-    /// Privileges::new().bounding(CapabilitySet::NET_BIND_SERVICE).apply()?;
+    /// Privileges::new().bounding_set(CapabilitySet::NET_BIND_SERVICE).apply()?;
     /// # Ok::<(), psx::Error>(())
     /// ```
     #[doc(alias = "PR_CAPBSET_DROP")]
-    pub fn bounding(mut self, rest: CapabilitySet) -> Self {
-        self.bounding = Some(rest);
+    pub fn bounding_set(mut self, keep: CapabilitySet) -> Self {
+        self.bounding = Some(keep);
         self
     }
 

@@ -42,7 +42,7 @@ impl CallerState {
 
         let (known, bounding) = match known_and_bounding() {
             Ok(sets) => sets,
-            Err(errno) if wanted.bounding.is_some() => return Err(needed(Step::Bounding, errno)),
+            Err(errno) if wanted.bounding.is_some() => return Err(needed(Step::BoundingSet, errno)),
             Err(_) => (CapabilitySet::all(), CapabilitySet::all()),
         };
         let [mut uid, mut gid] = [[0; 3]; 2];

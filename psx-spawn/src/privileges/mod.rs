@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 1 | `secure_bits` | needs `CAP_SETPCAP`, which a change of uid takes away; and decides what such a change does to capabilities |
 //! | 2 | `keep_capabilities` | before the uid, whose change it is about; after `secure_bits`, which would overwrite it |
-//! | 3 | `bounding` | needs `CAP_SETPCAP` |
+//! | 3 | `bounding_set` | needs `CAP_SETPCAP` |
 //! | 4 | `groups` | needs `CAP_SETGID`, which a change of uid takes away |
 //! | 5 | `gid` | the same |
 //! | 6 | `uid` | takes away effective capabilities; from here on nothing above can be done any more |

@@ -188,7 +188,7 @@ impl Plan {
         }
         if let Some(rest) = wanted.bounding {
             for one in each(caller.known - rest) {
-                add(Step::Bounding, Call::DropFromBounding(one));
+                add(Step::BoundingSet, Call::DropFromBounding(one));
             }
         }
         if let Some(groups) = &wanted.groups {

@@ -126,7 +126,7 @@ fn check_secure_bits(wanted: &Privileges, caller: &CallerState) -> Result<(), Re
 fn check_bounding(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
     let drops = wanted.bounding.is_some_and(|keep| !keep.contains(caller.bounding));
     if drops && !caller.sets.effective.contains(CapabilitySet::SETPCAP) {
-        return Err((Step::Bounding, missing(CapabilitySet::SETPCAP)));
+        return Err((Step::BoundingSet, missing(CapabilitySet::SETPCAP)));
     }
     Ok(())
 }

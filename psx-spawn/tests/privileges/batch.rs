@@ -63,19 +63,19 @@ pub(crate) fn cases() -> Vec<Case> {
             refuse_prctl_here(&[libc::PR_CAPBSET_DROP as u32, 5]);
             let start = Privileges::new;
             for (batch, made, told) in [
-                (start(), &[][..], "every thread has made a part of bounding and no more: "),
+                (start(), &[][..], "every thread has made a part of bounding_set and no more: "),
                 (
                     start().secure_bits(SecureBits::NO_ROOT),
                     &[Step::SecureBits][..],
-                    "every thread has made the steps secure_bits, a part of bounding and no more: ",
+                    "every thread has made the steps secure_bits, a part of bounding_set and no more: ",
                 ),
             ] {
-                let error = batch.bounding(CapabilitySet::empty()).apply().unwrap_err();
+                let error = batch.bounding_set(CapabilitySet::empty()).apply().unwrap_err();
                 let text = error.to_string();
                 let Error::Step(error) = error else {
                     panic!("{error:?}");
                 };
-                assert_eq!((error.failed(), error.made()), (Step::Bounding, made));
+                assert_eq!((error.failed(), error.made()), (Step::BoundingSet, made));
                 assert!(error.is_partial() && !error.nothing_changed());
                 assert!(text.starts_with(told), "{text}");
                 assert!(text.contains("end the process"), "{text}");
@@ -173,7 +173,7 @@ fn six_steps(line: &Line) {
     };
     assert_eq!(stops_of(Privileges::new().groups(&[1])), 1);
     let six = Privileges::new()
-        .bounding(CapabilitySet::empty())
+        .bounding_set(CapabilitySet::empty())
         .groups(&[])
         .gid(65534)
         .uid(65534)
@@ -201,7 +201,7 @@ fn fourth_fails(line: &Line) {
         .uid(65534)
         .gid(65534)
         .groups(&[7])
-        .bounding(CapabilitySet::NET_BIND_SERVICE)
+        .bounding_set(CapabilitySet::NET_BIND_SERVICE)
         .secure_bits(SecureBits::NO_ROOT)
         .apply()
         .unwrap_err();
@@ -211,7 +211,7 @@ fn fourth_fails(line: &Line) {
     };
     assert_eq!(error.failed(), Step::Gid);
     assert_eq!(*error.reason(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
-    assert_eq!(error.made(), [Step::SecureBits, Step::Bounding, Step::Groups]);
+    assert_eq!(error.made(), [Step::SecureBits, Step::BoundingSet, Step::Groups]);
     let no_root = SecureBits::NO_ROOT.bits() as i32;
     assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));
     line.show("failed");

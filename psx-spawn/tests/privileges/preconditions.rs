@@ -64,7 +64,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let bits = SecureBits::NO_ROOT;
             let batch = Privileges::new()
                 .secure_bits(bits)
-                .bounding(BIND)
+                .bounding_set(BIND)
                 .groups(&[])
                 .gid(65534)
                 .uid(65534)
@@ -74,10 +74,10 @@ pub(crate) fn cases() -> Vec<Case> {
             batch.apply().unwrap();
             batch.verify().unwrap();
             line.show("twice");
-            let all = Privileges::new().bounding(CapabilitySet::all());
+            let all = Privileges::new().bounding_set(CapabilitySet::all());
             all.apply().unwrap();
-            let other = Privileges::new().bounding(CapabilitySet::empty());
-            expect(Step::Bounding, &missing(CapabilitySet::SETPCAP), &other);
+            let other = Privileges::new().bounding_set(CapabilitySet::empty());
+            expect(Step::BoundingSet, &missing(CapabilitySet::SETPCAP), &other);
             let other = Privileges::new().secure_bits(SecureBits::empty());
             expect(Step::SecureBits, &missing(CapabilitySet::SETPCAP), &other);
             line.show("thrice");
@@ -103,7 +103,7 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             rustix::thread::set_capabilities(None, CapabilitySets::empty().into()).unwrap();
             line.show("before");
-            let batch = Privileges::new().bounding(CapabilitySet::empty()).groups(&[]);
+            let batch = Privileges::new().bounding_set(CapabilitySet::empty()).groups(&[]);
             batch.apply().unwrap();
             batch.verify().unwrap();
             line.show("after");
@@ -130,7 +130,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let other = start_named("other", lose_all);
             rustix::thread::remove_capability_from_bounding_set(BIND).unwrap();
             lose_all();
-            let batch = Privileges::new().bounding(CapabilitySet::all() - BIND);
+            let batch = Privileges::new().bounding_set(CapabilitySet::all() - BIND);
             let lenient = Broadcast::new().divergence(Divergence::Report);
             let report = batch.apply_with(lenient).unwrap();
             let [divergent] = report.divergent() else { panic!("{report:?}") };
@@ -157,10 +157,10 @@ pub(crate) fn cases() -> Vec<Case> {
             Privileges::new().groups(&[7]).gid(7).apply().unwrap();
             crate::kernel::refuse_prctl_here(&[libc::PR_CAPBSET_READ as u32]);
             // Without the kernel's list this would drop nothing and be content, or go too far.
-            let step = Privileges::new().bounding(CapabilitySet::empty());
+            let step = Privileges::new().bounding_set(CapabilitySet::empty());
             let error = failed(&step);
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
-            assert_eq!((error.failed(), error.reason()), (Step::Bounding, &refused));
+            assert_eq!((error.failed(), error.reason()), (Step::BoundingSet, &refused));
             line.show("refused");
         })
         .needs(root)
@@ -205,7 +205,7 @@ fn as_root(line: &Line) {
         (
             Step::Capabilities,
             Precondition::NotInheritable { capabilities: bind },
-            nobody().capabilities(unbound).bounding(CapabilitySet::empty()),
+            nobody().capabilities(unbound).bounding_set(CapabilitySet::empty()),
         ),
         (
             Step::Ambient,
@@ -246,7 +246,7 @@ fn as_a_user(line: &Line) {
         (Step::Uid, id(IdKind::User, CapabilitySet::SETUID), new().uid(0)),
         (Step::Gid, id(IdKind::Group, CapabilitySet::SETGID), new().effective_gid(0)),
         (Step::Groups, missing(CapabilitySet::SETGID), new().groups(&[1000])),
-        (Step::Bounding, missing(CapabilitySet::SETPCAP), new().bounding(BIND)),
+        (Step::BoundingSet, missing(CapabilitySet::SETPCAP), new().bounding_set(BIND)),
         (Step::SecureBits, missing(CapabilitySet::SETPCAP), new().secure_bits(SecureBits::NO_ROOT)),
         (
             Step::Capabilities,

@@ -16,7 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("steps::root_becomes_nobody", |line| {
             let drop = Privileges::new()
-                .bounding(CapabilitySet::empty())
+                .bounding_set(CapabilitySet::empty())
                 .groups(&[65532, 7])
                 .gid(65533)
                 .uid(65534)
@@ -33,7 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 .uid(65534)
                 .gid(65533)
                 .groups(&[65532, 7])
-                .bounding(CapabilitySet::empty());
+                .bounding_set(CapabilitySet::empty());
             drop_and_show(drop, line);
         })
         .needs(root)

@@ -20,12 +20,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("user_namespace::setgroups_denied", |line| {
             enter(line);
-            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            let batch = Privileges::new().bounding_set(CapabilitySet::empty());
             let batch = batch.groups(&[]).gid(1).uid(1);
             expect(Step::Groups, &Precondition::SetgroupsDenied, &batch);
             line.show("refused");
             // What the text proposes.
-            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            let batch = Privileges::new().bounding_set(CapabilitySet::empty());
             batch.keep_groups().gid(1).uid(1).apply().unwrap();
             line.show("applied");
         })
@@ -58,7 +58,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("user_namespace::ids_not_mapped", |line| {
             enter(line);
-            let start = || Privileges::new().bounding(CapabilitySet::empty()).groups(&[1, 2]);
+            let start = || Privileges::new().bounding_set(CapabilitySet::empty()).groups(&[1, 2]);
             let unmapped = |kind, id| Precondition::IdNotMapped { kind, id };
             let (user, group) = (IdKind::User, IdKind::Group);
             for (step, unmet, batch) in [
@@ -86,7 +86,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("user_namespace::nothing_mapped", |line| {
             enter(line);
-            let batch = Privileges::new().bounding(CapabilitySet::empty());
+            let batch = Privileges::new().bounding_set(CapabilitySet::empty());
             // Every id reads as 65534 here, and none is it.
             let batch = batch.uid(65534).gid(65534);
             let unmet = Precondition::IdNotMapped { kind: IdKind::Group, id: 65534 };
@@ -144,11 +144,11 @@ pub(crate) fn cases() -> Vec<Case> {
             enter(line);
             // It has no folder `proc`.
             std::os::unix::fs::chroot("/sys").unwrap();
-            let batch = Privileges::new().bounding(CapabilitySet::empty()).groups(&[]).gid(1);
+            let batch = Privileges::new().bounding_set(CapabilitySet::empty()).groups(&[]).gid(1);
             let error = failed(&batch);
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
             assert_eq!((error.failed(), error.reason()), (Step::Groups, &refused));
-            assert_eq!(error.made(), [Step::Bounding]);
+            assert_eq!(error.made(), [Step::BoundingSet]);
             line.show("refused");
         })
         .prepare(|command| with_groups(command, &[7]))

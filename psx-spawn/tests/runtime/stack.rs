@@ -151,7 +151,7 @@ fn need_of_the_handler(_: &Line) {
     let mut privileges = Privileges::new().no_new_privs().seccomp(&[ALLOW]);
     if root().is_ok() {
         let none = CapabilitySet::empty();
-        privileges = privileges.bounding(none).groups(&[65532, 7]).gid(65533).uid(65534);
+        privileges = privileges.bounding_set(none).groups(&[65532, 7]).gid(65533).uid(65534);
         privileges = privileges.capabilities(CapabilitySets::empty());
     }
     privileges.apply().unwrap();

@@ -55,7 +55,7 @@ impl Batch {
             steps = steps.keep_capabilities();
         }
         if let Some(keep) = self.bounding {
-            steps = steps.bounding(keep);
+            steps = steps.bounding_set(keep);
         }
         if let Some(groups) = &self.groups {
             steps = steps.groups(groups);
