@@ -259,7 +259,7 @@ impl From<Error> for io::Error {
     /// ```
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Step(step) => match step.reason() {
+            Error::Step(step) => match step.cause() {
                 Cause::Kernel(errno) => Self::from(*errno).kind(),
                 Cause::Precondition(unmet) => unmet.io_kind(),
                 Cause::Unsynced(_) => io::ErrorKind::Other,

@@ -90,7 +90,7 @@ impl fmt::Display for Step {
 pub struct StepError {
     failed: Step,
     cause: Cause,
-    made: Vec<Step>,
+    completed: Vec<Step>,
     is_partial: bool,
     divergent: Vec<Divergent>,
 }
@@ -105,7 +105,7 @@ pub struct StepError {
 ///
 /// fn is_unmapped_user(error: &StepError) -> bool {
 ///     matches!(
-///         error.reason(),
+///         error.cause(),
 ///         Cause::Precondition(Precondition::IdNotMapped { kind: IdKind::User, .. })
 ///     )
 /// }
@@ -127,8 +127,13 @@ impl StepError {
     /// For psx itself: users get these, and make none.
     #[doc(hidden)]
     #[must_use]
-    pub fn new(failed: Step, cause: Cause, made: Vec<Step>, divergent: Vec<Divergent>) -> Self {
-        Self { failed, cause, made, is_partial: false, divergent }
+    pub fn new(
+        failed: Step,
+        cause: Cause,
+        completed: Vec<Step>,
+        divergent: Vec<Divergent>,
+    ) -> Self {
+        Self { failed, cause, completed, is_partial: false, divergent }
     }
 
     /// For psx itself: some calls of the failed step were made.
@@ -146,7 +151,7 @@ impl StepError {
 
     /// Why it failed.
     #[must_use]
-    pub fn reason(&self) -> &Cause {
+    pub fn cause(&self) -> &Cause {
         &self.cause
     }
 
@@ -155,8 +160,8 @@ impl StepError {
     /// on every thread: [`is_partial`](Self::is_partial). That this list is empty does not mean that
     /// nothing changed; [`nothing_changed`](Self::nothing_changed) tells that.
     #[must_use]
-    pub fn made(&self) -> &[Step] {
-        &self.made
+    pub fn completed(&self) -> &[Step] {
+        &self.completed
     }
 
     /// Whether a part of the failed step took effect, on every thread: some capabilities of `bounding_set` have
@@ -192,7 +197,7 @@ impl StepError {
     /// ```
     #[must_use]
     pub fn nothing_changed(&self) -> bool {
-        self.made.is_empty() && !self.is_partial
+        self.completed.is_empty() && !self.is_partial
     }
 
     /// The threads for which the steps before it went otherwise. Empty unless the batch ran under
@@ -207,11 +212,11 @@ impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nothing_changed() {
             f.write_str("no step took effect: ")?;
-        } else if self.made.is_empty() {
+        } else if self.completed.is_empty() {
             write!(f, "every thread has made a part of {} and no more: ", self.failed)?;
         } else {
             f.write_str("every thread has made the steps ")?;
-            for (i, step) in self.made.iter().enumerate() {
+            for (i, step) in self.completed.iter().enumerate() {
                 write!(f, "{}{step}", if i > 0 { ", " } else { "" })?;
             }
             if self.is_partial {

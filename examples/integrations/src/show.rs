@@ -63,7 +63,7 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 fn is_lacking(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref::<psx::Error>() {
         Some(psx::Error::Step(step)) => {
-            step.nothing_changed() && matches!(step.reason(), Cause::Precondition(_))
+            step.nothing_changed() && matches!(step.cause(), Cause::Precondition(_))
         }
         _ => error.is::<Lacking>(),
     }

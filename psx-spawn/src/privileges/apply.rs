@@ -83,7 +83,8 @@ impl Privileges {
         } else {
             None
         };
-        if let Some(thread) = self.seccomp.as_ref().and_then(|_| Filter::who_differs()) {
+        if let Some(thread) = self.seccomp.as_ref().and_then(|_| Filter::thread_with_more_filters())
+        {
             return Err(refused((Step::Seccomp, Cause::Unsynced(thread))));
         }
 

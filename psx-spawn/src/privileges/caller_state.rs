@@ -42,7 +42,9 @@ impl CallerState {
 
         let (known, bounding) = match known_and_bounding() {
             Ok(sets) => sets,
-            Err(errno) if wanted.bounding.is_some() => return Err(needed(Step::BoundingSet, errno)),
+            Err(errno) if wanted.bounding.is_some() => {
+                return Err(needed(Step::BoundingSet, errno));
+            }
             Err(_) => (CapabilitySet::all(), CapabilitySet::all()),
         };
         let [mut uid, mut gid] = [[0; 3]; 2];
@@ -84,7 +86,7 @@ impl CallerState {
 
     /// Whether the batch keeps capabilities over the change of uid, for the step that sets them. The
     /// flags that the calling thread has by itself do not count: another thread may lack them.
-    pub(super) fn must_keep(&self, wanted: &Privileges) -> bool {
+    pub(super) fn needs_keepcaps(&self, wanted: &Privileges) -> bool {
         let wants_some = |sets: &CapabilitySets| !sets.permitted.is_empty();
         // The flag cannot be set, and this thread needs none.
         let bits = SecureBits::NO_SETUID_FIXUP | SecureBits::KEEP_CAPS_LOCKED;
@@ -94,10 +96,10 @@ impl CallerState {
             && !self.bits_during(wanted).contains(bits)
     }
 
-    /// Whether the batch ends what [`must_keep`](Self::must_keep) has begun. It cannot where the flag is
+    /// Whether the batch ends what [`needs_keepcaps`](Self::needs_keepcaps) has begun. It cannot where the flag is
     /// locked, and then is set.
     pub(super) fn stops_keeping(&self, wanted: &Privileges) -> bool {
-        self.must_keep(wanted)
+        self.needs_keepcaps(wanted)
             && !wanted.keep_capabilities
             && !self.bits_during(wanted).contains(SecureBits::KEEP_CAPS_LOCKED)
     }
@@ -119,7 +121,7 @@ impl CallerState {
         if bits.contains(SecureBits::NO_SETUID_FIXUP) {
             return sets;
         }
-        let keep = wanted.keep_capabilities || self.must_keep(wanted);
+        let keep = wanted.keep_capabilities || self.needs_keepcaps(wanted);
         if self.leaves_root(wanted) && !keep && !bits.contains(SecureBits::KEEP_CAPS) {
             sets.permitted = CapabilitySet::empty();
         }

@@ -23,7 +23,7 @@ impl Filter {
 
     /// Who is known to have filters that the calling thread does not have. The kernel would refuse
     /// as well, but only after the round.
-    pub(super) fn who_differs() -> Option<NamedThread> {
+    pub(super) fn thread_with_more_filters() -> Option<NamedThread> {
         let threads = threads().ok()?;
         // SAFETY: the call only reads.
         let this = unsafe { libc::gettid() } as u32;

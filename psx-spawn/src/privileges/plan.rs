@@ -183,7 +183,7 @@ impl Plan {
             add(Step::SecureBits, Call::SecureBits(bits));
         }
         let implied = Implied::new(wanted, caller);
-        if wanted.keep_capabilities || caller.must_keep(wanted) {
+        if wanted.keep_capabilities || caller.needs_keepcaps(wanted) {
             add(Step::KeepCapabilities, Call::KeepCapabilities(true));
         }
         if let Some(rest) = wanted.bounding {

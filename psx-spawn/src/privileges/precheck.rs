@@ -115,7 +115,7 @@ fn check_secure_bits(wanted: &Privileges, caller: &CallerState) -> Result<(), Re
         }
     }
     let bits = caller.bits_during(wanted);
-    let sets_keep = (wanted.keep_capabilities || caller.must_keep(wanted))
+    let sets_keep = (wanted.keep_capabilities || caller.needs_keepcaps(wanted))
         && !bits.contains(SecureBits::KEEP_CAPS);
     if sets_keep && bits.contains(SecureBits::KEEP_CAPS_LOCKED) {
         return Err((Step::KeepCapabilities, Precondition::KeepCapabilitiesLocked));

@@ -98,7 +98,10 @@ impl Privileges {
                     differences.push(Difference { thread, kind, step });
                 }
             };
-            expect(Step::BoundingSet, self.bounding.is_none_or(|rest| rest.contains(state.bounding)));
+            expect(
+                Step::BoundingSet,
+                self.bounding.is_none_or(|rest| rest.contains(state.bounding)),
+            );
             let has_groups = match &self.groups {
                 Some(groups) => sorted(groups) == sorted(&state.groups),
                 None => state.groups.is_empty() || !implied.empties_groups,

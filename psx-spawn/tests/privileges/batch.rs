@@ -43,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 panic!("{error:?}");
             };
             assert_eq!(error.failed(), Step::Groups);
-            assert_eq!(error.made(), []);
+            assert_eq!(error.completed(), []);
             assert!(error.nothing_changed() && !error.is_partial());
             assert!(text.starts_with("no step took effect"), "{text}");
             line.show("failed");
@@ -75,7 +75,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 let Error::Step(error) = error else {
                     panic!("{error:?}");
                 };
-                assert_eq!((error.failed(), error.made()), (Step::BoundingSet, made));
+                assert_eq!((error.failed(), error.completed()), (Step::BoundingSet, made));
                 assert!(error.is_partial() && !error.nothing_changed());
                 assert!(text.starts_with(told), "{text}");
                 assert!(text.contains("end the process"), "{text}");
@@ -210,8 +210,8 @@ fn fourth_fails(line: &Line) {
         panic!("{error:?}");
     };
     assert_eq!(error.failed(), Step::Gid);
-    assert_eq!(*error.reason(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
-    assert_eq!(error.made(), [Step::SecureBits, Step::BoundingSet, Step::Groups]);
+    assert_eq!(*error.cause(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
+    assert_eq!(error.completed(), [Step::SecureBits, Step::BoundingSet, Step::Groups]);
     let no_root = SecureBits::NO_ROOT.bits() as i32;
     assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));
     line.show("failed");

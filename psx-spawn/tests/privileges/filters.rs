@@ -68,7 +68,7 @@ fn apply(program: &[sock_filter]) -> bool {
         Ok(_) => true,
         Err(Error::Step(error)) => {
             let unmet = Cause::Precondition(Precondition::FilterInstruction { index: 0 });
-            let is_same = std::mem::discriminant(error.reason()) == std::mem::discriminant(&unmet);
+            let is_same = std::mem::discriminant(error.cause()) == std::mem::discriminant(&unmet);
             assert!(is_same && error.failed() == Step::Seccomp, "half-way: {error}");
             false
         }

@@ -160,7 +160,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let step = Privileges::new().bounding_set(CapabilitySet::empty());
             let error = failed(&step);
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
-            assert_eq!((error.failed(), error.reason()), (Step::BoundingSet, &refused));
+            assert_eq!((error.failed(), error.cause()), (Step::BoundingSet, &refused));
             line.show("refused");
         })
         .needs(root)
@@ -293,8 +293,8 @@ fn missing(set: CapabilitySet) -> Precondition {
 #[track_caller]
 pub(crate) fn expect(step: Step, unmet: &Precondition, wanted: &Privileges) {
     let error = failed(wanted);
-    assert_eq!((error.failed(), error.made()), (step, &[][..]));
-    assert_eq!(*error.reason(), Cause::Precondition(unmet.clone()));
+    assert_eq!((error.failed(), error.completed()), (step, &[][..]));
+    assert_eq!(*error.cause(), Cause::Precondition(unmet.clone()));
 }
 
 /// Applies a batch that a step of fails.

@@ -128,8 +128,8 @@ fn expect_unsynced(before: fn(), made: &[Step]) {
     let Error::Step(error) = error else {
         panic!("{error:?}");
     };
-    assert_eq!((error.failed(), error.made()), (Step::Seccomp, made));
-    let Cause::Unsynced(thread) = error.reason() else {
+    assert_eq!((error.failed(), error.completed()), (Step::Seccomp, made));
+    let Cause::Unsynced(thread) = error.cause() else {
         panic!("{error:?}");
     };
     assert_eq!(thread.name(), "differs");

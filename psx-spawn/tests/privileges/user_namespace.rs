@@ -147,8 +147,8 @@ pub(crate) fn cases() -> Vec<Case> {
             let batch = Privileges::new().bounding_set(CapabilitySet::empty()).groups(&[]).gid(1);
             let error = failed(&batch);
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
-            assert_eq!((error.failed(), error.reason()), (Step::Groups, &refused));
-            assert_eq!(error.made(), [Step::BoundingSet]);
+            assert_eq!((error.failed(), error.cause()), (Step::Groups, &refused));
+            assert_eq!(error.completed(), [Step::BoundingSet]);
             line.show("refused");
         })
         .prepare(|command| with_groups(command, &[7]))

@@ -96,7 +96,7 @@ impl Batch {
             Err(Error::Step(error)) => error,
             Err(other) => panic!("{other}"),
         };
-        match error.reason() {
+        match error.cause() {
             Cause::Precondition(
                 Precondition::GidKept { .. }
                 | Precondition::GroupsKept { .. }
