@@ -39,23 +39,23 @@ type PthreadCreate = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// A thread that is about to be born.
-struct Birth {
+/// The argument of [`begin`], on the heap: allocated by the parent, freed by the new thread.
+struct StartArgs {
     ticket: Ticket,
-    errand: Errand,
+    routine: StartRoutine,
 }
 
-/// What a thread was started for. Returned in two registers.
+/// The program's start routine and its argument. Returned in two registers.
 #[repr(C)]
-struct Errand {
+struct StartRoutine {
     start: Start,
     argument: *mut c_void,
 }
 
 thread_local! {
-    /// Whether this thread is laying out a birth. Initialised by a constant and without a
-    /// destructor: it can be read before and after everything else.
-    static LAYING_OUT: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is in [`prepare`]. Const-initialised and without a destructor, so that it
+    /// can be read before and after every other thread-local.
+    static PREPARING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts a registered thread: `pthread_create(3)` otherwise.
@@ -73,23 +73,23 @@ unsafe extern "C" fn pthread_create(
     let Some(create) = real_pthread_create() else { return libc::ENOSYS };
     // SAFETY: the arguments are our caller's, for whom the libc's own function is meant.
     let create_as_it_is = || unsafe { create(thread, attributes, start, argument) };
-    if LAYING_OUT.replace(true) {
+    if PREPARING.replace(true) {
         return create_as_it_is();
     }
-    let laid_out = lay_out(Errand { start, argument });
-    LAYING_OUT.set(false);
-    let (_passage, birth) = match laid_out {
-        Ok(laid_out) => laid_out,
+    let prepared = prepare(StartRoutine { start, argument });
+    PREPARING.set(false);
+    let (_passage, args) = match prepared {
+        Ok(prepared) => prepared,
         Err(Error::OutOfMemory | Error::Reentrant) => return libc::EAGAIN,
-        // What keeps psx from registering threads is no reason for the program not to have them.
+        // A failed registration must not make `pthread_create` fail.
         Err(_) => return create_as_it_is(),
     };
-    let birth = Box::into_raw(birth);
+    let args = Box::into_raw(args);
     // SAFETY: `begin` takes the box, once.
-    let result = unsafe { create(thread, attributes, begin, birth.cast()) };
+    let result = unsafe { create(thread, attributes, begin, args.cast()) };
     if result != 0 {
-        // SAFETY: no thread has taken the box.
-        drop(unsafe { Box::from_raw(birth) });
+        // SAFETY: no thread was started, so the box is still this function's.
+        drop(unsafe { Box::from_raw(args) });
     }
     result
 }
@@ -128,26 +128,29 @@ unsafe extern "C" fn thrd_create(
     }
 }
 
-fn lay_out(errand: Errand) -> Result<(Passage, Box<Birth>), Error> {
+/// Enters the passage, takes the child's ticket and allocates its arguments.
+fn prepare(routine: StartRoutine) -> Result<(Passage, Box<StartArgs>), Error> {
     let passage = Passage::enter()?;
     let ticket = passage.ticket()?;
-    let layout = Layout::new::<Birth>();
-    // SAFETY: a birth has a size.
-    let birth = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::OutOfMemory)?.cast::<Birth>();
-    // SAFETY: memory of a birth's layout, which is nobody else's; so it makes a box.
-    let birth = unsafe {
-        birth.write(Birth { ticket, errand });
-        Box::from_raw(birth.as_ptr())
+    let layout = Layout::new::<StartArgs>();
+    // SAFETY: the layout is not zero-sized.
+    let args = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::OutOfMemory)?;
+    let args = args.cast::<StartArgs>();
+    // SAFETY: allocated just now with the layout of StartArgs, by the allocator that Box frees with,
+    // and written before the Box takes it.
+    let args = unsafe {
+        args.write(StartArgs { ticket, routine });
+        Box::from_raw(args.as_ptr())
     };
-    Ok((passage, birth))
+    Ok((passage, args))
 }
 
-/// What a new thread does beside what it was started for: registers, and says what that is.
-unsafe extern "C" fn redeem(birth: *mut c_void) -> Errand {
-    // SAFETY: `pthread_create` has made it, and hands it to this thread alone.
-    let Birth { ticket, errand } = *unsafe { Box::from_raw(birth.cast::<Birth>()) };
+/// Registers the new thread and returns the routine to jump to.
+unsafe extern "C" fn redeem(args: *mut c_void) -> StartRoutine {
+    // SAFETY: `pthread_create` made the box and passes it to this thread alone.
+    let StartArgs { ticket, routine } = *unsafe { Box::from_raw(args.cast::<StartArgs>()) };
     ticket.redeem();
-    errand
+    routine
 }
 
 // The first function of a registered thread: `redeem`, and then a jump to what that returns, with
@@ -204,7 +207,7 @@ global_asm!(
 
 unsafe extern "C" {
     #[link_name = "psx_interpose_begin"]
-    fn begin(birth: *mut c_void) -> *mut c_void;
+    fn begin(args: *mut c_void) -> *mut c_void;
 }
 
 /// The libc's `pthread_create`, behind ours. `None` only in a static program that was not linked by

@@ -53,7 +53,7 @@ fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, Error> {
         }),
         "create" => timed(rounds, || created(libc::pthread_create)),
         "create-libc" => {
-            let create = libcs_own();
+            let create = real_pthread_create();
             timed(rounds, || created(create))
         }
         "adopt" => timed_adoptions(rounds),
@@ -85,7 +85,7 @@ type PthreadCreate = unsafe extern "C" fn(
 ) -> c_int;
 
 /// The one that the feature `interpose` stands before.
-fn libcs_own() -> PthreadCreate {
+fn real_pthread_create() -> PthreadCreate {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
     assert!(!found.is_null(), "a libc has pthread_create");

@@ -76,7 +76,7 @@ pub fn adopt() -> std::result::Result<(), Error> {
 /// Prepares the birth of a thread that is to run `f`: its body, which registers the thread before
 /// it runs `f`, and the parent's passage, which must live until the thread has been started, or has
 /// failed to. Either way the ticket goes where the body goes: a body that is dropped gives it back.
-fn conceive<F, T>(f: F) -> io::Result<(Passage, impl FnOnce() -> T)>
+fn prepare_spawn<F, T>(f: F) -> io::Result<(Passage, impl FnOnce() -> T)>
 where
     F: FnOnce() -> T,
 {
