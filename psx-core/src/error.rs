@@ -56,7 +56,7 @@ pub enum Error {
     /// without `CLONE_SETTLS` does.
     SharedThreadLocals,
     /// A step of `psx::Privileges` failed.
-    Step(Box<StepError>),
+    Step(StepError),
 }
 
 impl fmt::Display for Error {
@@ -394,7 +394,7 @@ mod tests {
             ("Handler", Error::Handler(denied)),
             ("OtherProcess", Error::OtherProcess),
             ("SharedThreadLocals", Error::SharedThreadLocals),
-            ("Step", Error::Step(Box::new(step))),
+            ("Step", Error::Step(step)),
         ];
         for (variant, error) in errors {
             // The alternate form too: that is what `dbg!` and many loggers use.

@@ -87,8 +87,12 @@ impl fmt::Display for Step {
 /// # assert!(is_harmless(&Error::Busy));
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct StepError {
-    failed: Step,
+pub struct StepError(Box<Failure>);
+
+/// Boxed, so that a `Result` with the error stays small.
+#[derive(Clone, PartialEq, Eq)]
+struct Failure {
+    step: Step,
     cause: Cause,
     completed: Vec<Step>,
     is_partial: bool,
@@ -133,26 +137,27 @@ impl StepError {
         completed: Vec<Step>,
         divergent: Vec<Divergent>,
     ) -> Self {
-        Self { failed, cause, completed, is_partial: false, divergent }
+        Self(Box::new(Failure { step: failed, cause, completed, is_partial: false, divergent }))
     }
 
     /// For psx itself: some calls of the failed step were made.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_partial(self, is_partial: bool) -> Self {
-        Self { is_partial, ..self }
+    pub fn with_partial(mut self, is_partial: bool) -> Self {
+        self.0.is_partial = is_partial;
+        self
     }
 
     /// The step that failed.
     #[must_use]
     pub fn failed(&self) -> Step {
-        self.failed
+        self.0.step
     }
 
     /// Why it failed.
     #[must_use]
     pub fn cause(&self) -> &Cause {
-        &self.cause
+        &self.0.cause
     }
 
     /// The steps that took effect before it, in order, on every thread. A step of several calls
@@ -161,7 +166,7 @@ impl StepError {
     /// nothing changed; [`nothing_changed`](Self::nothing_changed) tells that.
     #[must_use]
     pub fn completed(&self) -> &[Step] {
-        &self.completed
+        &self.0.completed
     }
 
     /// Whether a part of the failed step took effect, on every thread: some capabilities of `bounding_set` have
@@ -179,7 +184,7 @@ impl StepError {
     /// ```
     #[must_use]
     pub fn is_partial(&self) -> bool {
-        self.is_partial
+        self.0.is_partial
     }
 
     /// Whether every thread is as it was: no step took effect, and no part of one.
@@ -197,14 +202,14 @@ impl StepError {
     /// ```
     #[must_use]
     pub fn nothing_changed(&self) -> bool {
-        self.completed.is_empty() && !self.is_partial
+        self.0.completed.is_empty() && !self.0.is_partial
     }
 
     /// The threads for which the steps before it went otherwise. Empty unless the batch ran under
     /// [`Divergence::Report`](crate::Divergence::Report).
     #[must_use]
     pub fn divergent(&self) -> &[Divergent] {
-        &self.divergent
+        &self.0.divergent
     }
 }
 
@@ -212,32 +217,32 @@ impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nothing_changed() {
             f.write_str("no step took effect: ")?;
-        } else if self.completed.is_empty() {
-            write!(f, "every thread has made a part of {} and no more: ", self.failed)?;
+        } else if self.0.completed.is_empty() {
+            write!(f, "every thread has made a part of {} and no more: ", self.0.step)?;
         } else {
             f.write_str("every thread has made the steps ")?;
-            for (i, step) in self.completed.iter().enumerate() {
+            for (i, step) in self.0.completed.iter().enumerate() {
                 write!(f, "{}{step}", if i > 0 { ", " } else { "" })?;
             }
-            if self.is_partial {
-                write!(f, ", a part of {}", self.failed)?;
+            if self.0.is_partial {
+                write!(f, ", a part of {}", self.0.step)?;
             }
             f.write_str(" and no more: ")?;
         }
-        match &self.cause {
-            Cause::Kernel(errno) => write!(f, "the kernel refused {}: {errno}", self.failed)?,
-            Cause::Precondition(unmet) => write!(f, "{}: {unmet}", self.failed)?,
+        match &self.0.cause {
+            Cause::Kernel(errno) => write!(f, "the kernel refused {}: {errno}", self.0.step)?,
+            Cause::Precondition(unmet) => write!(f, "{}: {unmet}", self.0.step)?,
             Cause::Unsynced(thread) => write!(
                 f,
                 "{}: thread {thread} has filters that the calling thread does not have; install \
                  every filter on all threads at once",
-                self.failed
+                self.0.step
             )?,
         }
         if !self.nothing_changed() {
             f.write_str("; end the process rather than go on half-way")?;
         }
-        for divergent in &self.divergent {
+        for divergent in &self.0.divergent {
             write!(f, "; {divergent}")?;
         }
         Ok(())
@@ -252,7 +257,7 @@ impl fmt::Debug for StepError {
 
 impl error::Error for StepError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match &self.cause {
+        match &self.0.cause {
             Cause::Kernel(errno) => Some(errno),
             _ => None,
         }

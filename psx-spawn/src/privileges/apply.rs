@@ -119,5 +119,5 @@ impl Privileges {
 }
 
 fn step_error(failed: Step, cause: Cause, made: &[Step]) -> Error {
-    Error::Step(Box::new(StepError::new(failed, cause, made.to_vec(), Vec::new())))
+    Error::Step(StepError::new(failed, cause, made.to_vec(), Vec::new()))
 }

@@ -263,7 +263,7 @@ impl Plan {
         let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
         let error = StepError::new(failed, Cause::Kernel(errno), made, divergent);
         let error = error.with_partial(is_partial);
-        Err(Error::Step(Box::new(error)))
+        Err(Error::Step(error))
     }
 
     /// The steps of the calls that have been made, each once.

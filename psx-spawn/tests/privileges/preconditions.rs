@@ -303,7 +303,7 @@ pub(crate) fn failed(wanted: &Privileges) -> psx::privileges::StepError {
     match wanted.apply() {
         Err(Error::Step(error)) => {
             println!("{error}");
-            *error
+            error
         }
         other => panic!("{other:?}"),
     }
