@@ -21,6 +21,10 @@ use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU64, Ordering};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// How long a free lock waits for the thread whose number has come.
 const ABSENT: Duration = Duration::from_millis(5);
 

@@ -24,7 +24,11 @@ use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU32, Ordering};
 
-const CLOSED: u32 = 1 << 31;
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
+pub(crate) const CLOSED: u32 = 1 << 31;
 /// A thread waits outside a closed gate; or has waited, and is not through the open gate yet.
 const WANTED: u32 = 1 << 30;
 const PASSES: u32 = WANTED - 1;

@@ -6,7 +6,11 @@ use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU32, Ordering};
 
-const FREE: u32 = 0;
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
+pub(crate) const FREE: u32 = 0;
 const HELD: u32 = 1;
 /// Held, and somebody may be asleep.
 const AWAITED: u32 = 2;

@@ -8,10 +8,10 @@
 //! whoever exits waits at the gate until the round is over, answering its summons there.
 
 mod entry;
-mod fair_lock;
-mod gate;
+pub(crate) mod fair_lock;
+pub(crate) mod gate;
 mod list;
-mod lock;
+pub(crate) mod lock;
 mod patrol;
 
 use core::ptr::NonNull;

@@ -21,6 +21,10 @@ use crate::registry::Entry;
 use crate::round::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// A hash table with linear probing, at most half full.
 pub(super) struct Index {
     /// As many as a power of two.

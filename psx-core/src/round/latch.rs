@@ -10,11 +10,15 @@ use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU64, Ordering};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// The one who waits is asleep, or about to be.
 const AWAITED: u64 = 1 << 31;
 /// One of those counted down has not stopped.
-const MARKED: u64 = 1 << 30;
-const REMAINING: u64 = MARKED - 1;
+pub(crate) const MARKED: u64 = 1 << 30;
+pub(crate) const REMAINING: u64 = MARKED - 1;
 
 #[derive(Debug)]
 pub(crate) struct Latch {

@@ -22,15 +22,15 @@
 mod caller;
 mod coverage;
 mod gathering;
-mod index;
-mod latch;
+pub(crate) mod index;
+pub(crate) mod latch;
 mod ledger;
 mod missed;
 mod patience;
-mod roster;
+pub(crate) mod roster;
 mod stack;
 mod target;
-mod word;
+pub(crate) mod word;
 
 pub(crate) use word::Epoch;
 

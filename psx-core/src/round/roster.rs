@@ -22,6 +22,10 @@ use crate::round::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::sys::{AMPLE, const_on_linux};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// The kernel did not take the summons: the caller has to see to it.
 const REFUSED: u64 = 1 << 31;
 const TID: u64 = REFUSED - 1;

@@ -7,6 +7,10 @@ use crate::sys::const_on_linux;
 use crate::sys::futex;
 use crate::sys::sync::{AtomicU32, Ordering};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// The number of a round's attempt. Whatever a thread does in a round, it does under the epoch
 /// that it saw at the start, so that a late thread can do no harm to the next one. It wraps after
 /// half a billion attempts: a thread would have to be late by that many.
@@ -63,13 +67,18 @@ pub(crate) struct State {
     pub(crate) phase: Phase,
 }
 
+impl Phase {
+    /// The bits of the word that hold it.
+    pub(crate) const MASK: u32 = 7;
+}
+
 impl State {
     fn pack(self) -> u32 {
         self.epoch.tag(self.phase as u32)
     }
 
     fn unpack(word: u32) -> Self {
-        let phase = match word & 7 {
+        let phase = match word & Phase::MASK {
             0 => Phase::Released,
             1 => Phase::Gathering,
             _ => Phase::Committed,

@@ -1,14 +1,17 @@
 //! Rules of the protocol, each of which a test removes to see that a model notices.
 //!
-//! The protocol's source is not marked for it. A fault is bent in below the seam: an atomic
-//! operation knows the file that it is called from, so that "the load in word.rs" can be weakened,
-//! left out, or made to lie.
+//! The protocol's source is not changed for it. A fault changes an atomic operation below the seam:
+//! `#[track_caller]` says which file calls it, so that "the load in word.rs" can be weakened, left out, or
+//! return another value. A file names itself by its constant `FILE`, so that it can be moved.
 
 use std::cell::Cell;
 use std::panic::Location;
 
 use super::machine;
 use super::sync::Ordering;
+use crate::registry::{fair_lock, gate, lock};
+use crate::round::word::{self, Phase};
+use crate::round::{index, latch, roster};
 
 /// A rule removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,57 +133,68 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
         return Twist::Not;
     };
     let ordered = order != Ordering::Relaxed;
-    let file = place.file().rsplit('/').next().unwrap_or_default();
-    match (fault, file, op) {
-        (Fault::GateNotClosed, "gate.rs", Op::Or) => Twist::Skip,
-        (Fault::PassesNotAwaited, "gate.rs", Op::Load) if ordered => Twist::Lie(|_| 0),
-        (Fault::GateBarged, "gate.rs", Op::Load) if !ordered => {
-            Twist::Lie(|word| word & !(1 << 31))
+    match (fault, place.file(), op) {
+        (Fault::GateNotClosed, gate::FILE, Op::Or) => Twist::Skip,
+        (Fault::PassesNotAwaited, gate::FILE, Op::Load) if ordered => Twist::Lie(|_| 0),
+        (Fault::GateBarged, gate::FILE, Op::Load) if !ordered => {
+            Twist::Lie(|word| word & !u64::from(gate::CLOSED))
         }
-        (Fault::GateBarged, "gate.rs", Op::Exchange) => Twist::Barge,
-        (Fault::PassReturnRelaxed, "gate.rs", Op::Sub) => Twist::Weaken,
-        (Fault::GateCloseRelaxed, "gate.rs", Op::Load) => Twist::Weaken,
-        (Fault::GateOpenRelaxed, "gate.rs", Op::And) => Twist::Weaken,
-        (Fault::PhaseStoreRelaxed, "word.rs", Op::Store) => Twist::Weaken,
-        (Fault::PhaseLoadRelaxed, "word.rs", Op::Load) => Twist::Weaken,
-        (Fault::PhaseNotReadAgain, "word.rs", Op::Load) if machine::just_woken() => {
-            Twist::Lie(|word| word & !7 | 2)
+        (Fault::GateBarged, gate::FILE, Op::Exchange) => Twist::Barge,
+        (Fault::PassReturnRelaxed, gate::FILE, Op::Sub) => Twist::Weaken,
+        (Fault::GateCloseRelaxed, gate::FILE, Op::Load) => Twist::Weaken,
+        (Fault::GateOpenRelaxed, gate::FILE, Op::And) => Twist::Weaken,
+        (Fault::PhaseStoreRelaxed, word::FILE, Op::Store) => Twist::Weaken,
+        (Fault::PhaseLoadRelaxed, word::FILE, Op::Load) => Twist::Weaken,
+        (Fault::PhaseNotReadAgain, word::FILE, Op::Load) if machine::just_woken() => {
+            Twist::Lie(|word| with_phase(word, Phase::Committed))
         }
         // A released word without its epoch: the next one is the first again.
-        (Fault::EpochStandsStill, "word.rs", Op::Load) => {
-            Twist::Lie(|word| if word & 7 == 0 { 0 } else { word })
+        (Fault::EpochStandsStill, word::FILE, Op::Load) => {
+            Twist::Lie(|word| if is_released(word) { 0 } else { word })
         }
-        (Fault::CountdownRelaxed, "latch.rs", Op::WeakExchange) => Twist::Weaken,
-        (Fault::LatchWaitRelaxed, "latch.rs", Op::Or) => Twist::Weaken,
-        (Fault::CountedTwice, "latch.rs", Op::WeakExchange) => {
-            Twist::Replace(|word| if word & 0x3fff_ffff == 0 { word } else { word - 1 })
+        (Fault::CountdownRelaxed, latch::FILE, Op::WeakExchange) => Twist::Weaken,
+        (Fault::LatchWaitRelaxed, latch::FILE, Op::Or) => Twist::Weaken,
+        (Fault::CountedTwice, latch::FILE, Op::WeakExchange) => {
+            Twist::Replace(|word| if word & latch::REMAINING == 0 { word } else { word - 1 })
         }
-        (Fault::StackRefusalLost, "latch.rs", Op::WeakExchange) => {
-            Twist::Replace(|word| word & !(1 << 30))
+        (Fault::StackRefusalLost, latch::FILE, Op::WeakExchange) => {
+            Twist::Replace(|word| word & !latch::MARKED)
         }
-        (Fault::ClaimNotAtomic, "roster.rs", Op::WeakExchange) => Twist::Tear,
-        (Fault::RefusalForgotten, "roster.rs", Op::Exchange) => Twist::Skip,
-        (Fault::LockNotTriedAgain, "lock.rs", Op::Swap) if machine::just_woken() => {
-            Twist::Lie(|_| 0)
+        (Fault::ClaimNotAtomic, roster::FILE, Op::WeakExchange) => Twist::Tear,
+        (Fault::RefusalForgotten, roster::FILE, Op::Exchange) => Twist::Skip,
+        (Fault::LockNotTriedAgain, lock::FILE, Op::Swap) if machine::just_woken() => {
+            Twist::Lie(|_| lock::FREE.into())
         }
-        (Fault::RoundNotCheckedAgain, "word.rs", Op::Load) if machine::has_just_found_dead() => {
-            Twist::Lie(|word| if word & 7 == 0 { word | 1 } else { word })
+        (Fault::RoundNotCheckedAgain, word::FILE, Op::Load) if machine::has_just_found_dead() => {
+            Twist::Lie(
+                |word| {
+                    if is_released(word) { with_phase(word, Phase::Gathering) } else { word }
+                },
+            )
         }
-        (Fault::RoundNotCheckedAgain, "fair_lock.rs", Op::Load) if ordered => {
+        (Fault::RoundNotCheckedAgain, fair_lock::FILE, Op::Load) if ordered => {
             Twist::Lie(|word| machine::just_found_dead().map_or(word, u64::from))
         }
-        (Fault::DeadOwnerKeepsLock, "fair_lock.rs", Op::Exchange)
+        (Fault::DeadOwnerKeepsLock, fair_lock::FILE, Op::Exchange)
             if order == Ordering::Release && machine::has_just_found_dead() =>
         {
             Twist::Skip
         }
-        (Fault::TurnNotMarked, "fair_lock.rs", Op::Exchange) if order == Ordering::Acquire => {
+        (Fault::TurnNotMarked, fair_lock::FILE, Op::Exchange) if order == Ordering::Acquire => {
             Twist::Skip
         }
-        (Fault::LockReleaseRelaxed, "lock.rs", Op::Swap) if order == Ordering::Release => {
+        (Fault::LockReleaseRelaxed, lock::FILE, Op::Swap) if order == Ordering::Release => {
             Twist::Weaken
         }
-        (Fault::DuplicateIdKept, "index.rs", Op::Load) if !ordered => Twist::Lie(|_| 0),
+        (Fault::DuplicateIdKept, index::FILE, Op::Load) if !ordered => Twist::Lie(|_| 0),
         _ => Twist::Not,
     }
+}
+
+fn with_phase(word: u64, phase: Phase) -> u64 {
+    word & !u64::from(Phase::MASK) | u64::from(phase as u32)
+}
+
+fn is_released(word: u64) -> bool {
+    word & u64::from(Phase::MASK) == u64::from(Phase::Released as u32)
 }
