@@ -51,7 +51,7 @@ pub enum Divergence {
     /// for SIGABRT are not run.
     #[default]
     Abort,
-    /// List the threads in the [`Report`](crate::Report).
+    /// ThreadList the threads in the [`Report`](crate::Report).
     Report,
 }
 

@@ -48,13 +48,13 @@ impl Passage {
         if me.is_engaged() {
             return Err(Error::Reentrant);
         }
-        let registry = process::registry();
+        let runtime = process::runtime();
         let pass = if me.passages() == 0 {
-            registry.enter()
+            runtime.enter()
         } else {
             // SAFETY: the passage that this thread is in holds a pass, and outlives this call
             // (invariant I2).
-            unsafe { registry.gate.enter_beside() }
+            unsafe { runtime.gate.enter_beside() }
         };
         if !me.begin_passage() {
             return Err(Error::Reentrant);

@@ -9,7 +9,7 @@ use core::sync::atomic::compiler_fence;
 use std::io;
 
 use crate::memory::NoMemory;
-use crate::registry::{Entry, Pass, Registry};
+use crate::registry::{Entry, Pass, Runtime};
 use crate::round::Call;
 use crate::sys::Kernel;
 use crate::sys::clock::Deadline;
@@ -18,7 +18,7 @@ use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw, signal};
 use crate::{Broadcast, Errno, Error, NamedThread, Passage, ProcessThread, Report, trace};
 
-static REGISTRY: Registry = Registry::new(Kernel::new(on_signal));
+static RUNTIME: Runtime = Runtime::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
 /// Whether [`hooks::around_fork`] has been called. Relaxed: only whose swap comes first matters.
 static FORK_HOOKED: AtomicU32 = AtomicU32::new(0);
@@ -58,8 +58,8 @@ impl Leftovers {
 }
 
 /// The registry of this process.
-pub(crate) fn registry() -> &'static Registry {
-    &REGISTRY
+pub(crate) fn runtime() -> &'static Runtime {
+    &RUNTIME
 }
 
 /// What a thread finds in its own thread-local.
@@ -77,7 +77,7 @@ fn place() -> Result<Place, Errno> {
     // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so what it
     // finds there is alive; and since the reference never leaves the thread, it is not used after.
     let entry = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
-    Ok(match entry.filter(|entry| entry.generation() == REGISTRY.gate.generation()) {
+    Ok(match entry.filter(|entry| entry.generation() == RUNTIME.gate.generation()) {
         None => Place::None,
         Some(entry) if entry.tid() != raw::gettid()? => Place::Borrowed,
         // Only the first process of a pid namespace can have a child as of `vfork` with its own ids.
@@ -104,7 +104,7 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
     match place().map_err(Error::RegistrationFailed)? {
         Place::Own(entry) => {
             // std's start may have come after this thread's registration.
-            REGISTRY.kernel.settle_signal_stack(entry.tid());
+            RUNTIME.kernel.settle_signal_stack(entry.tid());
             Ok(entry)
         }
         Place::None => {
@@ -113,8 +113,8 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
             // Before the pass, to be dropped after it.
             let mut leftovers = Leftovers::of(entry);
             let pass = match deadline {
-                Some(deadline) => REGISTRY.try_enter(deadline).ok_or(Error::Busy)?,
-                None => REGISTRY.enter(),
+                Some(deadline) => RUNTIME.try_enter(deadline).ok_or(Error::Busy)?,
+                None => RUNTIME.enter(),
             };
             register(&mut leftovers, &pass)
         }
@@ -124,7 +124,7 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
 
 /// A fork by a raw system call comes without the libc's hooks.
 fn notice_fork() {
-    REGISTRY.kernel.if_new_process(|| begin_anew_in_child(false));
+    RUNTIME.kernel.if_new_process(|| begin_anew_in_child(false));
 }
 
 /// A place for a thread that is about to register.
@@ -136,7 +136,7 @@ pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
 /// locks, so it comes before any pass is taken. And what may allocate in a registration: the libc's place
 /// for the note of the thread's end.
 fn prepare(entry: &Entry) -> Result<(), Error> {
-    REGISTRY.kernel.meet_process().map_err(Error::RegistrationFailed)?;
+    RUNTIME.kernel.meet_process().map_err(Error::RegistrationFailed)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
@@ -175,7 +175,7 @@ fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry
         leftovers.entry = Some(entry);
         return Err(error);
     }
-    let entry = REGISTRY.register(entry, pass);
+    let entry = RUNTIME.register(entry, pass);
     // After the list has changed, for the same reason as in `on_thread_exit`.
     compiler_fence(Ordering::SeqCst);
     CURRENT.set(Some(entry));
@@ -186,16 +186,16 @@ fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry
 /// Makes the entry the calling thread's.
 fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
     let pid = raw::getpid().map_err(Error::RegistrationFailed)?;
-    if pid != REGISTRY.kernel.pid() {
+    if pid != RUNTIME.kernel.pid() {
         return Err(Error::OtherProcess);
     }
     let tid = raw::gettid().map_err(Error::RegistrationFailed)?;
     // After a raw `clone` the libc has a wrong id for the main thread. Where it has one for another
     // thread, it knows another thread by these thread-locals.
-    if !entry.belongs_to(tid, REGISTRY.gate.generation()) && tid != pid {
+    if !entry.belongs_to(tid, RUNTIME.gate.generation()) && tid != pid {
         return Err(Error::SharedThreadLocals);
     }
-    REGISTRY.kernel.settle_signal_stack(tid);
+    RUNTIME.kernel.settle_signal_stack(tid);
     EXIT_HOOK.arm((&raw const **entry).cast()).map_err(Error::RegistrationFailed)
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Lefto
         return leftovers;
     }
     // In a forked child the pass is its parent's, and keeps no round away.
-    let own = (!pass.is_of_this_process()).then(|| REGISTRY.enter());
+    let own = (!pass.is_of_this_process()).then(|| RUNTIME.enter());
     let _ = register(&mut leftovers, own.as_ref().unwrap_or(pass));
     leftovers
 }
@@ -270,12 +270,12 @@ pub fn adopt() -> Result<(), Error> {
 /// ```
 pub fn threads() -> io::Result<Vec<ProcessThread>> {
     let _passage = Passage::enter()?;
-    REGISTRY.threads()
+    RUNTIME.threads()
 }
 
 /// The thread of this process with the id `tid`, by the name that it has now.
 pub(crate) fn name(tid: u32) -> NamedThread {
-    NamedThread::registered(tid, REGISTRY.kernel.name(tid).unwrap_or_default())
+    NamedThread::registered(tid, RUNTIME.kernel.name(tid).unwrap_or_default())
 }
 
 /// Runs a round, from the calling thread.
@@ -290,7 +290,7 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
         return Err(Error::Reentrant);
     }
     let span = trace::begin(call.name(), plan);
-    let result = REGISTRY.broadcast(me, plan, deadline, call);
+    let result = RUNTIME.broadcast(me, plan, deadline, call);
     trace::end(&span, &result);
     result
 }
@@ -303,10 +303,10 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     // SAFETY: the kernel calls this handler with SA_SIGINFO, and a handler that passes the signal on
     // to this one passes on what it was given.
     unsafe {
-        REGISTRY.answer(signal::room(context));
-        if !REGISTRY.kernel.is_summons(info) {
-            REGISTRY.round.note_stranger();
-            REGISTRY.kernel.pass_on(signal, info, context);
+        RUNTIME.answer(signal::room(context));
+        if !RUNTIME.kernel.is_summons(info) {
+            RUNTIME.round.note_stranger();
+            RUNTIME.kernel.pass_on(signal, info, context);
         }
     }
 }
@@ -324,7 +324,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     }
     notice_fork();
     // SAFETY: as in `place`.
-    if unsafe { me.as_ref() }.generation() != REGISTRY.gate.generation() {
+    if unsafe { me.as_ref() }.generation() != RUNTIME.gate.generation() {
         return;
     }
     // musl leaves the signal blocked in a thread that was cancelled, and a round may be waiting.
@@ -332,7 +332,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
         // Where it is refused, that round ends at its timeout.
         let _ = mask::unblock_summons();
     }
-    let pass = REGISTRY.enter();
+    let pass = RUNTIME.enter();
     // No handler is to register the thread anew meanwhile, nor to wait for the list's lock. Where it is
     // refused, the entry goes all the same.
     let masked = mask::block_all();
@@ -341,7 +341,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     CURRENT.set(None);
     compiler_fence(Ordering::SeqCst);
     // SAFETY: this thread's entry, which is in the list until here.
-    let entry = unsafe { REGISTRY.unregister(me, &pass) };
+    let entry = unsafe { RUNTIME.unregister(me, &pass) };
     entry.life().give_back();
     drop(pass);
     drop(masked);
@@ -362,7 +362,7 @@ unsafe extern "C" fn before_fork() {
         me.life().give_back();
     }
     if !is_engaged() {
-        let rounds_held = raw::gettid().is_ok_and(|me| REGISTRY.hold_for_fork(me));
+        let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.hold_for_fork(me));
         FORKS.with(|forks| forks.rounds_held.set(rounds_held));
     }
 }
@@ -372,7 +372,7 @@ unsafe extern "C" fn after_fork_in_parent() {
         // Before the lock is released: a child that is forked from here on may have a copy of a round.
         FORKS.with(|forks| forks.rounds_held.set(false));
         if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
-            REGISTRY.release_after_fork(me);
+            RUNTIME.release_after_fork(me);
         }
         if let Ok(Place::Own(me)) = place() {
             me.life().take(me.tid());
@@ -401,12 +401,12 @@ fn begin_anew_in_child(rounds_held: bool) {
     let me = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
     // Without a hook no entry is kept: several of the child's threads may have come before this one,
     // and the entry's owner is ambiguous. And a copied round may use the entry.
-    let me = me.filter(|me| rounds_held && me.generation() == REGISTRY.gate.generation());
+    let me = me.filter(|me| rounds_held && me.generation() == RUNTIME.gate.generation());
     // Without its new id a thread cannot be summoned: it is not registered any more.
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());
     let tid = tid.unwrap_or(Entry::NOBODY);
-    REGISTRY.begin_anew_in_child(me, tid);
+    RUNTIME.begin_anew_in_child(me, tid);
     if let Some(me) = me {
         me.life().take_in_child(tid);
     }

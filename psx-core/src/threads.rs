@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::memory::{NoMemory, try_vec};
-use crate::registry::{Entry, Registry};
+use crate::registry::{Entry, Runtime};
 use crate::report::NamedThread;
 use crate::sys::{Kind, Look, raw, thread_dir};
 use crate::{Errno, Error};
@@ -64,7 +64,7 @@ impl ProcessThread {
     }
 }
 
-impl Registry {
+impl Runtime {
     /// Every thread of the process. The calling thread is registered, and no round is on.
     pub(crate) fn threads(&self) -> io::Result<Vec<ProcessThread>> {
         let before = self.registered_ids()?;

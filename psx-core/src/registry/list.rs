@@ -13,7 +13,7 @@ use super::{Closed, Lock};
 use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
-pub(crate) struct List {
+pub(crate) struct ThreadList {
     /// Held for every change, for a few instructions. Never held by a thread that a round can stop, nor
     /// across a fork: the fork hooks of other libraries may wait for a thread that changes the list.
     pub(super) lock: Lock,
@@ -25,11 +25,11 @@ pub(crate) struct List {
 }
 
 // SAFETY: `head` is touched by one thread at a time (invariant I2); the entries are `Send`.
-unsafe impl Send for List {}
+unsafe impl Send for ThreadList {}
 // SAFETY: as above.
-unsafe impl Sync for List {}
+unsafe impl Sync for ThreadList {}
 
-impl List {
+impl ThreadList {
     const_on_linux! {
         pub(crate) fn new() -> Self {
             Self { lock: Lock::new(), head: UnsafeCell::new(None), length: AtomicU32::new(0) }
@@ -173,7 +173,7 @@ impl List {
     }
 }
 
-impl Drop for List {
+impl Drop for ThreadList {
     fn drop(&mut self) {
         // SAFETY: nobody else has the list any more.
         let mut next = self.head.with(|head| unsafe { *head });

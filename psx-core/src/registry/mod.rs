@@ -20,7 +20,7 @@ use core::time::Duration;
 pub(crate) use entry::{Entry, Standing, Verdict};
 pub(crate) use fair_lock::FairLock;
 pub(crate) use gate::{Closed, Gate, Pass};
-pub(crate) use list::{Buried, List};
+pub(crate) use list::{Buried, ThreadList};
 use lock::Lock;
 pub(crate) use patrol::Patrol;
 
@@ -32,18 +32,18 @@ use crate::sys::{Kernel, const_on_linux, fatal};
 const FORK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The threads of a process, and the rounds that are run on them.
-pub(crate) struct Registry {
+pub(crate) struct Runtime {
     pub(crate) kernel: Kernel,
     pub(crate) gate: Gate,
-    pub(crate) list: List,
+    pub(crate) list: ThreadList,
     pub(crate) round: Round,
 }
 
-impl Registry {
+impl Runtime {
     const_on_linux! {
         /// A registry without threads.
         pub(crate) fn new(kernel: Kernel) -> Self {
-            Self { kernel, gate: Gate::new(), list: List::new(), round: Round::new() }
+            Self { kernel, gate: Gate::new(), list: ThreadList::new(), round: Round::new() }
         }
     }
 

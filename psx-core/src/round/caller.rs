@@ -14,7 +14,7 @@ use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
 use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Buried, Entry, Patrol, Registry, Standing, Verdict};
+use crate::registry::{Buried, Entry, Patrol, Runtime, Standing, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
@@ -76,7 +76,7 @@ struct Debris {
     array: Option<Box<Array>>,
 }
 
-impl Registry {
+impl Runtime {
     /// Makes the call on every registered thread, or on none; the attempts end at the deadline. `me` is
     /// the calling thread's entry, and is not engaged.
     pub(crate) fn broadcast(
@@ -105,7 +105,7 @@ impl Registry {
             let mut debris = Debris::default();
             let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
-            let leader = Leader { registry: self, me, plan, call, deadline, seen };
+            let leader = Leader { runtime: self, me, plan, call, deadline, seen };
             let attempt = leader.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
 
@@ -214,10 +214,10 @@ struct Turn<'r> {
 }
 
 impl<'r> Turn<'r> {
-    fn take(registry: &'r Registry, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
+    fn take(runtime: &'r Runtime, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
         let masked = mask::block_all().map_err(Setback::Handler)?;
-        let round = &registry.round;
-        let look = || registry.look_at_round();
+        let round = &runtime.round;
+        let look = || runtime.look_at_round();
         // A fork in the handler of a synchronous signal leaves the lock alone that this thread holds.
         me.engage();
         let mut is_ours = round.lock.try_acquire_now(me.tid());
@@ -251,7 +251,7 @@ impl Drop for Turn<'_> {
 }
 
 pub(super) struct Leader<'r> {
-    pub(super) registry: &'r Registry,
+    pub(super) runtime: &'r Runtime,
     pub(super) me: &'r Entry,
     plan: &'r Broadcast,
     pub(super) call: Call<'r>,
@@ -267,8 +267,8 @@ impl Leader<'_> {
         ledger: &mut Ledger,
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
-        let Registry { kernel, gate, list, round, .. } = self.registry;
-        let _turn = Turn::take(self.registry, self.me, self.deadline)?;
+        let Runtime { kernel, gate, list, round, .. } = self.runtime;
+        let _turn = Turn::take(self.runtime, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Handler)?;
         let frozen = gate.close(close_by).ok_or(Setback::Busy)?;
@@ -276,7 +276,7 @@ impl Leader<'_> {
             return Err(Setback::NoRoom);
         }
         if self.plan.coverage == Coverage::Require {
-            self.registry.let_leavers_vanish(self.seen);
+            self.runtime.let_leavers_vanish(self.seen);
         }
 
         let began = Instant::now();
@@ -316,12 +316,12 @@ impl Leader<'_> {
         let stopped = gathering.await_arrivals(casualties, ledger)?;
         let left_out = match self.plan.coverage {
             Coverage::Require => {
-                self.registry.prove_coverage(gathering.frozen, stopped, ledger)?;
+                self.runtime.prove_coverage(gathering.frozen, stopped, ledger)?;
                 ledger.others.clear();
                 Ok(())
             }
             Coverage::Registered => {
-                self.registry.note_left_out(gathering.frozen, stopped, ledger)?
+                self.runtime.note_left_out(gathering.frozen, stopped, ledger)?
             }
         };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.

@@ -18,7 +18,7 @@
 use super::caller::{Census, Setback};
 use super::ledger::Ledger;
 use crate::Errno;
-use crate::registry::{Closed, Entry, Registry};
+use crate::registry::{Closed, Entry, Runtime};
 use crate::sys::sync::Ordering;
 use crate::sys::{Kind, LEAVER_LOOKS, ThreadCount};
 
@@ -26,7 +26,7 @@ use crate::sys::{Kind, LEAVER_LOOKS, ThreadCount};
 /// when the thread that it has come to ends.
 const LISTINGS: usize = 4;
 
-impl Registry {
+impl Runtime {
     /// Proves that `stopped` threads and the caller are all there are. Notes in the ledger which were
     /// missed.
     pub(super) fn prove_coverage(

@@ -11,7 +11,7 @@ use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
 use super::{Epoch, Lent};
 use crate::broadcast::CallName;
-use crate::registry::{Closed, Entry, Registry, Standing};
+use crate::registry::{Closed, Entry, Runtime, Standing};
 use crate::report::{Comm, Outcome};
 use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::{self, Limit};
@@ -30,7 +30,7 @@ const AFTER_STOP: Duration = Duration::from_millis(500);
 
 /// The world while it is stopped, or being stopped. Lets it go when dropped.
 pub(super) struct Gathering<'a> {
-    registry: &'a Registry,
+    runtime: &'a Runtime,
     pub(super) frozen: &'a Closed<'a>,
     me: &'a Entry,
     pub(super) epoch: Epoch,
@@ -43,14 +43,14 @@ pub(super) struct Gathering<'a> {
 impl<'a> Gathering<'a> {
     /// Lays out the round and announces it.
     pub(super) fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
-        let Leader { registry, me, call, deadline, .. } = *leader;
-        let round = &registry.round;
+        let Leader { runtime, me, call, deadline, .. } = *leader;
+        let round = &runtime.round;
         let last = round.word.read().epoch;
         let epoch = last.next();
         let mut orphans = false;
         round.roster.prepare_index(last, epoch);
         round.roster.enter_index(epoch, me);
-        let targets = registry.list.iter(frozen).filter(|entry| {
+        let targets = runtime.list.iter(frozen).filter(|entry| {
             if core::ptr::eq(*entry, me) {
                 return false;
             }
@@ -72,16 +72,16 @@ impl<'a> Gathering<'a> {
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
         let is_closure = call.name == CallName::Closure;
-        round.manners.set(targets >= registry.kernel.cores(), call.may_filter, is_closure);
+        round.manners.set(targets >= runtime.kernel.cores(), call.may_filter, is_closure);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
         round.word.publish(State { epoch, phase: Phase::Gathering });
-        Self { registry, frozen, me, epoch, targets, orphans, deadline }
+        Self { runtime, frozen, me, epoch, targets, orphans, deadline }
     }
 
     /// The entries of the targets.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Entry> {
-        self.registry.list.iter(self.frozen).filter(|entry| !core::ptr::eq(*entry, self.me))
+        self.runtime.list.iter(self.frozen).filter(|entry| !core::ptr::eq(*entry, self.me))
     }
 
     /// Summons everybody, and waits until everybody has stopped; returns how many there are.
@@ -90,7 +90,7 @@ impl<'a> Gathering<'a> {
         casualties: &mut bool,
         ledger: &mut Ledger,
     ) -> Result<usize, Setback> {
-        let Registry { kernel, round, .. } = self.registry;
+        let Runtime { kernel, round, .. } = self.runtime;
         *casualties = self.orphans;
         let mut looked = Instant::now();
         let mut refused = false;
@@ -152,7 +152,7 @@ impl<'a> Gathering<'a> {
     /// Sends again what the kernel did not take, having made room for it where that is allowed.
     /// Returns how many of the threads turned out to have ended.
     fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, Setback> {
-        let Registry { kernel, round, .. } = self.registry;
+        let Runtime { kernel, round, .. } = self.runtime;
         let mut gone = 0;
         for claim in round.roster.refused(self.epoch) {
             let mut sent = kernel.summon(claim.tid);
@@ -182,7 +182,7 @@ impl<'a> Gathering<'a> {
     fn is_dead(&self, entry: &Entry) -> bool {
         // Both, in this order: where the whole process is ending, this thread may find the others' marks
         // set, and the system call is where it ends itself.
-        entry.has_died() | self.registry.kernel.is_dead(entry.tid())
+        entry.has_died() | self.runtime.kernel.is_dead(entry.tid())
     }
 
     /// Sends again to all that have not arrived. A second summons does nothing to a thread that has had the
@@ -190,7 +190,7 @@ impl<'a> Gathering<'a> {
     fn summon_late(&self) -> Result<bool, Setback> {
         let mut all_taken = true;
         for entry in self.targets().filter(|entry| entry.stands(self.epoch, Standing::Summoned)) {
-            match self.registry.kernel.summon(entry.tid()) {
+            match self.runtime.kernel.summon(entry.tid()) {
                 // Whoever is gone is found dead at the next look.
                 Ok(()) | Err(Refusal::Gone) => {}
                 Err(Refusal::Full) => all_taken = false,
@@ -202,7 +202,7 @@ impl<'a> Gathering<'a> {
 
     /// Counts those who have ended without answering.
     fn count_gone(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
-        let arrivals = &self.registry.round.arrivals;
+        let arrivals = &self.runtime.round.arrivals;
         self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
     }
 
@@ -243,7 +243,7 @@ impl<'a> Gathering<'a> {
         if stopped == 0 {
             return;
         }
-        let Registry { round, .. } = self.registry;
+        let Runtime { round, .. } = self.runtime;
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.lent.with_mut(|cell| unsafe { *cell = Some(lent) });
         round.completions.arm(self.epoch, stopped);
@@ -271,7 +271,7 @@ fn note(ledger: &mut Ledger, entry: &Entry) {
 
 impl Drop for Gathering<'_> {
     fn drop(&mut self) {
-        let round = &self.registry.round;
+        let round = &self.runtime.round;
         round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
         round.word.wake_all();
     }

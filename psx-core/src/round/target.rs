@@ -4,14 +4,14 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round, stack};
-use crate::registry::{Entry, Patrol, Registry, Standing, Verdict};
+use crate::registry::{Entry, Patrol, Runtime, Standing, Verdict};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
 const HELP: usize = 2;
 
-impl Registry {
+impl Runtime {
     /// Stops the calling thread if a round has summoned it, until the round lets it go. Called for
     /// every signal 33: a signal that was forged or came too late finds no round that wants this
     /// thread, and this returns at once.

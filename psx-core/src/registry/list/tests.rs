@@ -21,13 +21,13 @@ impl Random {
 /// The list, and what it should be: the newest entry last.
 #[derive(Default)]
 struct Pair {
-    list: List,
+    list: ThreadList,
     gate: Gate,
     expected: Vec<(u32, NonNull<Entry>)>,
     next: u32,
 }
 
-impl Default for List {
+impl Default for ThreadList {
     fn default() -> Self {
         Self::new()
     }

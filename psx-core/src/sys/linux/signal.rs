@@ -44,7 +44,7 @@ const _: () = assert!(size_of::<Info>() == 128);
 const NOTES: usize = 8;
 
 /// Queues a summons for the thread `tid` of this process, on behalf of the registry at `registry`.
-pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal> {
+pub(super) fn summon(pid: u32, tid: u32, runtime: usize) -> Result<(), Refusal> {
     let info = Info {
         signo: SUMMONS,
         errno: 0,
@@ -52,7 +52,7 @@ pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal>
         _align: 0,
         pid,
         uid: 0,
-        value: registry,
+        value: runtime,
         _other_kinds: [0; 4],
         notes: [0; NOTES],
     };
@@ -74,10 +74,10 @@ pub(super) fn summon(pid: u32, tid: u32, registry: usize) -> Result<(), Refusal>
 /// # Safety
 ///
 /// `info` is null, or points to what the kernel gave to a handler with `SA_SIGINFO`, or to a copy.
-pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, registry: usize) -> bool {
+pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, runtime: usize) -> bool {
     let info = info.cast::<Info>();
     // SAFETY: the kernel's information is 128 bytes long, whatever kind of signal it is about.
-    !info.is_null() && unsafe { (*info).code == CODE && (*info).value == registry }
+    !info.is_null() && unsafe { (*info).code == CODE && (*info).value == runtime }
 }
 
 /// How many bytes are left below the calling function's frame on the alternate stack that a handler runs

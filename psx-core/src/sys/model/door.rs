@@ -214,8 +214,8 @@ impl Scene {
     fn register(&self, task: &Task) {
         let mut entry = Entry::allocate().expect("memory");
         entry.belongs_to(task.tid, 0);
-        let registry = self.machine.registry;
-        task.entry.set(Some(registry.register(entry, &registry.enter())));
+        let runtime = self.machine.runtime;
+        task.entry.set(Some(runtime.register(entry, &runtime.enter())));
     }
 
     /// A thread that psx does not know of.
@@ -251,7 +251,7 @@ impl Scene {
             assert_eq!(credentials, history, "thread {} has other credentials", task.tid);
         }
         // The next round would bury the entry of a thread that has died before its own.
-        let (entries, registered) = (self.machine.registry.list.len(), self.machine.registered());
+        let (entries, registered) = (self.machine.runtime.list.len(), self.machine.registered());
         let unburied = self.machine.tasks().iter().filter(|task| task.dies_early.get()).count();
         let expected = registered..=registered + unburied;
         assert!(
@@ -375,7 +375,7 @@ impl Thread {
         let call = Call::new(CallName::Closure, false, &op);
         self.task.dies_early.set(conduct.kills_early);
         let deadline = Deadline::after(plan.timeout);
-        let result = self.machine.registry.broadcast(entry, plan, deadline, call);
+        let result = self.machine.runtime.broadcast(entry, plan, deadline, call);
         let digits = self.machine.history.get().to_string();
         let was_made = digits.contains(&round.to_string());
         assert_eq!(was_made, result.is_ok(), "round {round} is {result:?} after {digits}");
@@ -384,7 +384,7 @@ impl Thread {
 
     /// Starts a thread, as psx does: with a passage and a ticket.
     pub fn give_birth(&self, part: impl FnOnce(&Thread) + 'static) {
-        let passage = self.machine.registry.enter();
+        let passage = self.machine.runtime.enter();
         let ticket = passage.another();
         let entry = Entry::allocate().expect("memory");
         self.interrupt();
@@ -412,21 +412,21 @@ impl Thread {
     /// Registers the thread.
     pub fn adopt(&self) {
         let entry = Entry::allocate().expect("memory");
-        self.register(entry, &self.machine.registry.enter());
+        self.register(entry, &self.machine.runtime.enter());
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
         entry.belongs_to(self.number(), 0);
-        self.task.entry.set(Some(self.machine.registry.register(entry, pass)));
+        self.task.entry.set(Some(self.machine.runtime.register(entry, pass)));
     }
 
     /// Leaves the registry.
     pub fn leave(&self) {
-        let registry = self.machine.registry;
+        let runtime = self.machine.runtime;
         let entry = self.task.entry.get().expect("registered");
-        let pass = registry.enter();
+        let pass = runtime.enter();
         // SAFETY: the thread's own entry, which is in the list until here.
-        let entry = unsafe { registry.unregister(entry, &pass) };
+        let entry = unsafe { runtime.unregister(entry, &pass) };
         self.task.entry.set(None);
         drop(pass);
         drop(entry);
@@ -448,7 +448,7 @@ impl Thread {
     #[must_use]
     pub fn walk(&self) -> usize {
         let mut entries = 0;
-        self.machine.registry.list.for_each(|_| entries += 1);
+        self.machine.runtime.list.for_each(|_| entries += 1);
         entries
     }
 }

@@ -12,7 +12,7 @@ use super::super::{Kind, Refusal};
 use super::choices::{Choices, Habits, Whim};
 use super::fault::{self, Fault};
 use super::task::{Roused, Sleep, Task};
-use crate::registry::Registry;
+use crate::registry::Runtime;
 use crate::sys::Kernel;
 
 /// After how many times that nobody could run but by a timer the deadline itself has come.
@@ -107,7 +107,7 @@ pub(crate) fn just_woken() -> bool {
 }
 
 pub(crate) struct Machine {
-    pub(crate) registry: &'static Registry,
+    pub(crate) runtime: &'static Runtime,
     main: LoomThread,
     tasks: RefCell<Vec<Rc<Task>>>,
     /// In the order in which they fell asleep.
@@ -139,7 +139,7 @@ impl Machine {
     /// A machine without threads, for the execution that has just begun.
     pub(crate) fn start(habits: Habits) -> Rc<Self> {
         let machine = Rc::new(Self {
-            registry: Box::leak(Box::new(Registry::new(Kernel))),
+            runtime: Box::leak(Box::new(Runtime::new(Kernel))),
             main: thread::current(),
             tasks: RefCell::default(),
             sleepers: RefCell::default(),
@@ -176,7 +176,7 @@ impl Machine {
     /// Frees what the execution leaves. Only the main thread is left.
     pub(crate) fn stop(self: Rc<Self>) {
         // SAFETY: leaked by `start`, and nobody is left to use it.
-        drop(unsafe { Box::from_raw(core::ptr::from_ref(self.registry).cast_mut()) });
+        drop(unsafe { Box::from_raw(core::ptr::from_ref(self.runtime).cast_mut()) });
         MACHINE.set(None);
     }
 
@@ -419,7 +419,7 @@ impl Machine {
             self.summonses.set(self.summonses.get() - 1);
             me.handling.set(true);
             tell(me, "takes a summons", 0);
-            self.registry.answer(me.room.get());
+            self.runtime.answer(me.room.get());
             tell(me, "has taken it", 0);
             me.handling.set(false);
         }
