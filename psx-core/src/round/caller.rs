@@ -2,7 +2,7 @@
 //! `unsafe`: it makes the user's call.
 //!
 //! Each step hands the next one a value that only it can make, and that undoes the step when
-//! dropped: a [`Turn`] (the round's lock, signals blocked), the gate's `Closed`, a [`Gathering`].
+//! dropped: a [`RoundGuard`] (the round's lock, signals blocked), the gate's `Closed`, a [`Gathering`].
 //! Whatever goes wrong on the way, the world is let go in the right order.
 
 use core::fmt::Write;
@@ -105,8 +105,8 @@ impl Runtime {
             let mut debris = Debris::default();
             let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
-            let leader = Leader { runtime: self, me, plan, call, deadline, seen };
-            let attempt = leader.attempt(close_by, &mut ledger, &mut debris);
+            let caller = Caller { runtime: self, me, plan, call, deadline, seen };
+            let attempt = caller.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
 
             let setback = match attempt {
@@ -206,14 +206,14 @@ impl Runtime {
 
 /// A thread's claim to lead the next round: no signal is taken any more but the synchronous ones, whose
 /// handlers find the thread engaged, and nobody else leads.
-struct Turn<'r> {
+struct RoundGuard<'r> {
     round: &'r Round,
     me: &'r Entry,
     /// Dropped after the lock is free.
     _masked: mask::Masked,
 }
 
-impl<'r> Turn<'r> {
+impl<'r> RoundGuard<'r> {
     fn take(runtime: &'r Runtime, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
         let masked = mask::block_all().map_err(Setback::Handler)?;
         let round = &runtime.round;
@@ -242,7 +242,7 @@ impl<'r> Turn<'r> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RoundGuard<'_> {
     fn drop(&mut self) {
         self.round.caller_life.give_back();
         self.round.lock.release();
@@ -250,7 +250,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-pub(super) struct Leader<'r> {
+pub(super) struct Caller<'r> {
     pub(super) runtime: &'r Runtime,
     pub(super) me: &'r Entry,
     plan: &'r Broadcast,
@@ -260,7 +260,7 @@ pub(super) struct Leader<'r> {
     seen: Census,
 }
 
-impl Leader<'_> {
+impl Caller<'_> {
     fn attempt(
         &self,
         close_by: Deadline,
@@ -268,7 +268,7 @@ impl Leader<'_> {
         debris: &mut Debris,
     ) -> Result<Committed, Setback> {
         let Runtime { kernel, gate, list, round, .. } = self.runtime;
-        let _turn = Turn::take(self.runtime, self.me, self.deadline)?;
+        let _guard = RoundGuard::take(self.runtime, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
         kernel.confirm_handler().map_err(Setback::Handler)?;
         let frozen = gate.close(close_by).ok_or(Setback::Busy)?;

@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use super::caller::{Leader, Setback};
+use super::caller::{Caller, Setback};
 use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
@@ -42,8 +42,8 @@ pub(super) struct Gathering<'a> {
 
 impl<'a> Gathering<'a> {
     /// Lays out the round and announces it.
-    pub(super) fn announce(leader: &'a Leader<'_>, frozen: &'a Closed<'a>) -> Self {
-        let Leader { runtime, me, call, deadline, .. } = *leader;
+    pub(super) fn announce(caller: &'a Caller<'_>, frozen: &'a Closed<'a>) -> Self {
+        let Caller { runtime, me, call, deadline, .. } = *caller;
         let round = &runtime.round;
         let last = round.word.read().epoch;
         let epoch = last.next();
