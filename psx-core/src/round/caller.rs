@@ -33,9 +33,9 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// How many threads the last message names, so that it fits into a pipe that nobody reads.
 const NAMED: usize = 16;
 
-/// Why an attempt came to nothing. No thread has made the call, except for [`Setback::Os`].
+/// Why an attempt came to nothing. No thread has made the call, except for [`AttemptError::Os`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Setback {
+pub(super) enum AttemptError {
     /// The call failed on the caller.
     Os(Errno),
     /// The ledger says who did not arrive.
@@ -44,8 +44,8 @@ pub(super) enum Setback {
     StackTooSmall,
     /// The ledger says which threads are not registered; none, if they have ended meanwhile.
     Missed,
-    Unprovable(Errno),
-    Unsendable(Errno),
+    ThreadCountUnavailable(Errno),
+    SignalDenied(Errno),
     Handler(Errno),
     /// Another round, or a birth, was in the way.
     Busy,
@@ -64,7 +64,7 @@ struct Committed {
 
 /// How many threads there are: registered, and by the kernel's count (0 where it has none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Census {
+pub(super) struct ThreadCounts {
     pub(super) registered: usize,
     pub(super) all: usize,
 }
@@ -101,7 +101,7 @@ impl Runtime {
                 // The program may have closed the descriptor; opening it again looks up a path.
                 let _ = self.kernel.make_ready();
             }
-            let seen = self.expected_census(plan, attempts);
+            let seen = self.expected_counts(plan, attempts);
             let mut debris = Debris::default();
             let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
@@ -109,54 +109,54 @@ impl Runtime {
             let attempt = caller.attempt(close_by, &mut ledger, &mut debris);
             drop(debris);
 
-            let setback = match attempt {
+            let error = match attempt {
                 Ok(Committed { value, threads, left_out, stopped }) => {
                     let divergent = ledger.divergent();
                     // The call is made: memory that is not there must not make an error of it.
                     let left_out = left_out.map(|()| ledger.others.threads_or_number());
                     return Ok(Report { value, threads, left_out, divergent, attempts, stopped });
                 }
-                Err(setback) => setback,
+                Err(error) => error,
             };
-            if setback == Setback::Missed && !ledger.others.none_missed() {
+            if error == AttemptError::Missed && !ledger.others.none_missed() {
                 let threads = ledger.others.threads().map_err(|NoMemory| Error::OutOfMemory)?;
                 sightings.update(&self.kernel, &threads).map_err(|NoMemory| Error::OutOfMemory)?;
                 missed = Some(threads);
             }
-            match setback {
-                Setback::NoRoom if !deadline.passed() => {}
-                Setback::Busy if !deadline.passed() => patience *= 2,
-                Setback::Missed if !deadline.passed() && !sightings.are_settled() => {
+            match error {
+                AttemptError::NoRoom if !deadline.passed() => {}
+                AttemptError::Busy if !deadline.passed() => patience *= 2,
+                AttemptError::Missed if !deadline.passed() && !sightings.are_settled() => {
                     if !self.await_change(seen, deadline.sooner(retry), &mut sightings) {
                         retry = (retry * 3).min(LAST_RETRY);
                     }
                 }
-                Setback::Busy | Setback::Missed | Setback::NoRoom => {
+                AttemptError::Busy | AttemptError::Missed | AttemptError::NoRoom => {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
                 }
-                Setback::Late => {
+                AttemptError::Late => {
                     return Err(match (missed, ledger.threads()) {
                         (Some(missed), _) => Error::Uncovered(missed),
                         (None, Ok(late)) => Error::Unreachable(late),
                         (None, Err(NoMemory)) => Error::OutOfMemory,
                     });
                 }
-                Setback::StackTooSmall => {
+                AttemptError::StackTooSmall => {
                     return Err(match ledger.threads() {
                         Ok(threads) => Error::StackTooSmall(threads),
                         Err(NoMemory) => Error::OutOfMemory,
                     });
                 }
-                Setback::Os(errno) => return Err(Error::Os(errno)),
-                Setback::Unprovable(errno) => {
+                AttemptError::Os(errno) => return Err(Error::Os(errno)),
+                AttemptError::ThreadCountUnavailable(errno) => {
                     let was_closed = !self.kernel.is_ready();
                     if was_closed && self.kernel.make_ready() && !deadline.passed() {
                         continue;
                     }
                     return Err(Error::ThreadCountUnavailable(errno));
                 }
-                Setback::Unsendable(errno) => return Err(Error::SignalDenied(errno)),
-                Setback::Handler(errno) => return Err(Error::Handler(errno)),
+                AttemptError::SignalDenied(errno) => return Err(Error::SignalDenied(errno)),
+                AttemptError::Handler(errno) => return Err(Error::Handler(errno)),
             }
         }
     }
@@ -164,23 +164,23 @@ impl Runtime {
     /// How many threads there will be to look at. Counting them takes as long as the rest of a small
     /// round, and the proof counts again: so where nothing speaks for a change since the last proof, its
     /// result is taken.
-    fn expected_census(&self, plan: &Broadcast, attempts: u32) -> Census {
+    fn expected_counts(&self, plan: &Broadcast, attempts: u32) -> ThreadCounts {
         let registered = self.list.len();
         let is_settled = plan.coverage == Coverage::Registered
             || registered == self.round.proven.load(Ordering::Relaxed) as usize;
         if attempts == 1 && is_settled {
             let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
-            return Census { registered, all: registered + bystanders };
+            return ThreadCounts { registered, all: registered + bystanders };
         }
-        self.census()
+        self.thread_counts()
     }
 
-    pub(super) fn census(&self) -> Census {
+    pub(super) fn thread_counts(&self) -> ThreadCounts {
         let all = self.kernel.thread_count().map_or(0, |count| count.threads);
-        Census { registered: self.list.len(), all }
+        ThreadCounts { registered: self.list.len(), all }
     }
 
-    fn lay_out(&self, seen: Census, debris: &mut Debris) -> Result<Ledger, NoMemory> {
+    fn lay_out(&self, seen: ThreadCounts, debris: &mut Debris) -> Result<Ledger, NoMemory> {
         let room = seen.registered.max(seen.all) + AMPLE;
         debris.array = self.round.roster.larger(room)?;
         Ledger::for_threads(room)
@@ -188,11 +188,11 @@ impl Runtime {
 
     /// Waits for a thread to be born, adopted or gone, with the gate open and no thread stopped, and
     /// looks at those that were missed. Returns `false` where that does not happen until the deadline.
-    fn await_change(&self, seen: Census, deadline: Deadline, missed: &mut Missed) -> bool {
+    fn await_change(&self, seen: ThreadCounts, deadline: Deadline, missed: &mut Missed) -> bool {
         let mut nap = Duration::from_micros(50);
         loop {
             missed.look(&self.kernel, self.gate.is_wanted());
-            if self.census() != seen {
+            if self.thread_counts() != seen {
                 return true;
             }
             if deadline.passed() {
@@ -214,8 +214,8 @@ struct RoundGuard<'r> {
 }
 
 impl<'r> RoundGuard<'r> {
-    fn take(runtime: &'r Runtime, me: &'r Entry, deadline: Deadline) -> Result<Self, Setback> {
-        let masked = mask::block_all().map_err(Setback::Handler)?;
+    fn take(runtime: &'r Runtime, me: &'r Entry, deadline: Deadline) -> Result<Self, AttemptError> {
+        let masked = mask::block_all().map_err(AttemptError::Handler)?;
         let round = &runtime.round;
         let look = || runtime.look_at_round();
         // A fork in the handler of a synchronous signal leaves the lock alone that this thread holds.
@@ -229,11 +229,11 @@ impl<'r> RoundGuard<'r> {
                 if is_ours {
                     round.lock.release();
                 }
-                return Err(Setback::Handler(errno));
+                return Err(AttemptError::Handler(errno));
             }
         }
         if !is_ours {
-            return Err(Setback::Busy);
+            return Err(AttemptError::Busy);
         }
         me.engage();
         // Where that fails, the caller's id has to do.
@@ -257,7 +257,7 @@ pub(super) struct Caller<'r> {
     pub(super) call: Call<'r>,
     pub(super) deadline: Deadline,
     /// How many threads there were just before.
-    seen: Census,
+    seen: ThreadCounts,
 }
 
 impl Caller<'_> {
@@ -266,14 +266,14 @@ impl Caller<'_> {
         close_by: Deadline,
         ledger: &mut Ledger,
         debris: &mut Debris,
-    ) -> Result<Committed, Setback> {
+    ) -> Result<Committed, AttemptError> {
         let Runtime { kernel, gate, list, round, .. } = self.runtime;
         let _guard = RoundGuard::take(self.runtime, self.me, self.deadline)?;
         debris.array = round.roster.install(debris.array.take());
-        kernel.confirm_handler().map_err(Setback::Handler)?;
-        let frozen = gate.close(close_by).ok_or(Setback::Busy)?;
+        kernel.confirm_handler().map_err(AttemptError::Handler)?;
+        let frozen = gate.close(close_by).ok_or(AttemptError::Busy)?;
         if list.len() > round.roster.capacity().min(ledger.capacity()) {
-            return Err(Setback::NoRoom);
+            return Err(AttemptError::NoRoom);
         }
         if self.plan.coverage == Coverage::Require {
             self.runtime.let_leavers_vanish(self.seen);
@@ -298,7 +298,7 @@ impl Caller<'_> {
             // (invariant I3).
             debris.buried = Some(unsafe { list.bury(&frozen, is_dead) });
         }
-        if matches!(committed, Err(Setback::Late | Setback::StackTooSmall)) {
+        if matches!(committed, Err(AttemptError::Late | AttemptError::StackTooSmall)) {
             for finding in ledger.findings_mut() {
                 finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
             }
@@ -312,7 +312,7 @@ impl Caller<'_> {
         gathering: &Gathering<'_>,
         casualties: &mut bool,
         ledger: &mut Ledger,
-    ) -> Result<Committed, Setback> {
+    ) -> Result<Committed, AttemptError> {
         let stopped = gathering.await_arrivals(casualties, ledger)?;
         let left_out = match self.plan.coverage {
             Coverage::Require => {
@@ -325,7 +325,7 @@ impl Caller<'_> {
             }
         };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
-        let value = unsafe { self.call.raw.make() }.map_err(Setback::Os)?;
+        let value = unsafe { self.call.raw.make() }.map_err(AttemptError::Os)?;
         gathering.commit(Lent { call: self.call.raw, value }, stopped, casualties);
 
         for entry in gathering.targets() {

@@ -15,7 +15,7 @@
 //! has started are counted. The rest takes `/proc` itself: where that is out of reach, what is left
 //! over is counted and not named, and is taken for missed.
 
-use super::caller::{Census, Setback};
+use super::caller::{AttemptError, ThreadCounts};
 use super::ledger::Ledger;
 use crate::Errno;
 use crate::registry::{Closed, Entry, Runtime};
@@ -34,22 +34,22 @@ impl Runtime {
         frozen: &Closed<'_>,
         stopped: usize,
         ledger: &mut Ledger,
-    ) -> Result<(), Setback> {
+    ) -> Result<(), AttemptError> {
         let held = stopped + 1;
-        let seen = self.kernel.thread_count().map_err(Setback::Unprovable)?;
+        let seen = self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?;
         let count = seen.threads;
         if count == held {
             return self.note_proof(0);
         }
         if count == 0 {
-            return Err(Setback::Unprovable(self.kernel.implausible()));
+            return Err(AttemptError::ThreadCountUnavailable(self.kernel.implausible()));
         }
         // Somebody has ended after it arrived; the next attempt finds it dead.
         if count < held {
-            return Err(Setback::Missed);
+            return Err(AttemptError::Missed);
         }
         if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
-            return Err(Setback::NoRoom);
+            return Err(AttemptError::NoRoom);
         }
         let ended = self.ended_mains(seen, ledger);
         if count == held + ended {
@@ -58,15 +58,16 @@ impl Runtime {
 
         if let Err(errno) = self.list_others(ledger) {
             ledger.others.count(count.saturating_sub(held), ended, Some(errno));
-            return Err(Setback::Missed);
+            return Err(AttemptError::Missed);
         }
         let harmless = ledger.others.harmless.as_slice();
-        let count = self.kernel.thread_count().map_err(Setback::Unprovable)?.threads;
+        let count =
+            self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?.threads;
         if !ledger.others.none_missed()
             || count != held + harmless.len()
             || !self.are_harmless(harmless)
         {
-            return Err(Setback::Missed);
+            return Err(AttemptError::Missed);
         }
         self.note_proof(harmless.len())
     }
@@ -85,7 +86,7 @@ impl Runtime {
         frozen: &Closed<'_>,
         stopped: usize,
         ledger: &mut Ledger,
-    ) -> Result<Result<(), Errno>, Setback> {
+    ) -> Result<Result<(), Errno>, AttemptError> {
         let held = stopped + 1;
         let count = match self.kernel.thread_count() {
             Ok(ThreadCount { threads: 0, .. }) => return Ok(Err(self.kernel.implausible())),
@@ -94,7 +95,7 @@ impl Runtime {
             Err(errno) => return Ok(Err(errno)),
         };
         if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
-            return Err(Setback::NoRoom);
+            return Err(AttemptError::NoRoom);
         }
         for _ in 0..LISTINGS {
             ledger.others.clear();
@@ -162,14 +163,14 @@ impl Runtime {
 
     /// Gives threads that have left the list a moment to leave the process too, before anybody is
     /// stopped for a proof that could only fail. Called with the gate closed.
-    pub(super) fn let_leavers_vanish(&self, mut seen: Census) {
+    pub(super) fn let_leavers_vanish(&self, mut seen: ThreadCounts) {
         let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
         for _ in 0..LEAVER_LOOKS {
             if seen.all <= self.list.len() + bystanders {
                 return;
             }
             crate::sys::sync::yield_now();
-            seen = self.census();
+            seen = self.thread_counts();
         }
     }
 }

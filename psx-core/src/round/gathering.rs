@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use super::caller::{Caller, Setback};
+use super::caller::{AttemptError, Caller};
 use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
@@ -89,7 +89,7 @@ impl<'a> Gathering<'a> {
         &self,
         casualties: &mut bool,
         ledger: &mut Ledger,
-    ) -> Result<usize, Setback> {
+    ) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         *casualties = self.orphans;
         let mut looked = Instant::now();
@@ -113,7 +113,7 @@ impl<'a> Gathering<'a> {
             gone += found_gone;
             // Another handler has taken the summonses that were sent meanwhile; and a thread that has
             // ended may have claimed a summons that it did not send.
-            let replaced = kernel.confirm_handler().map_err(Setback::Handler)?;
+            let replaced = kernel.confirm_handler().map_err(AttemptError::Handler)?;
             lost |= replaced || found_gone > 0;
             if lost {
                 lost = !self.summon_late()?;
@@ -129,13 +129,13 @@ impl<'a> Gathering<'a> {
             }
             if deadline.passed_at(now) {
                 if self.give_up(ledger) {
-                    return Err(Setback::Late);
+                    return Err(AttemptError::Late);
                 }
                 // All have arrived, and are about to count down, so this is short; nobody is late,
                 // but the deadline is a promise.
                 let patience = round.manners.of_caller();
                 if !round.arrivals.wait(Limit::For(LAST_LOOK), patience) {
-                    return Err(Setback::Busy);
+                    return Err(AttemptError::Busy);
                 }
             }
             look = (look * 2).min(LAST_LOOK);
@@ -144,14 +144,14 @@ impl<'a> Gathering<'a> {
         if round.arrivals.is_marked() {
             let refused = |entry: &&Entry| entry.stands(self.epoch, Standing::StackTooSmall);
             self.targets().filter(refused).for_each(|entry| note(ledger, entry));
-            return Err(Setback::StackTooSmall);
+            return Err(AttemptError::StackTooSmall);
         }
         Ok(self.targets - gone)
     }
 
     /// Sends again what the kernel did not take, having made room for it where that is allowed.
     /// Returns how many of the threads turned out to have ended.
-    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, Setback> {
+    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         let mut gone = 0;
         for claim in round.roster.refused(self.epoch) {
@@ -171,7 +171,7 @@ impl<'a> Gathering<'a> {
                         found => gone += found,
                     }
                 }
-                Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
+                Err(Refusal::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
             }
         }
         Ok(gone)
@@ -187,14 +187,14 @@ impl<'a> Gathering<'a> {
 
     /// Sends again to all that have not arrived. A second summons does nothing to a thread that has had the
     /// first. Returns whether the kernel has taken all of them.
-    fn summon_late(&self) -> Result<bool, Setback> {
+    fn summon_late(&self) -> Result<bool, AttemptError> {
         let mut all_taken = true;
         for entry in self.targets().filter(|entry| entry.stands(self.epoch, Standing::Summoned)) {
             match self.runtime.kernel.summon(entry.tid()) {
                 // Whoever is gone is found dead at the next look.
                 Ok(()) | Err(Refusal::Gone) => {}
                 Err(Refusal::Full) => all_taken = false,
-                Err(Refusal::Denied(errno)) => return Err(Setback::Unsendable(errno)),
+                Err(Refusal::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
             }
         }
         Ok(all_taken)
