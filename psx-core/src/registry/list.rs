@@ -132,12 +132,12 @@ impl ThreadList {
     ///
     /// The threads of those that `is_dead` picks are dead, and the caller has closed the gate and
     /// released the round, so that nobody looks at their entries any more.
-    pub(crate) unsafe fn bury(
+    pub(crate) unsafe fn unlink_dead(
         &self,
         _frozen: &Closed<'_>,
         mut is_dead: impl FnMut(&Entry) -> bool,
-    ) -> Buried {
-        let mut buried = Buried { top: None };
+    ) -> Unlinked {
+        let mut unlinked = Unlinked { top: None };
         // SAFETY: ours to read: the gate is closed (invariant I2).
         let mut next = self.head.with(|head| unsafe { *head });
         while let Some(entry) = next {
@@ -146,12 +146,12 @@ impl ThreadList {
                 next = links(entry).next;
                 if is_dead(entry.as_ref()) {
                     self.unlink(entry);
-                    set_links(entry, Links { previous: None, next: buried.top });
-                    buried.top = Some(entry);
+                    set_links(entry, Links { previous: None, next: unlinked.top });
+                    unlinked.top = Some(entry);
                 }
             }
         }
-        buried
+        unlinked
     }
 
     /// In a forked child: leaves the parent's list behind, since another thread may have been changing
@@ -189,14 +189,14 @@ impl Drop for ThreadList {
 
 /// Dead threads' entries, out of the list and not freed yet: that happens when this is dropped.
 #[must_use = "to be dropped after the gate has opened, since it frees"]
-pub(crate) struct Buried {
+pub(crate) struct Unlinked {
     top: Option<NonNull<Entry>>,
 }
 
-impl Drop for Buried {
+impl Drop for Unlinked {
     fn drop(&mut self) {
         while let Some(entry) = self.top {
-            // SAFETY: `bury` has taken it out of the list and given it to us alone.
+            // SAFETY: `unlink_dead` has taken it out of the list and given it to us alone.
             unsafe {
                 self.top = links(entry).next;
                 drop(Box::from_raw(entry.as_ptr()));

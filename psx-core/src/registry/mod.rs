@@ -20,7 +20,7 @@ use core::time::Duration;
 pub(crate) use entry::{Entry, Standing, Verdict};
 pub(crate) use fair_lock::FairLock;
 pub(crate) use gate::{Closed, Gate, Pass};
-pub(crate) use list::{Buried, ThreadList};
+pub(crate) use list::{ThreadList, Unlinked};
 use lock::Lock;
 pub(crate) use patrol::Patrol;
 

@@ -14,7 +14,7 @@ use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
 use super::{Call, Lent, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Buried, Entry, Patrol, Runtime, Standing, Verdict};
+use crate::registry::{Entry, Patrol, Runtime, Standing, Unlinked, Verdict};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
@@ -71,8 +71,8 @@ pub(super) struct ThreadCounts {
 
 /// What an attempt leaves behind for the caller to free, once nobody waits for it any more.
 #[derive(Default)]
-struct Debris {
-    buried: Option<Buried>,
+struct Garbage {
+    unlinked: Option<Unlinked>,
     array: Option<Box<Array>>,
 }
 
@@ -102,12 +102,12 @@ impl Runtime {
                 let _ = self.kernel.make_ready();
             }
             let seen = self.expected_counts(plan, attempts);
-            let mut debris = Debris::default();
-            let mut ledger = self.lay_out(seen, &mut debris).map_err(|_| Error::OutOfMemory)?;
+            let mut garbage = Garbage::default();
+            let mut ledger = self.lay_out(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
             let caller = Caller { runtime: self, me, plan, call, deadline, seen };
-            let attempt = caller.attempt(close_by, &mut ledger, &mut debris);
-            drop(debris);
+            let attempt = caller.attempt(close_by, &mut ledger, &mut garbage);
+            drop(garbage);
 
             let error = match attempt {
                 Ok(Committed { value, threads, left_out, stopped }) => {
@@ -180,9 +180,9 @@ impl Runtime {
         ThreadCounts { registered: self.list.len(), all }
     }
 
-    fn lay_out(&self, seen: ThreadCounts, debris: &mut Debris) -> Result<Ledger, NoMemory> {
+    fn lay_out(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Ledger, NoMemory> {
         let room = seen.registered.max(seen.all) + AMPLE;
-        debris.array = self.round.roster.larger(room)?;
+        garbage.array = self.round.roster.larger(room)?;
         Ledger::for_threads(room)
     }
 
@@ -265,11 +265,11 @@ impl Caller<'_> {
         &self,
         close_by: Deadline,
         ledger: &mut Ledger,
-        debris: &mut Debris,
+        garbage: &mut Garbage,
     ) -> Result<Committed, AttemptError> {
         let Runtime { kernel, gate, list, round, .. } = self.runtime;
         let _guard = RoundGuard::take(self.runtime, self.me, self.deadline)?;
-        debris.array = round.roster.install(debris.array.take());
+        garbage.array = round.roster.install(garbage.array.take());
         kernel.confirm_handler().map_err(AttemptError::Handler)?;
         let frozen = gate.close(close_by).ok_or(AttemptError::Busy)?;
         if list.len() > round.roster.capacity().min(ledger.capacity()) {
@@ -296,7 +296,7 @@ impl Caller<'_> {
             };
             // SAFETY: these threads' ends were seen, the gate is closed, and the round is released
             // (invariant I3).
-            debris.buried = Some(unsafe { list.bury(&frozen, is_dead) });
+            garbage.unlinked = Some(unsafe { list.unlink_dead(&frozen, is_dead) });
         }
         if matches!(committed, Err(AttemptError::Late | AttemptError::StackTooSmall)) {
             for finding in ledger.findings_mut() {

@@ -57,13 +57,13 @@ impl Pair {
     }
 
     /// Buries those whose number is a multiple of `divisor`.
-    fn bury(&mut self, divisor: u32) {
+    fn unlink_dead(&mut self, divisor: u32) {
         let is_dead = |tid: u32| tid % divisor == 0;
         let frozen = self.gate.close(Deadline::after(Duration::ZERO)).unwrap();
         // SAFETY: there are no threads.
-        let buried = unsafe { self.list.bury(&frozen, |entry| is_dead(entry.tid())) };
+        let unlinked = unsafe { self.list.unlink_dead(&frozen, |entry| is_dead(entry.tid())) };
         drop(frozen);
-        drop(buried);
+        drop(unlinked);
         self.expected.retain(|&(tid, _)| !is_dead(tid));
     }
 
@@ -99,7 +99,7 @@ fn it_is_what_a_vec_would_be() {
             let count = pair.expected.len();
             match random.below(100) {
                 0 if count > 0 => pair.fork(random.below(count)),
-                1..5 => pair.bury(2 + random.below(9) as u32),
+                1..5 => pair.unlink_dead(2 + random.below(9) as u32),
                 5..45 if count > 0 => pair.remove(random.below(count)),
                 _ if count < 40 => pair.insert(),
                 _ => pair.remove(random.below(count)),

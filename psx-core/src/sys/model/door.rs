@@ -250,7 +250,7 @@ impl Scene {
             let credentials = task.credentials.get();
             assert_eq!(credentials, history, "thread {} has other credentials", task.tid);
         }
-        // The next round would bury the entry of a thread that has died before its own.
+        // The next round would unlink_dead the entry of a thread that has died before its own.
         let (entries, registered) = (self.machine.runtime.list.len(), self.machine.registered());
         let unburied = self.machine.tasks().iter().filter(|task| task.dies_early.get()).count();
         let expected = registered..=registered + unburied;
