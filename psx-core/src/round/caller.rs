@@ -12,7 +12,7 @@ use super::gathering::Gathering;
 use super::ledger::{Finding, Ledger};
 use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
-use super::{Call, Lent, Round};
+use super::{Call, PublishedCall, Round};
 use crate::memory::NoMemory;
 use crate::registry::{Entry, Patrol, Runtime, Standing, Unlinked, Verdict};
 use crate::report::Outcome;
@@ -326,7 +326,7 @@ impl Caller<'_> {
         };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(AttemptError::Os)?;
-        gathering.commit(Lent { call: self.call.raw, value }, stopped, casualties);
+        gathering.commit(PublishedCall { call: self.call.raw, value }, stopped, casualties);
 
         for entry in gathering.targets() {
             let Some(Verdict { outcome, name }) = entry.verdict(gathering.epoch) else { continue };

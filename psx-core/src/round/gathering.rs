@@ -9,7 +9,7 @@ use super::caller::{AttemptError, Caller};
 use super::latch::Latch;
 use super::ledger::{Finding, Ledger};
 use super::word::{Phase, State};
-use super::{Epoch, Lent};
+use super::{Epoch, PublishedCall};
 use crate::broadcast::CallName;
 use crate::registry::{Closed, Entry, Runtime, Standing};
 use crate::report::{Comm, Outcome};
@@ -239,13 +239,13 @@ impl<'a> Gathering<'a> {
 
     /// Has all stopped threads make the call, and waits until they have. There is no way back, no
     /// deadline, and no system call but futex: the call may have forbidden every other.
-    pub(super) fn commit(&self, lent: Lent, stopped: usize, casualties: &mut bool) {
+    pub(super) fn commit(&self, published: PublishedCall, stopped: usize, casualties: &mut bool) {
         if stopped == 0 {
             return;
         }
         let Runtime { round, .. } = self.runtime;
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
-        round.lent.with_mut(|cell| unsafe { *cell = Some(lent) });
+        round.published.with_mut(|cell| unsafe { *cell = Some(published) });
         round.completions.arm(self.epoch, stopped);
         if round.manners.is_futex_only() {
             // A caller that has forbidden itself even futex dies before the others follow it.

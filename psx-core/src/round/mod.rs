@@ -67,7 +67,7 @@ pub(crate) struct Round {
     roster: CachePadded<Roster>,
     /// Written by the caller before it commits; read by targets that have arrived and see the round
     /// committed.
-    lent: UnsafeCell<Option<Lent>>,
+    published: UnsafeCell<Option<PublishedCall>>,
     /// How its threads wait for each other.
     manners: Manners,
     /// How many threads beside the registered ones the last proof has found to be harmless.
@@ -94,7 +94,7 @@ impl Round {
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
-                lent: UnsafeCell::new(None),
+                published: UnsafeCell::new(None),
                 manners: Manners::new(),
                 bystanders: AtomicU32::new(0),
                 proven: AtomicU32::new(0),
@@ -134,7 +134,7 @@ impl Round {
 /// What every thread is to do. Borrows the closure that does it.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'c> {
-    raw: RawCall,
+    raw: ErasedCall,
     /// For the message, should the process end over it.
     name: CallName,
     /// Whether it may install a filter on system calls, for all that we know.
@@ -144,14 +144,14 @@ pub(crate) struct Call<'c> {
 
 /// What the caller lends to the targets: the call, and what it came to on the caller.
 #[derive(Clone, Copy)]
-struct Lent {
-    call: RawCall,
+struct PublishedCall {
+    call: ErasedCall,
     value: usize,
 }
 
 /// A closure without its type and lifetime.
 #[derive(Clone, Copy)]
-struct RawCall {
+struct ErasedCall {
     data: *const (),
     make: unsafe fn(*const ()) -> Result<usize, Errno>,
 }
@@ -162,13 +162,13 @@ impl<'c> Call<'c> {
         F: Fn() -> Result<usize, Errno> + Sync,
     {
         unsafe fn make<F: Fn() -> Result<usize, Errno>>(data: *const ()) -> Result<usize, Errno> {
-            let unwinding = EndOnUnwind;
+            let unwinding = AbortOnUnwind;
             // SAFETY: `data` is the `op` of `Call::new`, and it outlives the call (invariant I5).
             let result = unsafe { (*data.cast::<F>())() };
             core::mem::forget(unwinding);
             result
         }
-        let raw = RawCall { data: ptr::from_ref(op).cast(), make: make::<F> };
+        let raw = ErasedCall { data: ptr::from_ref(op).cast(), make: make::<F> };
         Self { raw, name, may_filter, closure: PhantomData }
     }
 
@@ -177,7 +177,7 @@ impl<'c> Call<'c> {
     }
 }
 
-impl RawCall {
+impl ErasedCall {
     /// # Safety
     ///
     /// The `Call` that this came from is alive, and so are the promises of
@@ -190,9 +190,9 @@ impl RawCall {
 
 /// A panic out of a broadcast closure cannot go on: half of the threads may have made the call, and
 /// unwinding would leave the rest standing for ever.
-struct EndOnUnwind;
+struct AbortOnUnwind;
 
-impl Drop for EndOnUnwind {
+impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
         crate::sys::fatal::unwound();
     }

@@ -75,9 +75,10 @@ impl Runtime {
         }
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
         // its completion below before it takes the cell back (invariant I5).
-        let lent = round.lent.with(|cell| unsafe { *cell });
+        let published = round.published.with(|cell| unsafe { *cell });
         // SAFETY: as above, the call is alive.
-        let made = lent.map(|lent| (lent.value, Outcome::from(unsafe { lent.call.make() })));
+        let made = published
+            .map(|published| (published.value, Outcome::from(unsafe { published.call.make() })));
         if let Some((value, outcome)) = made {
             if outcome != Outcome::Returned(value) && !futex_only {
                 name = self.kernel.own_name();
