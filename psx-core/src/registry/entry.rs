@@ -35,7 +35,7 @@ pub(crate) enum Standing {
 
 /// What a call came to on one thread.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct CallResult {
     pub(crate) outcome: Outcome,
     /// The thread's name, where there is reason to tell it.
     pub(crate) name: Comm,
@@ -62,7 +62,7 @@ pub(crate) struct Entry {
     life: LifeMark,
     /// What the last call came to. Written by the thread itself between `Arrived` and `Done`, read by
     /// the caller once it has seen `Done`.
-    verdict: UnsafeCell<Verdict>,
+    result: UnsafeCell<CallResult>,
     /// Whether the thread is inside a round, leading it or making its call. Touched by the thread
     /// alone, in its handler too.
     engaged: OwnedU8,
@@ -106,7 +106,7 @@ impl Entry {
             tid: OwnedU32::new(0),
             generation: OwnedU32::new(0),
             life: LifeMark::new(),
-            verdict: UnsafeCell::new(Verdict { outcome: Outcome::Died, name: Comm::default() }),
+            result: UnsafeCell::new(CallResult { outcome: Outcome::Died, name: Comm::default() }),
             engaged: OwnedU8::new(0),
             passages: OwnedU8::new(0),
             destructor_rounds: OwnedU8::new(0),
@@ -185,20 +185,20 @@ impl Entry {
     /// # Safety
     ///
     /// The calling thread owns the entry and stands at `Arrived` in a committed round.
-    pub(crate) unsafe fn note(&self, verdict: Verdict) {
+    pub(crate) unsafe fn set_result(&self, result: CallResult) {
         // SAFETY: between `Arrived` and `Done` the cell is the thread's own (invariant I6).
-        self.verdict.with_mut(|cell| unsafe { *cell = verdict });
+        self.result.with_mut(|cell| unsafe { *cell = result });
     }
 
     /// What the call of the round of `epoch` came to, where the thread was there to make it.
-    pub(crate) fn verdict(&self, epoch: Epoch) -> Option<Verdict> {
+    pub(crate) fn result(&self, epoch: Epoch) -> Option<CallResult> {
         if self.stands(epoch, Standing::Done) {
             // SAFETY: the thread has set `Done` after its write, and writes no more until another
             // round has been committed, which is ours to begin (invariant I6).
-            Some(self.verdict.with(|cell| unsafe { *cell }))
+            Some(self.result.with(|cell| unsafe { *cell }))
         } else {
             self.stands(epoch, Standing::Fallen)
-                .then_some(Verdict { outcome: Outcome::Died, name: Comm::default() })
+                .then_some(CallResult { outcome: Outcome::Died, name: Comm::default() })
         }
     }
 

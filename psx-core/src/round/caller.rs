@@ -9,12 +9,12 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use super::gathering::Gathering;
-use super::ledger::{Finding, Ledger};
 use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
+use super::scratch::{Scratch, ThreadRecord};
 use super::{Call, PublishedCall, Round};
 use crate::memory::NoMemory;
-use crate::registry::{Entry, Patrol, Runtime, Standing, Unlinked, Verdict};
+use crate::registry::{CallResult, Entry, Patrol, Runtime, Standing, Unlinked};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
@@ -103,23 +103,23 @@ impl Runtime {
             }
             let seen = self.expected_counts(plan, attempts);
             let mut garbage = Garbage::default();
-            let mut ledger = self.lay_out(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
+            let mut scratch = self.lay_out(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(patience);
             let caller = Caller { runtime: self, me, plan, call, deadline, seen };
-            let attempt = caller.attempt(close_by, &mut ledger, &mut garbage);
+            let attempt = caller.attempt(close_by, &mut scratch, &mut garbage);
             drop(garbage);
 
             let error = match attempt {
                 Ok(Committed { value, threads, left_out, stopped }) => {
-                    let divergent = ledger.divergent();
+                    let divergent = scratch.divergent();
                     // The call is made: memory that is not there must not make an error of it.
-                    let left_out = left_out.map(|()| ledger.others.threads_or_number());
+                    let left_out = left_out.map(|()| scratch.others.threads_or_number());
                     return Ok(Report { value, threads, left_out, divergent, attempts, stopped });
                 }
                 Err(error) => error,
             };
-            if error == AttemptError::Missed && !ledger.others.none_missed() {
-                let threads = ledger.others.threads().map_err(|NoMemory| Error::OutOfMemory)?;
+            if error == AttemptError::Missed && !scratch.others.none_missed() {
+                let threads = scratch.others.threads().map_err(|NoMemory| Error::OutOfMemory)?;
                 sightings.update(&self.kernel, &threads).map_err(|NoMemory| Error::OutOfMemory)?;
                 missed = Some(threads);
             }
@@ -135,14 +135,14 @@ impl Runtime {
                     return Err(missed.map_or(Error::Busy, Error::Uncovered));
                 }
                 AttemptError::Late => {
-                    return Err(match (missed, ledger.threads()) {
+                    return Err(match (missed, scratch.threads()) {
                         (Some(missed), _) => Error::Uncovered(missed),
                         (None, Ok(late)) => Error::Unreachable(late),
                         (None, Err(NoMemory)) => Error::OutOfMemory,
                     });
                 }
                 AttemptError::StackTooSmall => {
-                    return Err(match ledger.threads() {
+                    return Err(match scratch.threads() {
                         Ok(threads) => Error::StackTooSmall(threads),
                         Err(NoMemory) => Error::OutOfMemory,
                     });
@@ -180,10 +180,10 @@ impl Runtime {
         ThreadCounts { registered: self.list.len(), all }
     }
 
-    fn lay_out(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Ledger, NoMemory> {
+    fn lay_out(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Scratch, NoMemory> {
         let room = seen.registered.max(seen.all) + AMPLE;
         garbage.array = self.round.roster.larger(room)?;
-        Ledger::for_threads(room)
+        Scratch::for_threads(room)
     }
 
     /// Waits for a thread to be born, adopted or gone, with the gate open and no thread stopped, and
@@ -264,7 +264,7 @@ impl Caller<'_> {
     fn attempt(
         &self,
         close_by: Deadline,
-        ledger: &mut Ledger,
+        scratch: &mut Scratch,
         garbage: &mut Garbage,
     ) -> Result<Committed, AttemptError> {
         let Runtime { kernel, gate, list, round, .. } = self.runtime;
@@ -272,7 +272,7 @@ impl Caller<'_> {
         garbage.array = round.roster.install(garbage.array.take());
         kernel.confirm_handler().map_err(AttemptError::Handler)?;
         let frozen = gate.close(close_by).ok_or(AttemptError::Busy)?;
-        if list.len() > round.roster.capacity().min(ledger.capacity()) {
+        if list.len() > round.roster.capacity().min(scratch.capacity()) {
             return Err(AttemptError::NoRoom);
         }
         if self.plan.coverage == Coverage::Require {
@@ -282,7 +282,7 @@ impl Caller<'_> {
         let began = Instant::now();
         let gathering = Gathering::announce(self, &frozen);
         let casualties = &mut false;
-        let committed = self.commit(&gathering, casualties, ledger);
+        let committed = self.commit(&gathering, casualties, scratch);
         let epoch = gathering.epoch;
         drop(gathering);
         let stopped = began.elapsed();
@@ -299,8 +299,8 @@ impl Caller<'_> {
             garbage.unlinked = Some(unsafe { list.unlink_dead(&frozen, is_dead) });
         }
         if matches!(committed, Err(AttemptError::Late | AttemptError::StackTooSmall)) {
-            for finding in ledger.findings_mut() {
-                finding.name = kernel.name(finding.tid).unwrap_or(finding.name);
+            for record in scratch.records_mut() {
+                record.name = kernel.name(record.tid).unwrap_or(record.name);
             }
         }
         committed.map(|committed| Committed { stopped, ..committed })
@@ -311,17 +311,17 @@ impl Caller<'_> {
         &self,
         gathering: &Gathering<'_>,
         casualties: &mut bool,
-        ledger: &mut Ledger,
+        scratch: &mut Scratch,
     ) -> Result<Committed, AttemptError> {
-        let stopped = gathering.await_arrivals(casualties, ledger)?;
+        let stopped = gathering.await_arrivals(casualties, scratch)?;
         let left_out = match self.plan.coverage {
             Coverage::Require => {
-                self.runtime.prove_coverage(gathering.frozen, stopped, ledger)?;
-                ledger.others.clear();
+                self.runtime.prove_coverage(gathering.frozen, stopped, scratch)?;
+                scratch.others.clear();
                 Ok(())
             }
             Coverage::Registered => {
-                self.runtime.note_left_out(gathering.frozen, stopped, ledger)?
+                self.runtime.note_left_out(gathering.frozen, stopped, scratch)?
             }
         };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
@@ -329,36 +329,38 @@ impl Caller<'_> {
         gathering.commit(PublishedCall { call: self.call.raw, value }, stopped, casualties);
 
         for entry in gathering.targets() {
-            let Some(Verdict { outcome, name }) = entry.verdict(gathering.epoch) else { continue };
+            let Some(CallResult { outcome, name }) = entry.result(gathering.epoch) else {
+                continue;
+            };
             if outcome != Outcome::Returned(value) {
-                ledger.note(Finding { tid: entry.tid(), name, outcome });
+                scratch.record(ThreadRecord { tid: entry.tid(), name, outcome });
             }
         }
-        if self.plan.divergence == Divergence::Abort && !ledger.findings().is_empty() {
-            self.end_process(value, ledger);
+        if self.plan.divergence == Divergence::Abort && !scratch.records().is_empty() {
+            self.end_process(value, scratch);
         }
         Ok(Committed { value, threads: stopped + 1, left_out, stopped: Duration::ZERO })
     }
 
     /// Ends the process while every thread still stands where it is: none of them is to go on with
     /// privileges that the others do not have.
-    fn end_process(&self, value: usize, ledger: &Ledger) -> ! {
+    fn end_process(&self, value: usize, scratch: &Scratch) -> ! {
         let mut stderr = fatal::Stderr::new();
-        let findings = ledger.findings();
+        let records = scratch.records();
         // Writing to this standard error cannot fail, and there is nobody left to tell if it did.
         let _ = writeln!(
             stderr,
             "psx: fatal: {} returned {value} on the calling thread (tid {}), but not on {} other{}:",
             self.call.name,
             self.me.tid(),
-            findings.len(),
-            if findings.len() == 1 { "" } else { "s" },
+            records.len(),
+            if records.len() == 1 { "" } else { "s" },
         );
-        for Finding { tid, name, outcome } in findings.iter().take(NAMED) {
+        for ThreadRecord { tid, name, outcome } in records.iter().take(NAMED) {
             let _ = writeln!(stderr, "psx:   thread {tid} ({}) {outcome}", name.as_str());
         }
-        if findings.len() > NAMED {
-            let _ = writeln!(stderr, "psx:   and {} more", findings.len() - NAMED);
+        if records.len() > NAMED {
+            let _ = writeln!(stderr, "psx:   and {} more", records.len() - NAMED);
         }
         let _ = writeln!(
             stderr,

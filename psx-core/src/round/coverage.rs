@@ -16,7 +16,7 @@
 //! over is counted and not named, and is taken for missed.
 
 use super::caller::{AttemptError, ThreadCounts};
-use super::ledger::Ledger;
+use super::scratch::Scratch;
 use crate::Errno;
 use crate::registry::{Closed, Entry, Runtime};
 use crate::sys::sync::Ordering;
@@ -33,7 +33,7 @@ impl Runtime {
         &self,
         frozen: &Closed<'_>,
         stopped: usize,
-        ledger: &mut Ledger,
+        scratch: &mut Scratch,
     ) -> Result<(), AttemptError> {
         let held = stopped + 1;
         let seen = self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?;
@@ -48,22 +48,22 @@ impl Runtime {
         if count < held {
             return Err(AttemptError::Missed);
         }
-        if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
+        if !scratch.has_room_for(count) || !self.note_registered(frozen, scratch) {
             return Err(AttemptError::NoRoom);
         }
-        let ended = self.ended_mains(seen, ledger);
+        let ended = self.ended_mains(seen, scratch);
         if count == held + ended {
             return self.note_proof(ended);
         }
 
-        if let Err(errno) = self.list_others(ledger) {
-            ledger.others.count(count.saturating_sub(held), ended, Some(errno));
+        if let Err(errno) = self.list_others(scratch) {
+            scratch.others.count(count.saturating_sub(held), ended, Some(errno));
             return Err(AttemptError::Missed);
         }
-        let harmless = ledger.others.harmless.as_slice();
+        let harmless = scratch.others.harmless.as_slice();
         let count =
             self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?.threads;
-        if !ledger.others.none_missed()
+        if !scratch.others.none_missed()
             || count != held + harmless.len()
             || !self.are_harmless(harmless)
         {
@@ -85,7 +85,7 @@ impl Runtime {
         &self,
         frozen: &Closed<'_>,
         stopped: usize,
-        ledger: &mut Ledger,
+        scratch: &mut Scratch,
     ) -> Result<Result<(), Errno>, AttemptError> {
         let held = stopped + 1;
         let count = match self.kernel.thread_count() {
@@ -94,24 +94,24 @@ impl Runtime {
             Ok(count) => count.threads,
             Err(errno) => return Ok(Err(errno)),
         };
-        if !ledger.has_room_for(count) || !self.note_registered(frozen, ledger) {
+        if !scratch.has_room_for(count) || !self.note_registered(frozen, scratch) {
             return Err(AttemptError::NoRoom);
         }
         for _ in 0..LISTINGS {
-            ledger.others.clear();
-            let listed = self.list_others(ledger);
+            scratch.others.clear();
+            let listed = self.list_others(scratch);
             let count = match self.kernel.thread_count() {
                 Ok(count) => count,
                 Err(errno) => return Ok(Err(errno)),
             };
             let left = count.threads.saturating_sub(held);
             if let Err(errno) = listed {
-                let ended = self.ended_mains(count, ledger);
-                ledger.others.count(left, ended, Some(errno));
+                let ended = self.ended_mains(count, scratch);
+                scratch.others.count(left, ended, Some(errno));
                 break;
             }
-            ledger.others.count(left, ledger.others.harmless.as_slice().len(), None);
-            if ledger.others.is_whole() {
+            scratch.others.count(left, scratch.others.harmless.as_slice().len(), None);
+            if scratch.others.is_whole() {
                 break;
             }
         }
@@ -119,24 +119,24 @@ impl Runtime {
     }
 
     /// Notes the ids of all registered threads; returns whether there was room.
-    fn note_registered(&self, frozen: &Closed<'_>, ledger: &mut Ledger) -> bool {
+    fn note_registered(&self, frozen: &Closed<'_>, scratch: &mut Scratch) -> bool {
         let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY);
         let mut tids = entries.map(Entry::tid);
-        let fits = tids.all(|tid| ledger.registered.push(tid));
-        ledger.registered.sort();
+        let fits = tids.all(|tid| scratch.registered.push(tid));
+        scratch.registered.sort();
         fits
     }
 
     /// How many main threads in the count have ended and are not registered: one or none. A registered
     /// one that has ended is found dead by its summons.
-    fn ended_mains(&self, count: ThreadCount, ledger: &Ledger) -> usize {
-        let is_registered = ledger.registered.contains(self.kernel.main_tid());
+    fn ended_mains(&self, count: ThreadCount, scratch: &Scratch) -> usize {
+        let is_registered = scratch.registered.contains(self.kernel.main_tid());
         usize::from(!is_registered && count.main_has_ended)
     }
 
     /// Lists the process's threads, and notes those that are not registered.
-    fn list_others(&self, ledger: &mut Ledger) -> Result<(), Errno> {
-        let Ledger { registered, others, .. } = ledger;
+    fn list_others(&self, scratch: &mut Scratch) -> Result<(), Errno> {
+        let Scratch { registered, others, .. } = scratch;
         let threads = self.kernel.threads_in_stop()?;
         threads.for_each(|listed| {
             if registered.contains(listed.tid) {

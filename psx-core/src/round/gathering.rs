@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::caller::{AttemptError, Caller};
 use super::latch::Latch;
-use super::ledger::{Finding, Ledger};
+use super::scratch::{Scratch, ThreadRecord};
 use super::word::{Phase, State};
 use super::{Epoch, PublishedCall};
 use crate::broadcast::CallName;
@@ -88,7 +88,7 @@ impl<'a> Gathering<'a> {
     pub(super) fn await_arrivals(
         &self,
         casualties: &mut bool,
-        ledger: &mut Ledger,
+        scratch: &mut Scratch,
     ) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         *casualties = self.orphans;
@@ -128,7 +128,7 @@ impl<'a> Gathering<'a> {
                 look = FIRST_LOOK / 2;
             }
             if deadline.passed_at(now) {
-                if self.give_up(ledger) {
+                if self.give_up(scratch) {
                     return Err(AttemptError::Late);
                 }
                 // All have arrived, and are about to count down, so this is short; nobody is late,
@@ -143,7 +143,7 @@ impl<'a> Gathering<'a> {
         *casualties |= gone > 0;
         if round.arrivals.is_marked() {
             let refused = |entry: &&Entry| entry.stands(self.epoch, Standing::StackTooSmall);
-            self.targets().filter(refused).for_each(|entry| note(ledger, entry));
+            self.targets().filter(refused).for_each(|entry| note(scratch, entry));
             return Err(AttemptError::StackTooSmall);
         }
         Ok(self.targets - gone)
@@ -226,12 +226,12 @@ impl<'a> Gathering<'a> {
 
     /// Takes back the summons of those who have not arrived, and notes them. Returns whether there
     /// were any: if not, everybody has arrived after all.
-    fn give_up(&self, ledger: &mut Ledger) -> bool {
+    fn give_up(&self, scratch: &mut Scratch) -> bool {
         let mut late = false;
         for entry in self.targets() {
             if entry.advance(self.epoch, Standing::Summoned, Standing::Bystander) {
                 late = true;
-                note(ledger, entry);
+                note(scratch, entry);
             }
         }
         late
@@ -265,8 +265,12 @@ impl<'a> Gathering<'a> {
 }
 
 /// Notes a thread that has kept the round from its commit.
-fn note(ledger: &mut Ledger, entry: &Entry) {
-    ledger.note(Finding { tid: entry.tid(), name: Comm::default(), outcome: Outcome::Died });
+fn note(scratch: &mut Scratch, entry: &Entry) {
+    scratch.record(ThreadRecord {
+        tid: entry.tid(),
+        name: Comm::default(),
+        outcome: Outcome::Died,
+    });
 }
 
 impl Drop for Gathering<'_> {

@@ -4,7 +4,7 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round, stack};
-use crate::registry::{Entry, Patrol, Runtime, Standing, Verdict};
+use crate::registry::{CallResult, Entry, Patrol, Runtime, Standing};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
@@ -84,7 +84,7 @@ impl Runtime {
                 name = self.kernel.own_name();
             }
             // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
-            unsafe { me.note(Verdict { outcome, name }) };
+            unsafe { me.set_result(CallResult { outcome, name }) };
             me.advance(epoch, Standing::Arrived, Standing::Done);
         }
         let missing = round.completions.count_down(epoch);

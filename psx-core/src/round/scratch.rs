@@ -7,15 +7,15 @@ use crate::{Errno, Outcome};
 
 /// Something to tell about a thread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Finding {
+pub(super) struct ThreadRecord {
     pub(super) tid: u32,
     pub(super) name: Comm,
     pub(super) outcome: Outcome,
 }
 
 /// Fixed room for findings, and for the thread ids that the coverage proof compares.
-pub(super) struct Ledger {
-    findings: Vec<Finding>,
+pub(super) struct Scratch {
+    records: Vec<ThreadRecord>,
     pub(super) registered: FixedVec,
     pub(super) others: Others,
 }
@@ -32,11 +32,11 @@ pub(super) struct Others {
     pub(super) harmless: FixedVec,
 }
 
-impl Ledger {
+impl Scratch {
     /// Room for `threads` of each kind.
     pub(super) fn for_threads(threads: usize) -> Result<Self, NoMemory> {
         Ok(Self {
-            findings: try_vec(threads)?,
+            records: try_vec(threads)?,
             registered: FixedVec(try_vec(threads)?),
             others: Others {
                 missed: try_vec(threads)?,
@@ -49,7 +49,7 @@ impl Ledger {
 
     /// How many threads there is room for.
     pub(super) fn capacity(&self) -> usize {
-        self.findings.capacity()
+        self.records.capacity()
     }
 
     /// Whether all of `count` threads could be noted.
@@ -59,35 +59,35 @@ impl Ledger {
 
     /// Notes something, if there is room: an error that names a thousand threads and not the last
     /// few is still one.
-    pub(super) fn note(&mut self, finding: Finding) {
-        if self.findings.len() < self.findings.capacity() {
-            self.findings.push(finding);
+    pub(super) fn record(&mut self, record: ThreadRecord) {
+        if self.records.len() < self.records.capacity() {
+            self.records.push(record);
         }
     }
 
-    pub(super) fn findings(&self) -> &[Finding] {
-        &self.findings
+    pub(super) fn records(&self) -> &[ThreadRecord] {
+        &self.records
     }
 
-    pub(super) fn findings_mut(&mut self) -> &mut [Finding] {
-        &mut self.findings
+    pub(super) fn records_mut(&mut self) -> &mut [ThreadRecord] {
+        &mut self.records
     }
 
     /// The threads found. Allocates.
     pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
-        let mut threads = try_vec(self.findings.len())?;
-        threads.extend(self.findings.iter().map(Finding::thread));
+        let mut threads = try_vec(self.records.len())?;
+        threads.extend(self.records.iter().map(ThreadRecord::thread));
         Ok(Threads::named(threads))
     }
 
     /// The threads found, with what became of their calls. Allocates.
     pub(super) fn divergent(&self) -> Vec<Divergent> {
-        let divergent = |f: &Finding| Divergent { thread: f.thread(), outcome: f.outcome };
-        self.findings.iter().map(divergent).collect()
+        let divergent = |f: &ThreadRecord| Divergent { thread: f.thread(), outcome: f.outcome };
+        self.records.iter().map(divergent).collect()
     }
 }
 
-impl Finding {
+impl ThreadRecord {
     fn thread(&self) -> NamedThread {
         NamedThread::registered(self.tid, self.name)
     }
