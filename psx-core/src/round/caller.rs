@@ -2,16 +2,16 @@
 //! `unsafe`: it makes the user's call.
 //!
 //! Each step hands the next one a value that only it can make, and that undoes the step when
-//! dropped: a [`RoundGuard`] (the round's lock, signals blocked), the gate's `Closed`, a [`Gathering`].
+//! dropped: a [`RoundGuard`] (the round's lock, signals blocked), the gate's `Closed`, a [`StoppedWorld`].
 //! Whatever goes wrong on the way, the world is let go in the right order.
 
 use core::fmt::Write;
 use core::time::Duration;
 
-use super::gathering::Gathering;
 use super::missed::{LOOK_EVERY, Missed};
 use super::roster::Array;
 use super::scratch::{Scratch, ThreadRecord};
+use super::stopped_world::StoppedWorld;
 use super::{Call, PublishedCall, Round};
 use crate::memory::NoMemory;
 use crate::registry::{CallResult, Entry, Patrol, Runtime, Standing, Unlinked};
@@ -280,11 +280,11 @@ impl Caller<'_> {
         }
 
         let began = Instant::now();
-        let gathering = Gathering::announce(self, &frozen);
+        let world = StoppedWorld::announce(self, &frozen);
         let casualties = &mut false;
-        let committed = self.commit(&gathering, casualties, scratch);
-        let epoch = gathering.epoch;
-        drop(gathering);
+        let committed = self.commit(&world, casualties, scratch);
+        let epoch = world.epoch;
+        drop(world);
         let stopped = began.elapsed();
         round.manners.judge(list.len(), stopped);
 
@@ -309,27 +309,25 @@ impl Caller<'_> {
     /// From the announcement to the last thread's call. Nobody but us runs in here.
     fn commit(
         &self,
-        gathering: &Gathering<'_>,
+        world: &StoppedWorld<'_>,
         casualties: &mut bool,
         scratch: &mut Scratch,
     ) -> Result<Committed, AttemptError> {
-        let stopped = gathering.await_arrivals(casualties, scratch)?;
+        let stopped = world.await_arrivals(casualties, scratch)?;
         let left_out = match self.plan.coverage {
             Coverage::Require => {
-                self.runtime.prove_coverage(gathering.frozen, stopped, scratch)?;
+                self.runtime.prove_coverage(world.frozen, stopped, scratch)?;
                 scratch.others.clear();
                 Ok(())
             }
-            Coverage::Registered => {
-                self.runtime.note_left_out(gathering.frozen, stopped, scratch)?
-            }
+            Coverage::Registered => self.runtime.note_left_out(world.frozen, stopped, scratch)?,
         };
         // SAFETY: `self.call` is alive, and the promises of `Broadcast::run` are its caller's.
         let value = unsafe { self.call.raw.make() }.map_err(AttemptError::Os)?;
-        gathering.commit(PublishedCall { call: self.call.raw, value }, stopped, casualties);
+        world.commit(PublishedCall { call: self.call.raw, value }, stopped, casualties);
 
-        for entry in gathering.targets() {
-            let Some(CallResult { outcome, name }) = entry.result(gathering.epoch) else {
+        for entry in world.targets() {
+            let Some(CallResult { outcome, name }) = entry.result(world.epoch) else {
                 continue;
             };
             if outcome != Outcome::Returned(value) {

@@ -21,7 +21,6 @@
 
 mod caller;
 mod coverage;
-mod gathering;
 pub(crate) mod index;
 pub(crate) mod latch;
 mod missed;
@@ -29,6 +28,7 @@ mod patience;
 pub(crate) mod roster;
 mod scratch;
 mod stack;
+mod stopped_world;
 mod target;
 pub(crate) mod word;
 

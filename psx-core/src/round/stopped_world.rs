@@ -29,7 +29,7 @@ const OVERSLEPT: Duration = Duration::from_millis(100);
 const AFTER_STOP: Duration = Duration::from_millis(500);
 
 /// The world while it is stopped, or being stopped. Lets it go when dropped.
-pub(super) struct Gathering<'a> {
+pub(super) struct StoppedWorld<'a> {
     runtime: &'a Runtime,
     pub(super) frozen: &'a Closed<'a>,
     me: &'a Entry,
@@ -40,7 +40,7 @@ pub(super) struct Gathering<'a> {
     deadline: Deadline,
 }
 
-impl<'a> Gathering<'a> {
+impl<'a> StoppedWorld<'a> {
     /// Lays out the round and announces it.
     pub(super) fn announce(caller: &'a Caller<'_>, frozen: &'a Closed<'a>) -> Self {
         let Caller { runtime, me, call, deadline, .. } = *caller;
@@ -273,7 +273,7 @@ fn note(scratch: &mut Scratch, entry: &Entry) {
     });
 }
 
-impl Drop for Gathering<'_> {
+impl Drop for StoppedWorld<'_> {
     fn drop(&mut self) {
         let round = &self.runtime.round;
         round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
