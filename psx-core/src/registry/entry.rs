@@ -11,12 +11,12 @@ use crate::sys::LifeMark;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 /// How a thread stands in the round of an epoch. A standing of an earlier epoch means
-/// [`Standing::Bystander`].
+/// [`Status::Idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Standing {
+pub(crate) enum Status {
     /// Not part of it.
-    Bystander,
+    Idle,
     /// It is to stop. Set by the caller before the round is announced.
     Summoned,
     /// It has stopped: it is in its handler, and leaves only when the round says so. Set by the
@@ -25,9 +25,9 @@ pub(crate) enum Standing {
     /// It has made the call. Set by the thread itself.
     Done,
     /// It ended without answering. Set by the caller.
-    Gone,
+    DiedBeforeCall,
     /// It ended in its call. Set by the caller.
-    Fallen,
+    DiedInCall,
     /// It has taken its summons where there is too little stack for the call, and has not stopped. Set
     /// by the thread itself.
     StackTooSmall,
@@ -47,9 +47,9 @@ pub(crate) struct Entry {
     /// Neighbours in the list. Touched under the list's lock, or by the caller of a round while
     /// the gate is closed.
     pub(super) links: UnsafeCell<Links>,
-    /// The epoch and the [`Standing`] in it. Leaves `Summoned` by compare-and-swap, so that of the
+    /// The epoch and the [`Status`] in it. Leaves `Summoned` by compare-and-swap, so that of the
     /// thread that arrives and the caller that gives it up just one succeeds.
-    standing: AtomicU32,
+    status: AtomicU32,
     /// The thread's id. Written by the thread itself before it is in the list, or in a forked
     /// child; cleared by the caller of a round that finds the thread dead; read by the caller of a
     /// round.
@@ -102,7 +102,7 @@ impl Entry {
     fn new() -> Self {
         Self {
             links: UnsafeCell::new(Links::default()),
-            standing: AtomicU32::new(0),
+            status: AtomicU32::new(0),
             tid: OwnedU32::new(0),
             generation: OwnedU32::new(0),
             life: LifeMark::new(),
@@ -156,15 +156,15 @@ impl Entry {
     /// Says how the thread stands in the round of `epoch`. For the caller, before it announces the
     /// round: the Release of the announcement makes it seen.
     pub(crate) fn summon(&self, epoch: Epoch) {
-        self.standing.store(epoch.tag(Standing::Summoned as u32), Ordering::Relaxed);
+        self.status.store(epoch.tag(Status::Summoned as u32), Ordering::Relaxed);
     }
 
     /// Goes from one standing to another in the round of `epoch`, or returns `false` where the
     /// thread does not stand there.
-    pub(crate) fn advance(&self, epoch: Epoch, from: Standing, to: Standing) -> bool {
+    pub(crate) fn transition(&self, epoch: Epoch, from: Status, to: Status) -> bool {
         // AcqRel: what the thread that leaves a standing has done (its outcome above all) is seen
-        // by whoever reads the next one with `stands`, or finds here that it has been left.
-        self.standing
+        // by whoever reads the next one with `is_at`, or finds here that it has been left.
+        self.status
             .compare_exchange(
                 epoch.tag(from as u32),
                 epoch.tag(to as u32),
@@ -175,9 +175,9 @@ impl Entry {
     }
 
     /// Whether the thread stands there in the round of `epoch`.
-    pub(crate) fn stands(&self, epoch: Epoch, standing: Standing) -> bool {
-        // Acquire pairs with the Release half of `advance`.
-        self.standing.load(Ordering::Acquire) == epoch.tag(standing as u32)
+    pub(crate) fn is_at(&self, epoch: Epoch, status: Status) -> bool {
+        // Acquire pairs with the Release half of `transition`.
+        self.status.load(Ordering::Acquire) == epoch.tag(status as u32)
     }
 
     /// Notes what the call came to.
@@ -192,12 +192,12 @@ impl Entry {
 
     /// What the call of the round of `epoch` came to, where the thread was there to make it.
     pub(crate) fn result(&self, epoch: Epoch) -> Option<CallResult> {
-        if self.stands(epoch, Standing::Done) {
+        if self.is_at(epoch, Status::Done) {
             // SAFETY: the thread has set `Done` after its write, and writes no more until another
             // round has been committed, which is ours to begin (invariant I6).
             Some(self.result.with(|cell| unsafe { *cell }))
         } else {
-            self.stands(epoch, Standing::Fallen)
+            self.is_at(epoch, Status::DiedInCall)
                 .then_some(CallResult { outcome: Outcome::Died, name: Comm::default() })
         }
     }
@@ -247,6 +247,6 @@ impl Entry {
         self.engaged.store(0, Relaxed);
         self.passages.store(0, Relaxed);
         // Relaxed: the child has one thread.
-        self.standing.store(0, Ordering::Relaxed);
+        self.status.store(0, Ordering::Relaxed);
     }
 }

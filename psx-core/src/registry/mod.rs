@@ -17,7 +17,7 @@ mod patrol;
 use core::ptr::NonNull;
 use core::time::Duration;
 
-pub(crate) use entry::{CallResult, Entry, Standing};
+pub(crate) use entry::{CallResult, Entry, Status};
 pub(crate) use fair_lock::FairLock;
 pub(crate) use gate::{Closed, Gate, Pass};
 pub(crate) use list::{ThreadList, Unlinked};

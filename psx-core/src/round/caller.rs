@@ -14,7 +14,7 @@ use super::scratch::{Scratch, ThreadRecord};
 use super::stopped_world::StoppedWorld;
 use super::{Call, PublishedCall, Round};
 use crate::memory::NoMemory;
-use crate::registry::{CallResult, Entry, Patrol, Runtime, Standing, Unlinked};
+use crate::registry::{CallResult, Entry, Patrol, Runtime, Status, Unlinked};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
@@ -291,8 +291,8 @@ impl Caller<'_> {
         if *casualties {
             let is_dead = |entry: &Entry| {
                 entry.tid() == Entry::NOBODY
-                    || entry.stands(epoch, Standing::Gone)
-                    || entry.stands(epoch, Standing::Fallen)
+                    || entry.is_at(epoch, Status::DiedBeforeCall)
+                    || entry.is_at(epoch, Status::DiedInCall)
             };
             // SAFETY: these threads' ends were seen, the gate is closed, and the round is released
             // (invariant I3).

@@ -11,7 +11,7 @@ use super::scratch::{Scratch, ThreadRecord};
 use super::word::{Phase, State};
 use super::{Epoch, PublishedCall};
 use crate::broadcast::CallName;
-use crate::registry::{Closed, Entry, Runtime, Standing};
+use crate::registry::{Closed, Entry, Runtime, Status};
 use crate::report::{Comm, Outcome};
 use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::{self, Limit};
@@ -142,7 +142,7 @@ impl<'a> StoppedWorld<'a> {
         }
         *casualties |= gone > 0;
         if round.arrivals.is_marked() {
-            let refused = |entry: &&Entry| entry.stands(self.epoch, Standing::StackTooSmall);
+            let refused = |entry: &&Entry| entry.is_at(self.epoch, Status::StackTooSmall);
             self.targets().filter(refused).for_each(|entry| note(scratch, entry));
             return Err(AttemptError::StackTooSmall);
         }
@@ -189,7 +189,7 @@ impl<'a> StoppedWorld<'a> {
     /// first. Returns whether the kernel has taken all of them.
     fn summon_late(&self) -> Result<bool, AttemptError> {
         let mut all_taken = true;
-        for entry in self.targets().filter(|entry| entry.stands(self.epoch, Standing::Summoned)) {
+        for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
             match self.runtime.kernel.summon(entry.tid()) {
                 // Whoever is gone is found dead at the next look.
                 Ok(()) | Err(Refusal::Gone) => {}
@@ -203,20 +203,20 @@ impl<'a> StoppedWorld<'a> {
     /// Counts those who have ended without answering.
     fn count_gone(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
         let arrivals = &self.runtime.round.arrivals;
-        self.count_dead(Standing::Summoned, Standing::Gone, arrivals, is_dead)
+        self.count_dead(Status::Summoned, Status::DiedBeforeCall, arrivals, is_dead)
     }
 
     /// Counts down for threads that have ended where they stood; returns how many there were.
     fn count_dead(
         &self,
-        from: Standing,
-        to: Standing,
+        from: Status,
+        to: Status,
         latch: &Latch,
         is_dead: impl Fn(&Entry) -> bool,
     ) -> usize {
         let mut dead = 0;
-        for entry in self.targets().filter(|entry| entry.stands(self.epoch, from)) {
-            if is_dead(entry) && entry.advance(self.epoch, from, to) {
+        for entry in self.targets().filter(|entry| entry.is_at(self.epoch, from)) {
+            if is_dead(entry) && entry.transition(self.epoch, from, to) {
                 latch.count_down(self.epoch);
                 dead += 1;
             }
@@ -229,7 +229,7 @@ impl<'a> StoppedWorld<'a> {
     fn give_up(&self, scratch: &mut Scratch) -> bool {
         let mut late = false;
         for entry in self.targets() {
-            if entry.advance(self.epoch, Standing::Summoned, Standing::Bystander) {
+            if entry.transition(self.epoch, Status::Summoned, Status::Idle) {
                 late = true;
                 note(scratch, entry);
             }
@@ -257,7 +257,7 @@ impl<'a> StoppedWorld<'a> {
         while !round.completions.wait(Limit::For(look), round.manners.of_caller()) {
             let is_dead = |entry: &Entry| self.is_dead(entry);
             let fallen =
-                self.count_dead(Standing::Arrived, Standing::Fallen, &round.completions, is_dead);
+                self.count_dead(Status::Arrived, Status::DiedInCall, &round.completions, is_dead);
             *casualties |= fallen > 0;
             look = (look * 2).min(LAST_LOOK);
         }

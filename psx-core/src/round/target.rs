@@ -4,7 +4,7 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round, stack};
-use crate::registry::{CallResult, Entry, Patrol, Runtime, Standing};
+use crate::registry::{CallResult, Entry, Patrol, Runtime, Status};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
@@ -37,12 +37,12 @@ impl Runtime {
         // Only now is it sure that the thread has an errno of its own.
         let _errno = errno::Saved::here();
         if room < stack::needed(round.manners.is_closure()) {
-            if me.advance(epoch, Standing::Summoned, Standing::StackTooSmall) {
+            if me.transition(epoch, Status::Summoned, Status::StackTooSmall) {
                 round.arrivals.count_down_marked(epoch);
             }
             return;
         }
-        if !me.stands(epoch, Standing::Summoned) {
+        if !me.is_at(epoch, Status::Summoned) {
             return;
         }
         // A handler for a synchronous signal may interrupt this thread from here on.
@@ -62,7 +62,7 @@ impl Runtime {
         // Whoever may not ask for it later asks before the countdown, hence before the commit.
         let futex_only = round.manners.is_futex_only();
         let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
-        if !me.advance(epoch, Standing::Summoned, Standing::Arrived) {
+        if !me.transition(epoch, Status::Summoned, Status::Arrived) {
             return;
         }
         let missing = round.arrivals.count_down(epoch);
@@ -85,7 +85,7 @@ impl Runtime {
             }
             // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
             unsafe { me.set_result(CallResult { outcome, name }) };
-            me.advance(epoch, Standing::Arrived, Standing::Done);
+            me.transition(epoch, Status::Arrived, Status::Done);
         }
         let missing = round.completions.count_down(epoch);
         let patience = round.manners.of_target(missing);
