@@ -305,7 +305,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     unsafe {
         RUNTIME.answer(signal::room(context));
         if !RUNTIME.kernel.is_summons(info) {
-            RUNTIME.round.note_stranger();
+            RUNTIME.round.note_foreign_signal();
             RUNTIME.kernel.pass_on(signal, info, context);
         }
     }

@@ -29,7 +29,7 @@ use crate::sys::clock::Deadline;
 use crate::sys::{Kernel, const_on_linux, fatal};
 
 /// How long a fork waits for rounds to end.
-const FORK_PATIENCE: Duration = Duration::from_secs(1);
+const FORK_WAIT: Duration = Duration::from_secs(1);
 
 /// The threads of a process, and the rounds that are run on them.
 pub(crate) struct Runtime {
@@ -121,8 +121,8 @@ impl Runtime {
     pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
         let lock = &self.round.lock;
         let look = || self.look_at_round();
-        let patience = Deadline::after(FORK_PATIENCE);
-        lock.try_acquire_now(me) || lock.try_acquire(me, patience, Patrol::new(&look))
+        let deadline = Deadline::after(FORK_WAIT);
+        lock.try_acquire_now(me) || lock.try_acquire(me, deadline, Patrol::new(&look))
     }
 
     /// After the fork of the thread `me`, in the parent.

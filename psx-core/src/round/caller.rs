@@ -86,8 +86,8 @@ impl Runtime {
         deadline: Deadline,
         call: Call<'_>,
     ) -> Result<Report, Error> {
-        self.round.manners.let_targets_run();
-        let mut patience = FIRST_CLOSE;
+        self.round.wait_policy.let_targets_run();
+        let mut close_wait = FIRST_CLOSE;
         let mut attempts = 0;
         // Who stood in the way of the last proof: the better answer when a later attempt, begun
         // shortly before the deadline, does not even get that far.
@@ -104,7 +104,7 @@ impl Runtime {
             let seen = self.expected_counts(plan, attempts);
             let mut garbage = Garbage::default();
             let mut scratch = self.lay_out(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
-            let close_by = deadline.sooner(patience);
+            let close_by = deadline.sooner(close_wait);
             let caller = Caller { runtime: self, me, plan, call, deadline, seen };
             let attempt = caller.attempt(close_by, &mut scratch, &mut garbage);
             drop(garbage);
@@ -125,7 +125,7 @@ impl Runtime {
             }
             match error {
                 AttemptError::NoRoom if !deadline.passed() => {}
-                AttemptError::Busy if !deadline.passed() => patience *= 2,
+                AttemptError::Busy if !deadline.passed() => close_wait *= 2,
                 AttemptError::Missed if !deadline.passed() && !sightings.are_settled() => {
                     if !self.await_change(seen, deadline.sooner(retry), &mut sightings) {
                         retry = (retry * 3).min(LAST_RETRY);
@@ -167,10 +167,10 @@ impl Runtime {
     fn expected_counts(&self, plan: &Broadcast, attempts: u32) -> ThreadCounts {
         let registered = self.list.len();
         let is_settled = plan.coverage == Coverage::Registered
-            || registered == self.round.proven.load(Ordering::Relaxed) as usize;
+            || registered == self.round.proven_hint.load(Ordering::Relaxed) as usize;
         if attempts == 1 && is_settled {
-            let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
-            return ThreadCounts { registered, all: registered + bystanders };
+            let harmless_hint = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
+            return ThreadCounts { registered, all: registered + harmless_hint };
         }
         self.thread_counts()
     }
@@ -286,7 +286,7 @@ impl Caller<'_> {
         let epoch = world.epoch;
         drop(world);
         let stopped = began.elapsed();
-        round.manners.judge(list.len(), stopped);
+        round.wait_policy.record_stop(list.len(), stopped);
 
         if *casualties {
             let is_dead = |entry: &Entry| {

@@ -74,8 +74,8 @@ impl Runtime {
 
     /// Remembers what the proof came to, as a hint for the next round.
     fn note_proof<E>(&self, harmless: usize) -> Result<(), E> {
-        self.round.bystanders.store(harmless as u32, Ordering::Relaxed);
-        self.round.proven.store(self.list.len() as u32, Ordering::Relaxed);
+        self.round.harmless_hint.store(harmless as u32, Ordering::Relaxed);
+        self.round.proven_hint.store(self.list.len() as u32, Ordering::Relaxed);
         Ok(())
     }
 
@@ -164,9 +164,9 @@ impl Runtime {
     /// Gives threads that have left the list a moment to leave the process too, before anybody is
     /// stopped for a proof that could only fail. Called with the gate closed.
     pub(super) fn let_leavers_vanish(&self, mut seen: ThreadCounts) {
-        let bystanders = self.round.bystanders.load(Ordering::Relaxed) as usize;
+        let harmless_hint = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
         for _ in 0..LEAVER_LOOKS {
-            if seen.all <= self.list.len() + bystanders {
+            if seen.all <= self.list.len() + harmless_hint {
                 return;
             }
             crate::sys::sync::yield_now();

@@ -4,7 +4,7 @@
 //! between its arrival and its countdown, and finds its round aborted and another begun, counts
 //! down nothing.
 
-use super::patience::Patience;
+use super::wait_policy::SpinWait;
 use crate::round::Epoch;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -84,10 +84,10 @@ impl Latch {
 
     /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
     /// of the round's lock calls this.
-    pub(super) fn wait(&self, limit: Limit, mut patience: Patience) -> bool {
+    pub(super) fn wait(&self, limit: Limit, mut spin: SpinWait) -> bool {
         // Acquire, here and below, pairs with the Release in `count_down`.
         while self.word.load(Ordering::Acquire) & REMAINING != 0 {
-            if !patience.wait_a_little() {
+            if !spin.spin() {
                 return self.sleep(limit);
             }
         }
@@ -114,11 +114,11 @@ mod tests {
     use super::*;
     use core::time::Duration;
 
-    use crate::round::patience::Manners;
+    use crate::round::wait_policy::WaitPolicy;
 
     fn opens_soon(latch: &Latch) -> bool {
         let soon = Limit::For(Duration::from_millis(1));
-        latch.wait(soon, Manners::new().of_caller())
+        latch.wait(soon, WaitPolicy::new().of_caller())
     }
 
     #[test]

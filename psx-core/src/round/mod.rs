@@ -24,12 +24,12 @@ mod coverage;
 pub(crate) mod index;
 pub(crate) mod latch;
 mod missed;
-mod patience;
 pub(crate) mod roster;
 mod scratch;
 mod stack;
 mod stopped_world;
 mod target;
+mod wait_policy;
 pub(crate) mod word;
 
 pub(crate) use word::Epoch;
@@ -38,8 +38,8 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use latch::Latch;
-use patience::Manners;
 use roster::Roster;
+use wait_policy::WaitPolicy;
 use word::Word;
 
 use crate::registry::FairLock;
@@ -69,12 +69,12 @@ pub(crate) struct Round {
     /// committed.
     published: UnsafeCell<Option<PublishedCall>>,
     /// How its threads wait for each other.
-    manners: Manners,
+    wait_policy: WaitPolicy,
     /// How many threads beside the registered ones the last proof has found to be harmless.
     /// Relaxed: a hint, under the lock.
-    bystanders: AtomicU32,
+    harmless_hint: AtomicU32,
     /// How many threads were registered at the last proof that held. Relaxed: a hint, under the lock.
-    proven: AtomicU32,
+    proven_hint: AtomicU32,
     /// Whether a thread has begun to end the process. Relaxed: only which one is the first matters.
     ending: AtomicU32,
 }
@@ -95,9 +95,9 @@ impl Round {
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
                 published: UnsafeCell::new(None),
-                manners: Manners::new(),
-                bystanders: AtomicU32::new(0),
-                proven: AtomicU32::new(0),
+                wait_policy: WaitPolicy::new(),
+                harmless_hint: AtomicU32::new(0),
+                proven_hint: AtomicU32::new(0),
                 ending: AtomicU32::new(0),
             }
         }
@@ -114,8 +114,8 @@ impl Round {
     }
 
     /// A signal has come that is no summons. Async-signal-safe.
-    pub(crate) fn note_stranger(&self) {
-        self.manners.note_stranger();
+    pub(crate) fn note_foreign_signal(&self) {
+        self.wait_policy.note_foreign_signal();
     }
 
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
@@ -124,8 +124,8 @@ impl Round {
         let epoch = self.word.read().epoch;
         self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
-        self.bystanders.store(0, Ordering::Relaxed);
-        self.proven.store(0, Ordering::Relaxed);
+        self.harmless_hint.store(0, Ordering::Relaxed);
+        self.proven_hint.store(0, Ordering::Relaxed);
         self.lock.begin_anew();
         self.caller_life.begin_anew();
     }

@@ -72,7 +72,7 @@ impl<'a> StoppedWorld<'a> {
         let targets = targets.inspect(|entry| entry.summon(epoch));
         let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
         let is_closure = call.name == CallName::Closure;
-        round.manners.set(targets >= runtime.kernel.cores(), call.may_filter, is_closure);
+        round.wait_policy.set(targets >= runtime.kernel.cores(), call.may_filter, is_closure);
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, targets);
         round.word.publish(State { epoch, phase: Phase::Gathering });
@@ -105,7 +105,7 @@ impl<'a> StoppedWorld<'a> {
         let mut lost = false;
         // Where the caller itself was refused there is no need to wait before looking into it.
         while refused
-            || !round.arrivals.wait(Limit::At(deadline.sooner(look)), round.manners.of_caller())
+            || !round.arrivals.wait(Limit::At(deadline.sooner(look)), round.wait_policy.of_caller())
         {
             refused = false;
             let found_gone =
@@ -133,8 +133,8 @@ impl<'a> StoppedWorld<'a> {
                 }
                 // All have arrived, and are about to count down, so this is short; nobody is late,
                 // but the deadline is a promise.
-                let patience = round.manners.of_caller();
-                if !round.arrivals.wait(Limit::For(LAST_LOOK), patience) {
+                let spin = round.wait_policy.of_caller();
+                if !round.arrivals.wait(Limit::For(LAST_LOOK), spin) {
                     return Err(AttemptError::Busy);
                 }
             }
@@ -247,14 +247,14 @@ impl<'a> StoppedWorld<'a> {
         // SAFETY: no round is committed, so no target reads the cell (invariant I5).
         round.published.with_mut(|cell| unsafe { *cell = Some(published) });
         round.completions.arm(self.epoch, stopped);
-        if round.manners.is_futex_only() {
+        if round.wait_policy.is_futex_only() {
             // A caller that has forbidden itself even futex dies before the others follow it.
             futex::probe();
         }
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
         let mut look = FIRST_LOOK;
-        while !round.completions.wait(Limit::For(look), round.manners.of_caller()) {
+        while !round.completions.wait(Limit::For(look), round.wait_policy.of_caller()) {
             let is_dead = |entry: &Entry| self.is_dead(entry);
             let fallen =
                 self.count_dead(Status::Arrived, Status::DiedInCall, &round.completions, is_dead);

@@ -36,7 +36,7 @@ impl Runtime {
         }
         // Only now is it sure that the thread has an errno of its own.
         let _errno = errno::Saved::here();
-        if room < stack::needed(round.manners.is_closure()) {
+        if room < stack::needed(round.wait_policy.is_closure()) {
             if me.transition(epoch, Status::Summoned, Status::StackTooSmall) {
                 round.arrivals.count_down_marked(epoch);
             }
@@ -60,17 +60,17 @@ impl Runtime {
         // that have not arrived.
         round.help(&self.kernel, epoch);
         // Whoever may not ask for it later asks before the countdown, hence before the commit.
-        let futex_only = round.manners.is_futex_only();
+        let futex_only = round.wait_policy.is_futex_only();
         let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
         if !me.transition(epoch, Status::Summoned, Status::Arrived) {
             return;
         }
         let missing = round.arrivals.count_down(epoch);
-        let patience = round.manners.of_target(missing);
+        let spin = round.wait_policy.of_target(missing);
 
         let look = || self.look_at_caller(epoch);
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, patience, Patrol::new(&look)) != committed {
+        if round.word.wait_past(gathering, spin, Patrol::new(&look)) != committed {
             return;
         }
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
@@ -88,8 +88,8 @@ impl Runtime {
             me.transition(epoch, Status::Arrived, Status::Done);
         }
         let missing = round.completions.count_down(epoch);
-        let patience = round.manners.of_target(missing);
-        round.word.wait_past(committed, patience, Patrol::new(&look));
+        let spin = round.wait_policy.of_target(missing);
+        round.word.wait_past(committed, spin, Patrol::new(&look));
     }
 
     /// For a thread that has stopped in the round of `epoch`. Out of line, since hardly any thread gets

@@ -1,7 +1,7 @@
 //! The round word: what every thread in a handler sleeps on, and the one place where a round says
 //! what it is about to do.
 
-use super::patience::Patience;
+use super::wait_policy::SpinWait;
 use crate::registry::Patrol;
 use crate::sys::const_on_linux;
 use crate::sys::futex;
@@ -126,7 +126,7 @@ impl Word {
     pub(super) fn wait_past(
         &self,
         seen: State,
-        mut patience: Patience,
+        mut spin: SpinWait,
         mut patrol: Patrol<'_>,
     ) -> State {
         // Every wait ends for many reasons: only the word says whether to go on.
@@ -135,8 +135,7 @@ impl Word {
             if now != seen {
                 return now;
             }
-            if !patience.wait_a_little() && futex::wait(&self.state, seen.pack(), patrol.endless())
-            {
+            if !spin.spin() && futex::wait(&self.state, seen.pack(), patrol.endless()) {
                 patrol.look();
             }
         }

@@ -4,7 +4,7 @@
 //! and finds, when its turn comes again, that all have done their part; and a round has two such
 //! waits a thread. Design: a few yields before the sleep, under these conditions:
 //!
-//! - No more than [`FEW`] are missing. With thousands awake, each turn finds its caches cold.
+//! - No more than [`YIELD_MAX_MISSING`] are missing. With thousands awake, each turn finds its caches cold.
 //! - The call cannot forbid it: the threads of a round whose call may install a filter on system
 //!   calls wait by futex alone.
 //! - Nobody else wants the core. A yield lends it to whoever is hungry, a stranger to the round
@@ -29,7 +29,7 @@ use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
 use crate::sys::{PATIENT, const_on_linux};
 
 /// With how many missing it pays to wait for them awake.
-const FEW: usize = 1_024;
+const YIELD_MAX_MISSING: usize = 1_024;
 
 /// Of more threads than there are cores: each turn lets many others do their part.
 const YIELDS_IN_A_CROWD: u32 = 4;
@@ -46,10 +46,10 @@ const PERIOD: u32 = 32;
 
 /// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
 /// stranger. A share is several times what a thread costs.
-const LONG: Duration = Duration::from_micros(200);
-const SHARE: Duration = Duration::from_micros(50);
+const STOP_BUDGET: Duration = Duration::from_micros(200);
+const STOP_BUDGET_PER_THREAD: Duration = Duration::from_micros(50);
 /// For how many rounds nobody yields after that, at first; and how often that may double.
-const WARY_ROUNDS: u32 = 4;
+const COOLDOWN_ROUNDS: u32 = 4;
 const DOUBLINGS: u32 = 8;
 
 /// More threads wait for each other than there are cores.
@@ -57,34 +57,34 @@ const CROWDED: u32 = 1;
 /// The call may install a filter on system calls.
 const FUTEX_ONLY: u32 = 2;
 /// Somebody else is hungry.
-const WARY: u32 = 4;
+const COOLDOWN: u32 = 4;
 /// The call is a closure of the program's.
 const CLOSURE: u32 = 8;
 
 /// How a round's threads wait. All Relaxed: hints, written by the caller before the announcement, or
 /// under the round's lock.
 #[derive(Debug)]
-pub(super) struct Manners {
+pub(super) struct WaitPolicy {
     flags: AtomicU32,
     /// For how many rounds yet nobody is to yield.
-    wary: AtomicU32,
+    cooldown: AtomicU32,
     /// How many tries in a row have been too long.
-    strikes: AtomicU32,
+    backoff: AtomicU32,
     /// Rounds that have been begun, modulo 2^32.
     begun: AtomicU32,
     /// Signals 33 since the last round that nobody of ours has sent.
-    strangers: AtomicU32,
+    foreign_signals: AtomicU32,
 }
 
-impl Manners {
+impl WaitPolicy {
     const_on_linux! {
         pub(super) fn new() -> Self {
             Self {
                 flags: AtomicU32::new(0),
-                wary: AtomicU32::new(0),
-                strikes: AtomicU32::new(0),
+                cooldown: AtomicU32::new(0),
+                backoff: AtomicU32::new(0),
                 begun: AtomicU32::new(0),
-                strangers: AtomicU32::new(0),
+                foreign_signals: AtomicU32::new(0),
             }
         }
     }
@@ -97,29 +97,31 @@ impl Manners {
             return;
         }
         let due = self.begun.fetch_add(1, Ordering::Relaxed) % PERIOD == PERIOD - 1;
-        if due && self.flags() & (WARY | FUTEX_ONLY) == 0 {
+        if due && self.flags() & (COOLDOWN | FUTEX_ONLY) == 0 {
             yield_now();
         }
     }
 
     /// Sets up for a round. For its caller, before the announcement.
     pub(super) fn set(&self, crowded: bool, may_filter: bool, closure: bool) {
-        let wary = self.wary.load(Ordering::Relaxed);
-        self.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
+        let cooldown = self.cooldown.load(Ordering::Relaxed);
+        self.cooldown.store(cooldown.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
-        let wary = wary > 0 || PATIENT && self.strangers.swap(0, Ordering::Relaxed) > 0;
-        let flags = flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(wary, WARY);
+        let cooldown =
+            cooldown > 0 || PATIENT && self.foreign_signals.swap(0, Ordering::Relaxed) > 0;
+        let flags =
+            flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(cooldown, COOLDOWN);
         let flags = flags | flag(closure, CLOSURE);
         self.flags.store(flags, Ordering::Relaxed);
     }
 
     /// Somebody else sends our signal. Async-signal-safe.
-    pub(super) fn note_stranger(&self) {
-        self.strangers.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn note_foreign_signal(&self) {
+        self.foreign_signals.fetch_add(1, Ordering::Relaxed);
     }
 
     fn flags(&self) -> u32 {
-        if PATIENT { self.flags.load(Ordering::Relaxed) } else { WARY }
+        if PATIENT { self.flags.load(Ordering::Relaxed) } else { COOLDOWN }
     }
 
     /// Whether the call of the round at hand is a closure of the program's.
@@ -133,58 +135,58 @@ impl Manners {
     }
 
     /// How a target waits, with so many missing.
-    pub(super) fn of_target(&self, missing: usize) -> Patience {
-        self.patience(missing <= FEW)
+    pub(super) fn of_target(&self, missing: usize) -> SpinWait {
+        self.spin_wait(missing <= YIELD_MAX_MISSING)
     }
 
     /// How the caller waits.
-    pub(super) fn of_caller(&self) -> Patience {
-        self.patience(self.flags() & CROWDED == 0)
+    pub(super) fn of_caller(&self) -> SpinWait {
+        self.spin_wait(self.flags() & CROWDED == 0)
     }
 
-    fn patience(&self, worthwhile: bool) -> Patience {
+    fn spin_wait(&self, worthwhile: bool) -> SpinWait {
         let flags = self.flags();
         let crowded = flags & CROWDED != 0;
         let may_yield = worthwhile && flags & FUTEX_ONLY == 0;
         let (yields, time, spins) = match (crowded, may_yield) {
-            _ if flags & WARY != 0 => (0, TIME, 0),
+            _ if flags & COOLDOWN != 0 => (0, TIME, 0),
             (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
             (false, true) => (YIELDS, TIME, 0),
             (true, false) => (0, TIME, 0),
             (false, false) => (0, TIME, SPINS),
         };
         let until = (yields > 0).then(|| Deadline::after(time));
-        Patience { until, yields, spins }
+        SpinWait { until, yields, spins }
     }
 
     /// Learns from a round that is over.
-    pub(super) fn judge(&self, targets: usize, stopped: Duration) {
-        if self.flags() & WARY != 0 {
+    pub(super) fn record_stop(&self, targets: usize, stopped: Duration) {
+        if self.flags() & COOLDOWN != 0 {
             return;
         }
-        let mut strikes = 0;
-        if stopped > LONG + SHARE * targets as u32 {
-            strikes = self.strikes.load(Ordering::Relaxed);
-            self.wary.store(WARY_ROUNDS << strikes, Ordering::Relaxed);
-            strikes = (strikes + 1).min(DOUBLINGS);
+        let mut backoff = 0;
+        if stopped > STOP_BUDGET + STOP_BUDGET_PER_THREAD * targets as u32 {
+            backoff = self.backoff.load(Ordering::Relaxed);
+            self.cooldown.store(COOLDOWN_ROUNDS << backoff, Ordering::Relaxed);
+            backoff = (backoff + 1).min(DOUBLINGS);
         }
-        self.strikes.store(strikes, Ordering::Relaxed);
+        self.backoff.store(backoff, Ordering::Relaxed);
     }
 }
 
 /// The part of one wait before the sleep.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct SpinWait {
     /// Until when at most to yield. The clock is read only for that.
     until: Option<Deadline>,
     yields: u32,
     spins: u32,
 }
 
-impl Patience {
+impl SpinWait {
     /// Waits a little and returns true, or returns false when it is time to sleep.
     #[inline]
-    pub(super) fn wait_a_little(&mut self) -> bool {
+    pub(super) fn spin(&mut self) -> bool {
         if self.yields > 0 && !self.until.is_some_and(Deadline::passed) {
             self.yields -= 1;
             yield_now();
@@ -202,53 +204,59 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn yields(manners: &Manners) -> bool {
-        manners.set(true, false, false);
-        manners.of_target(1).yields > 0
+    fn yields(wait_policy: &WaitPolicy) -> bool {
+        wait_policy.set(true, false, false);
+        wait_policy.of_target(1).yields > 0
     }
 
     #[test]
     fn nobody_yields_while_strangers_signal() {
-        let manners = Manners::new();
-        assert!(yields(&manners));
-        manners.note_stranger();
-        assert!(!yields(&manners));
-        manners.judge(1, Duration::from_secs(1));
-        assert!(yields(&manners), "they have stopped, and how long that round took tells nothing");
+        let wait_policy = WaitPolicy::new();
+        assert!(yields(&wait_policy));
+        wait_policy.note_foreign_signal();
+        assert!(!yields(&wait_policy));
+        wait_policy.record_stop(1, Duration::from_secs(1));
+        assert!(
+            yields(&wait_policy),
+            "they have stopped, and how long that round took tells nothing"
+        );
     }
 
     #[test]
     fn nobody_yields_for_a_while_after_a_round_that_was_too_long() {
-        let manners = Manners::new();
+        let wait_policy = WaitPolicy::new();
         for tries in 0..2 * DOUBLINGS {
-            assert!(yields(&manners), "the round after the last wary one is a try");
-            manners.judge(1, Duration::from_secs(1));
-            for _ in 0..WARY_ROUNDS << tries.min(DOUBLINGS) {
-                assert!(!yields(&manners));
-                manners.judge(1, Duration::ZERO);
+            assert!(yields(&wait_policy), "the round after the last cooldown one is a try");
+            wait_policy.record_stop(1, Duration::from_secs(1));
+            for _ in 0..COOLDOWN_ROUNDS << tries.min(DOUBLINGS) {
+                assert!(!yields(&wait_policy));
+                wait_policy.record_stop(1, Duration::ZERO);
             }
         }
-        assert!(yields(&manners));
-        manners.judge(1, LONG);
-        assert!(yields(&manners), "a short one ends it");
+        assert!(yields(&wait_policy));
+        wait_policy.record_stop(1, STOP_BUDGET);
+        assert!(yields(&wait_policy), "a short one ends it");
     }
 
     #[test]
     fn a_call_that_may_forbid_it_is_waited_for_asleep() {
-        let manners = Manners::new();
-        manners.set(true, true, false);
-        assert!(manners.is_futex_only());
-        assert_eq!((manners.of_target(1).yields, manners.of_caller().yields), (0, 0));
-        manners.set(false, false, false);
-        assert!(!manners.is_futex_only());
-        assert!(manners.of_target(1).yields > 0 && manners.of_caller().yields > 0);
+        let wait_policy = WaitPolicy::new();
+        wait_policy.set(true, true, false);
+        assert!(wait_policy.is_futex_only());
+        assert_eq!((wait_policy.of_target(1).yields, wait_policy.of_caller().yields), (0, 0));
+        wait_policy.set(false, false, false);
+        assert!(!wait_policy.is_futex_only());
+        assert!(wait_policy.of_target(1).yields > 0 && wait_policy.of_caller().yields > 0);
     }
 
     #[test]
     fn thousands_and_the_caller_of_a_crowd_sleep_at_once() {
-        let manners = Manners::new();
-        manners.set(true, false, false);
-        assert_eq!((manners.of_target(FEW + 1).yields, manners.of_caller().yields), (0, 0));
-        assert!(manners.of_target(FEW).yields > 0);
+        let wait_policy = WaitPolicy::new();
+        wait_policy.set(true, false, false);
+        assert_eq!(
+            (wait_policy.of_target(YIELD_MAX_MISSING + 1).yields, wait_policy.of_caller().yields),
+            (0, 0)
+        );
+        assert!(wait_policy.of_target(YIELD_MAX_MISSING).yields > 0);
     }
 }
