@@ -18,20 +18,20 @@ use crate::registry::{CallResult, Entry, Patrol, Runtime, Status, Unlinked};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
-use crate::sys::{AMPLE, fatal, mask};
+use crate::sys::{HEADROOM, fatal, mask};
 use crate::{Broadcast, Coverage, Divergence, Errno, Error, Report};
 
 /// How long the gate stays closed, at first, for births that do not end: one of them may be waiting
 /// for something that waits for us.
-const FIRST_CLOSE: Duration = Duration::from_millis(10);
+const MIN_CLOSE_WAIT: Duration = Duration::from_millis(10);
 
 /// How long to wait between two proofs that failed, if nothing changes: at first, and then three times as
 /// long, so that the third proof can say whether waiting makes sense; and at the longest.
-const FIRST_RETRY: Duration = LOOK_EVERY;
-const LAST_RETRY: Duration = Duration::from_secs(1);
+const MIN_RETRY_WAIT: Duration = LOOK_EVERY;
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(1);
 
 /// How many threads the last message names, so that it fits into a pipe that nobody reads.
-const NAMED: usize = 16;
+const MAX_NAMED: usize = 16;
 
 /// Why an attempt came to nothing. No thread has made the call, except for [`AttemptError::Os`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +87,13 @@ impl Runtime {
         call: Call<'_>,
     ) -> Result<Report, Error> {
         self.round.wait_policy.let_targets_run();
-        let mut close_wait = FIRST_CLOSE;
+        let mut close_wait = MIN_CLOSE_WAIT;
         let mut attempts = 0;
         // Who stood in the way of the last proof: the better answer when a later attempt, begun
         // shortly before the deadline, does not even get that far.
         let mut missed = None;
         let mut sightings = Missed::default();
-        let mut retry = FIRST_RETRY;
+        let mut retry = MIN_RETRY_WAIT;
         loop {
             attempts += 1;
             // Everything that allocates or frees comes before the attempt or after it.
@@ -128,7 +128,7 @@ impl Runtime {
                 AttemptError::Busy if !deadline.passed() => close_wait *= 2,
                 AttemptError::Missed if !deadline.passed() && !sightings.are_settled() => {
                     if !self.await_change(seen, deadline.sooner(retry), &mut sightings) {
-                        retry = (retry * 3).min(LAST_RETRY);
+                        retry = (retry * 3).min(MAX_RETRY_WAIT);
                     }
                 }
                 AttemptError::Busy | AttemptError::Missed | AttemptError::NoRoom => {
@@ -181,7 +181,7 @@ impl Runtime {
     }
 
     fn lay_out(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Scratch, NoMemory> {
-        let room = seen.registered.max(seen.all) + AMPLE;
+        let room = seen.registered.max(seen.all) + HEADROOM;
         garbage.array = self.round.roster.larger(room)?;
         Scratch::for_threads(room)
     }
@@ -354,11 +354,11 @@ impl Caller<'_> {
             records.len(),
             if records.len() == 1 { "" } else { "s" },
         );
-        for ThreadRecord { tid, name, outcome } in records.iter().take(NAMED) {
+        for ThreadRecord { tid, name, outcome } in records.iter().take(MAX_NAMED) {
             let _ = writeln!(stderr, "psx:   thread {tid} ({}) {outcome}", name.as_str());
         }
-        if records.len() > NAMED {
-            let _ = writeln!(stderr, "psx:   and {} more", records.len() - NAMED);
+        if records.len() > MAX_NAMED {
+            let _ = writeln!(stderr, "psx:   and {} more", records.len() - MAX_NAMED);
         }
         let _ = writeln!(
             stderr,

@@ -20,7 +20,7 @@ use super::scratch::Scratch;
 use crate::Errno;
 use crate::registry::{Closed, Entry, Runtime};
 use crate::sys::sync::Ordering;
-use crate::sys::{Kind, LEAVER_LOOKS, ThreadCount};
+use crate::sys::{EXIT_POLLS, Kind, ThreadCount};
 
 /// How often the threads are listed to name those that are left out: the kernel ends a list early
 /// when the thread that it has come to ends.
@@ -165,7 +165,7 @@ impl Runtime {
     /// stopped for a proof that could only fail. Called with the gate closed.
     pub(super) fn let_leavers_vanish(&self, mut seen: ThreadCounts) {
         let harmless_hint = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
-        for _ in 0..LEAVER_LOOKS {
+        for _ in 0..EXIT_POLLS {
             if seen.all <= self.list.len() + harmless_hint {
                 return;
             }

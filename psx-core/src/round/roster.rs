@@ -20,7 +20,7 @@ use crate::memory::{NoMemory, try_box, try_vec};
 use crate::registry::Entry;
 use crate::round::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
-use crate::sys::{AMPLE, const_on_linux};
+use crate::sys::{HEADROOM, const_on_linux};
 
 /// Names this file to the models' seeded faults.
 #[cfg(psx_loom)]
@@ -72,7 +72,7 @@ impl Roster {
         if count <= self.capacity() {
             return Ok(None);
         }
-        let count = count.next_power_of_two().max(AMPLE);
+        let count = count.next_power_of_two().max(HEADROOM);
         let mut slots = try_vec(count)?;
         slots.resize_with(count, || AtomicU64::new(0));
         let index = Index::for_threads(count)?;

@@ -19,8 +19,8 @@ use crate::sys::{Quota, Refusal};
 
 /// After how long a waiting caller looks for refused summonses and dead threads, at first; then
 /// twice as long each time, up to the second.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(50);
+const POLL_MIN: Duration = Duration::from_millis(1);
+const POLL_MAX: Duration = Duration::from_millis(50);
 
 /// By how much a wait must overrun its limit to show that the caller itself did not run: the process or
 /// the machine was stopped. Then the targets did not run either, and get this long to arrive, once in an
@@ -99,7 +99,7 @@ impl<'a> StoppedWorld<'a> {
         }
         let mut quota = None;
         let mut gone = 0;
-        let mut look = FIRST_LOOK;
+        let mut look = POLL_MIN;
         let mut deadline = self.deadline;
         // Whether summonses may have been lost, and were not sent again yet.
         let mut lost = false;
@@ -125,7 +125,7 @@ impl<'a> StoppedWorld<'a> {
             }
             looked = now;
             if replaced {
-                look = FIRST_LOOK / 2;
+                look = POLL_MIN / 2;
             }
             if deadline.passed_at(now) {
                 if self.give_up(scratch) {
@@ -134,11 +134,11 @@ impl<'a> StoppedWorld<'a> {
                 // All have arrived, and are about to count down, so this is short; nobody is late,
                 // but the deadline is a promise.
                 let spin = round.wait_policy.of_caller();
-                if !round.arrivals.wait(Limit::For(LAST_LOOK), spin) {
+                if !round.arrivals.wait(Limit::For(POLL_MAX), spin) {
                     return Err(AttemptError::Busy);
                 }
             }
-            look = (look * 2).min(LAST_LOOK);
+            look = (look * 2).min(POLL_MAX);
         }
         *casualties |= gone > 0;
         if round.arrivals.is_marked() {
@@ -253,13 +253,13 @@ impl<'a> StoppedWorld<'a> {
         }
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
-        let mut look = FIRST_LOOK;
+        let mut look = POLL_MIN;
         while !round.completions.wait(Limit::For(look), round.wait_policy.of_caller()) {
             let is_dead = |entry: &Entry| self.is_dead(entry);
             let fallen =
                 self.count_dead(Status::Arrived, Status::DiedInCall, &round.completions, is_dead);
             *casualties |= fallen > 0;
-            look = (look * 2).min(LAST_LOOK);
+            look = (look * 2).min(POLL_MAX);
         }
     }
 }

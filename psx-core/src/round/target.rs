@@ -9,7 +9,7 @@ use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
-const HELP: usize = 2;
+const SUMMONS_PER_TARGET: usize = 2;
 
 impl Runtime {
     /// Stops the calling thread if a round has summoned it, until the round lets it go. Called for
@@ -107,7 +107,7 @@ impl Runtime {
 impl Round {
     /// Summons the next few of those whom nobody has summoned yet.
     fn help(&self, kernel: &Kernel, epoch: Epoch) {
-        for _ in 0..HELP {
+        for _ in 0..SUMMONS_PER_TARGET {
             if self.summon_next(kernel, epoch).is_none() {
                 return;
             }

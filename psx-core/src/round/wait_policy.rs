@@ -26,7 +26,7 @@ use core::time::Duration;
 
 use crate::sys::clock::Deadline;
 use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
-use crate::sys::{PATIENT, const_on_linux};
+use crate::sys::{SPIN_BEFORE_SLEEP, const_on_linux};
 
 /// With how many missing it pays to wait for them awake.
 const YIELD_MAX_MISSING: usize = 1_024;
@@ -93,7 +93,7 @@ impl WaitPolicy {
     /// its turn yet. Does nothing where the last round's threads have slept at once: such a target is not
     /// held up, and the yield would go to another process, or may be forbidden.
     pub(super) fn let_targets_run(&self) {
-        if !PATIENT {
+        if !SPIN_BEFORE_SLEEP {
             return;
         }
         let due = self.begun.fetch_add(1, Ordering::Relaxed) % PERIOD == PERIOD - 1;
@@ -107,8 +107,8 @@ impl WaitPolicy {
         let cooldown = self.cooldown.load(Ordering::Relaxed);
         self.cooldown.store(cooldown.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
-        let cooldown =
-            cooldown > 0 || PATIENT && self.foreign_signals.swap(0, Ordering::Relaxed) > 0;
+        let cooldown = cooldown > 0
+            || SPIN_BEFORE_SLEEP && self.foreign_signals.swap(0, Ordering::Relaxed) > 0;
         let flags =
             flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(cooldown, COOLDOWN);
         let flags = flags | flag(closure, CLOSURE);
@@ -121,7 +121,7 @@ impl WaitPolicy {
     }
 
     fn flags(&self) -> u32 {
-        if PATIENT { self.flags.load(Ordering::Relaxed) } else { COOLDOWN }
+        if SPIN_BEFORE_SLEEP { self.flags.load(Ordering::Relaxed) } else { COOLDOWN }
     }
 
     /// Whether the call of the round at hand is a closure of the program's.

@@ -25,10 +25,10 @@ pub(crate) use life::LifeMark;
 pub(crate) use quota::Quota;
 
 /// How much room a round lays out beyond what it counts.
-pub(crate) const AMPLE: usize = 64;
+pub(crate) const HEADROOM: usize = 64;
 
 /// How often a round looks whether those who have left the list have left the process.
-pub(crate) const LEAVER_LOOKS: usize = 32;
+pub(crate) const EXIT_POLLS: usize = 32;
 
 /// Threads wait a little before they sleep. Not in the model, where a wait is a wait.
-pub(crate) const PATIENT: bool = true;
+pub(crate) const SPIN_BEFORE_SLEEP: bool = true;

@@ -32,10 +32,10 @@ pub(crate) use kernel::{Kernel, Quota};
 pub(crate) use life::LifeMark;
 
 /// How much room a round lays out beyond what it counts. Small, so that growth is explored too.
-pub(crate) const AMPLE: usize = 1;
+pub(crate) const HEADROOM: usize = 1;
 
 /// How often a round looks whether those who have left the list have left the process.
-pub(crate) const LEAVER_LOOKS: usize = 1;
+pub(crate) const EXIT_POLLS: usize = 1;
 
 /// A wait is a sleep: one that looks again and again costs loom more, and shows nothing else.
-pub(crate) const PATIENT: bool = false;
+pub(crate) const SPIN_BEFORE_SLEEP: bool = false;
