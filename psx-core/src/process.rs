@@ -100,7 +100,7 @@ fn is_engaged() -> bool {
 /// The calling thread's entry, made if need be. Waits for the rounds that are on, but not beyond the
 /// deadline, if there is one.
 pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entry, Error> {
-    notice_fork();
+    detect_fork();
     match place().map_err(Error::RegistrationFailed)? {
         Place::Own(entry) => {
             // std's start may have come after this thread's registration.
@@ -123,8 +123,8 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
 }
 
 /// A fork by a raw system call comes without the libc's hooks.
-fn notice_fork() {
-    RUNTIME.kernel.if_new_process(|| begin_anew_in_child(false));
+fn detect_fork() {
+    RUNTIME.kernel.run_if_forked(|| reset_after_fork(false));
 }
 
 /// A place for a thread that is about to register.
@@ -136,7 +136,7 @@ pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
 /// locks, so it comes before any pass is taken. And what may allocate in a registration: the libc's place
 /// for the note of the thread's end.
 fn prepare(entry: &Entry) -> Result<(), Error> {
-    RUNTIME.kernel.meet_process().map_err(Error::RegistrationFailed)?;
+    RUNTIME.kernel.init().map_err(Error::RegistrationFailed)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
         hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
@@ -203,7 +203,7 @@ fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
 /// it. A thread whose id cannot be read, or whose end cannot be noted, stays unregistered. What is
 /// returned is to be dropped after the pass.
 pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Leftovers {
-    notice_fork();
+    detect_fork();
     let is_ready = matches!(place(), Ok(Place::None)) && prepare(&entry).is_ok();
     let mut leftovers = Leftovers::of(entry);
     if !is_ready {
@@ -322,7 +322,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     if rounds < DESTRUCTOR_ROUNDS && EXIT_HOOK.arm(entry).is_ok() {
         return;
     }
-    notice_fork();
+    detect_fork();
     // SAFETY: as in `place`.
     if unsafe { me.as_ref() }.generation() != RUNTIME.gate.generation() {
         return;
@@ -352,7 +352,7 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
 // parent and in the child, where the libc has another id for the thread.
 
 unsafe extern "C" fn before_fork() {
-    notice_fork();
+    detect_fork();
     let depth = FORKS.with(|forks| forks.depth.replace(forks.depth.get().saturating_add(1)));
     if depth > 0 {
         return;
@@ -384,7 +384,7 @@ unsafe extern "C" fn after_fork_in_parent() {
 unsafe extern "C" fn after_fork_in_child() {
     // A fork that this one has interrupted goes on in the child, and holds nothing there.
     let rounds_held = FORKS.with(|forks| forks.rounds_held.replace(false));
-    begin_anew_in_child(rounds_held);
+    reset_after_fork(rounds_held);
     end_fork();
 }
 
@@ -396,7 +396,7 @@ fn end_fork() {
 }
 
 /// Begins a registry of one. The forking thread's entry still has its parent's id here.
-fn begin_anew_in_child(rounds_held: bool) {
+fn reset_after_fork(rounds_held: bool) {
     // SAFETY: as in `place`.
     let me = CURRENT.get().map(|entry| unsafe { &*entry.as_ptr() });
     // Without a hook no entry is kept: several of the child's threads may have come before this one,
@@ -406,7 +406,7 @@ fn begin_anew_in_child(rounds_held: bool) {
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());
     let tid = tid.unwrap_or(Entry::NOBODY);
-    RUNTIME.begin_anew_in_child(me, tid);
+    RUNTIME.reset_after_fork(me, tid);
     if let Some(me) = me {
         me.life().take_in_child(tid);
     }

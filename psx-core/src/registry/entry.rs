@@ -241,7 +241,7 @@ impl Entry {
     }
 
     /// In a forked child: the same thread by another id, inside of nothing.
-    pub(super) fn begin_anew(&self, tid: u32, generation: u32) {
+    pub(super) fn reset_after_fork(&self, tid: u32, generation: u32) {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
         self.engaged.store(0, Relaxed);

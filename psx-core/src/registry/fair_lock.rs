@@ -160,7 +160,7 @@ impl FairLock {
 
     /// Free again in a forked child, whatever thread held it in the parent. The numbers that are out
     /// are passed over: one may belong to this very thread, in a wait that the fork has interrupted.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         let State { next, .. } = self.read();
         let free = State { owner: Self::NO_OWNER, serving: next, next };
         // Relaxed: the child has one thread.
@@ -324,7 +324,7 @@ mod tests {
         let lock = FairLock::new();
         assert!(lock.try_acquire_now(1));
         let ticket = lock.take_ticket();
-        lock.begin_anew();
+        lock.reset_after_fork();
         assert!(lock.read().has_passed(ticket));
         assert!(lock.try_acquire_now(2));
     }

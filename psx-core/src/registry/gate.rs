@@ -167,7 +167,7 @@ impl Gate {
     }
 
     /// Open, in a forked child: the threads whose passes were out do not exist there.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         // Relaxed: the child has one thread.
         self.generation.store(self.generation() + 1, Ordering::Relaxed);
         self.word.store(0, Ordering::Relaxed);
@@ -257,7 +257,7 @@ mod tests {
     fn a_pass_of_the_parent_counts_for_nothing_in_the_child() {
         let gate = Gate::new();
         let parents = enter(&gate);
-        gate.begin_anew();
+        gate.reset_after_fork();
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
         drop(parents);
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());

@@ -159,7 +159,7 @@ impl ThreadList {
     /// of a change of `me`.
     ///
     /// The other entries are never freed: which of their links are whole cannot be told.
-    pub(super) fn abandon_for(&self, me: Option<&Entry>) {
+    pub(super) fn leak_and_restart(&self, me: Option<&Entry>) {
         let me = me.map(NonNull::from);
         // SAFETY: the child has one thread, and this is it. `me` is alive: the thread that frees it is
         // this one.

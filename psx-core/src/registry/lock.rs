@@ -49,7 +49,7 @@ impl Lock {
     }
 
     /// Free again, in a forked child, whoever held it in the parent.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         // Relaxed: the child has one thread.
         self.state.store(FREE, Ordering::Relaxed);
     }

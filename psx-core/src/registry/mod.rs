@@ -134,14 +134,14 @@ impl Runtime {
 
     /// After a fork, in the child: a registry of one, or of none where the forking thread was not
     /// registered. The parent's list is left behind as it lies.
-    pub(crate) fn begin_anew_in_child(&self, me: Option<&Entry>, tid: u32) {
-        self.gate.begin_anew();
-        self.list.abandon_for(me);
+    pub(crate) fn reset_after_fork(&self, me: Option<&Entry>, tid: u32) {
+        self.gate.reset_after_fork();
+        self.list.leak_and_restart(me);
         if let Some(me) = me {
-            me.begin_anew(tid, self.gate.generation());
+            me.reset_after_fork(tid, self.gate.generation());
         }
-        self.round.begin_anew();
-        self.list.lock.begin_anew();
-        self.kernel.meet_child();
+        self.round.reset_after_fork();
+        self.list.lock.reset_after_fork();
+        self.kernel.reinit_after_fork();
     }
 }

@@ -99,7 +99,7 @@ impl Runtime {
             // Everything that allocates or frees comes before the attempt or after it.
             if !self.kernel.is_ready() {
                 // The program may have closed the descriptor; opening it again looks up a path.
-                let _ = self.kernel.make_ready();
+                let _ = self.kernel.reopen();
             }
             let seen = self.expected_counts(plan, attempts);
             let mut garbage = Garbage::default();
@@ -150,7 +150,7 @@ impl Runtime {
                 AttemptError::Os(errno) => return Err(Error::Os(errno)),
                 AttemptError::ThreadCountUnavailable(errno) => {
                     let was_closed = !self.kernel.is_ready();
-                    if was_closed && self.kernel.make_ready() && !deadline.passed() {
+                    if was_closed && self.kernel.reopen() && !deadline.passed() {
                         continue;
                     }
                     return Err(Error::ThreadCountUnavailable(errno));

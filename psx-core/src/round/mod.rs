@@ -120,14 +120,14 @@ impl Round {
 
     /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
     /// fits the child's.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         let epoch = self.word.read().epoch;
         self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
         self.harmless_hint.store(0, Ordering::Relaxed);
         self.proven_hint.store(0, Ordering::Relaxed);
-        self.lock.begin_anew();
-        self.caller_life.begin_anew();
+        self.lock.reset_after_fork();
+        self.caller_life.reset_after_fork();
     }
 }
 

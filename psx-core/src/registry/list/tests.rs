@@ -72,7 +72,7 @@ impl Pair {
     fn fork(&mut self, survivor: usize) {
         let survivor = self.expected[survivor];
         // SAFETY: in the list, hence alive.
-        self.list.abandon_for(Some(unsafe { survivor.1.as_ref() }));
+        self.list.leak_and_restart(Some(unsafe { survivor.1.as_ref() }));
         let left_behind = core::mem::replace(&mut self.expected, vec![survivor]);
         for (_, entry) in left_behind.into_iter().filter(|&other| other != survivor) {
             // SAFETY: in no list any more.

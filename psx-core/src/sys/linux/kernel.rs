@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_void};
 
 use super::super::{Refusal, ThreadCount, Vitals};
-use super::fork_mark::ForkMark;
+use super::fork_detector::ForkDetector;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
 use super::stat_file::StatFile;
@@ -18,7 +18,7 @@ pub(crate) struct Kernel {
     /// The process's id. Relaxed: set before the first thread registers, and in a child before the
     /// fork's mark says that it is known.
     pid: AtomicU32,
-    mark: ForkMark,
+    mark: ForkDetector,
     stat: StatFile,
     chain: Chain,
     handler: Handler,
@@ -33,7 +33,7 @@ impl Kernel {
         Self {
             handler,
             pid: AtomicU32::new(0),
-            mark: ForkMark::new(),
+            mark: ForkDetector::new(),
             stat: StatFile::new(),
             chain: Chain::new(),
             main_stack: MainStack::new(),
@@ -42,14 +42,14 @@ impl Kernel {
     }
 
     /// Makes acquaintance with the process, as early as there is a thread to register. Allocates.
-    pub(crate) fn meet_process(&self) -> Result<(), Errno> {
+    pub(crate) fn init(&self) -> Result<(), Errno> {
         if self.pid.load(Ordering::Relaxed) != 0 {
             return Ok(());
         }
         let pid = raw::getpid()?;
         pin::keep_loaded(self.handler as *const ())?;
         self.stat.open();
-        self.mark.put_up();
+        self.mark.install();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
         self.pid.store(pid, Ordering::Relaxed);
@@ -62,19 +62,19 @@ impl Kernel {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Runs `meet_child` if this process was forked behind the libc's back and is not known yet: in
+    /// Runs `reinit_after_fork` if this process was forked behind the libc's back and is not known yet: in
     /// one of its threads, while the others wait.
-    pub(crate) fn if_new_process(&self, meet_child: impl FnOnce()) {
-        self.mark.if_new(meet_child);
+    pub(crate) fn run_if_forked(&self, reinit_after_fork: impl FnOnce()) {
+        self.mark.run_if_forked(reinit_after_fork);
     }
 
     /// Starts afresh in a forked child.
-    pub(crate) fn meet_child(&self) {
+    pub(crate) fn reinit_after_fork(&self) {
         self.stat.reset_after_fork();
         self.stat.open();
         // Without an id the kernel refuses each summons, and says so.
         self.pid.store(raw::getpid().unwrap_or(0), Ordering::Relaxed);
-        self.mark.known();
+        self.mark.set_known();
     }
 
     /// Makes sure that the signal stack of the calling thread `tid` stays mapped, where it is the main
@@ -92,7 +92,7 @@ impl Kernel {
 
     /// Opens again what a program may have closed. Looks up a path, so it comes before anything is
     /// frozen. Returns whether it could.
-    pub(crate) fn make_ready(&self) -> bool {
+    pub(crate) fn reopen(&self) -> bool {
         self.stat.open()
     }
 
@@ -109,7 +109,7 @@ impl Kernel {
     /// The calling thread's id, if it is a thread of the process that the registry is about, and not
     /// of a child that was forked behind the libc's back. Async-signal-safe.
     pub(crate) fn own_tid(&self) -> Option<u32> {
-        if self.mark.is_new() { None } else { raw::gettid().ok() }
+        if self.mark.is_forked() { None } else { raw::gettid().ok() }
     }
 
     /// Asks the thread `tid` to answer the round.

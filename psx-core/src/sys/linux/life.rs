@@ -114,7 +114,7 @@ impl LifeMark {
             is_held && self.word(offset).load(Ordering::Relaxed) & TID_MASK == tid
         });
         if !is_own {
-            self.begin_anew();
+            self.reset_after_fork();
             self.take(tid);
         }
     }
@@ -132,7 +132,7 @@ impl LifeMark {
     /// Not taken, in a forked child, whatever thread held it in the parent. glibc empties the list of the
     /// forking thread's robust mutexes in the child. musl does not, and a mutex that is made again while
     /// it is in that list would be its own successor: there this mark says nothing any more.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         let was_held = self.state.load(Ordering::Relaxed) == HELD;
         let state = if cfg!(target_env = "musl") && was_held { GIVEN_UP } else { NONE };
         self.state.store(state, Ordering::Relaxed);
@@ -265,7 +265,7 @@ mod tests {
         mark.give_back();
         assert!(mark.take(raw::gettid().unwrap()), "whole again");
         mark.give_back();
-        mark.begin_anew();
+        mark.reset_after_fork();
         assert!(mark.take(raw::gettid().unwrap()), "as in a forked child");
         mark.give_back();
     }

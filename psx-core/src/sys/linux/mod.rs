@@ -3,7 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod errno;
 pub(crate) mod fatal;
-mod fork_mark;
+mod fork_detector;
 pub(crate) mod futex;
 pub(crate) mod hooks;
 mod kernel;

@@ -11,13 +11,13 @@ use crate::report::Comm;
 pub(crate) struct Kernel;
 
 impl Kernel {
-    pub(crate) fn meet_child(&self) {}
+    pub(crate) fn reinit_after_fork(&self) {}
 
     pub(crate) fn is_ready(&self) -> bool {
         true
     }
 
-    pub(crate) fn make_ready(&self) -> bool {
+    pub(crate) fn reopen(&self) -> bool {
         true
     }
 

@@ -28,7 +28,7 @@ impl LifeMark {
         self.task.set(None);
     }
 
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset_after_fork(&self) {
         self.give_back();
     }
 

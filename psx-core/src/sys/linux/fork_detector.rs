@@ -14,21 +14,21 @@ use super::sync::{AtomicPtr, AtomicU32, Ordering, yield_now};
 const NEW: u32 = 0;
 const KNOWN: u32 = 1;
 /// One of its threads is getting to know it.
-const MEETING: u32 = 2;
+const INITIALIZING: u32 = 2;
 
-pub(super) struct ForkMark {
+pub(super) struct ForkDetector {
     /// The first word of the page; null before there is one, and for good where there can be none.
     /// Set once (AcqRel), never unmapped.
     page: AtomicPtr<AtomicU32>,
 }
 
-impl ForkMark {
+impl ForkDetector {
     pub(super) const fn new() -> Self {
         Self { page: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Puts the mark up, once for the process.
-    pub(super) fn put_up(&self) {
+    pub(super) fn install(&self) {
         const SIZE: usize = 4096;
         if self.word().is_some() {
             return;
@@ -54,37 +54,37 @@ impl ForkMark {
         }
     }
 
-    /// Runs `meet` if this is a new process, in one of its threads; the others wait for it.
-    pub(super) fn if_new(&self, meet: impl FnOnce()) {
+    /// Runs `init` if this is a new process, in one of its threads; the others wait for it.
+    pub(super) fn run_if_forked(&self, init: impl FnOnce()) {
         let Some(word) = self.word() else { return };
-        // Acquire pairs with the Release in `known`: what `meet` has done is seen by all.
+        // Acquire pairs with the Release in `set_known`: what `init` has done is seen by all.
         if word.load(Ordering::Acquire) == KNOWN {
             return;
         }
-        if word.compare_exchange(NEW, MEETING, Ordering::Acquire, Ordering::Acquire).is_ok() {
-            meet();
-            self.known();
+        if word.compare_exchange(NEW, INITIALIZING, Ordering::Acquire, Ordering::Acquire).is_ok() {
+            init();
+            self.set_known();
         }
         while word.load(Ordering::Acquire) != KNOWN {
             yield_now();
         }
     }
 
-    /// Whether this is a process that `if_new` has not been run in. Async-signal-safe.
-    pub(super) fn is_new(&self) -> bool {
-        // Acquire pairs with the Release in `known`.
+    /// Whether this is a process that `run_if_forked` has not been run in. Async-signal-safe.
+    pub(super) fn is_forked(&self) -> bool {
+        // Acquire pairs with the Release in `set_known`.
         self.word().is_some_and(|word| word.load(Ordering::Acquire) != KNOWN)
     }
 
     /// This process is known now.
-    pub(super) fn known(&self) {
+    pub(super) fn set_known(&self) {
         if let Some(word) = self.word() {
             word.store(KNOWN, Ordering::Release);
         }
     }
 
     fn word(&self) -> Option<&AtomicU32> {
-        // SAFETY: null, or a page that is never unmapped. Acquire pairs with `put_up`.
+        // SAFETY: null, or a page that is never unmapped. Acquire pairs with `install`.
         unsafe { self.page.load(Ordering::Acquire).as_ref() }
     }
 }
