@@ -4,14 +4,14 @@
 //!
 //! Applications use `psx`, which wraps `std::thread` so that threads are registered without
 //! anybody thinking of it. This crate is for those who start threads in another way: [`adopt`] in
-//! a thread that exists, [`Passage`] and [`Ticket`] around one about to be started.
+//! a thread that exists, [`SpawnGuard`] and [`Ticket`] around one about to be started.
 //!
 //! | folder | concept |
 //! |---|---|
 //! | `registry/` | who belongs to the process: entries in a list, behind a gate that a round closes |
 //! | `round/` | stop, prove, commit, release |
 //! | `sys/` | what is below: futexes, signal 33, `/proc`; or a model of it |
-//! | `passage.rs` | what goes around the start of a thread |
+//! | `spawn_guard.rs` | what goes around the start of a thread |
 //! | `process.rs` | the process's one registry, and what the system calls of its own accord |
 //!
 //! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
@@ -28,14 +28,14 @@ mod memory;
 #[cfg(psx_loom)]
 #[path = "sys/model/door.rs"]
 pub mod model;
-#[cfg(not(psx_loom))]
-mod passage;
 mod precondition;
 #[cfg(not(psx_loom))]
 mod process;
 mod registry;
 mod report;
 mod round;
+#[cfg(not(psx_loom))]
+mod spawn_guard;
 mod step;
 mod sys;
 #[cfg(not(psx_loom))]
@@ -46,12 +46,12 @@ mod trace;
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
-#[cfg(not(psx_loom))]
-pub use passage::{Passage, Ticket};
 pub use precondition::{CapabilityMask, IdKind, Precondition};
 #[cfg(not(psx_loom))]
 pub use process::{adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
+#[cfg(not(psx_loom))]
+pub use spawn_guard::{SpawnGuard, Ticket};
 pub use step::{Cause, Step, StepError};
 #[cfg(not(psx_loom))]
 pub use threads::{ProcessThread, ThreadKind};

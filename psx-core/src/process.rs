@@ -16,7 +16,7 @@ use crate::sys::clock::Deadline;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};
 use crate::sys::sync::{AtomicU32, Ordering};
 use crate::sys::{mask, raw, signal};
-use crate::{Broadcast, Errno, Error, NamedThread, Passage, ProcessThread, Report, trace};
+use crate::{Broadcast, Errno, Error, NamedThread, ProcessThread, Report, SpawnGuard, trace};
 
 static RUNTIME: Runtime = Runtime::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
@@ -88,12 +88,12 @@ fn place() -> Result<Place, Errno> {
 
 /// Whether the calling thread is inside a round. It is taken to be the owner of the entry in its
 /// thread-local where it cannot be asked for its id.
-fn is_engaged() -> bool {
+fn is_in_round() -> bool {
     match place() {
-        Ok(Place::Own(entry)) => entry.is_engaged(),
+        Ok(Place::Own(entry)) => entry.is_in_round(),
         Ok(Place::None | Place::Borrowed) => false,
         // SAFETY: as in `place`.
-        Err(_) => CURRENT.get().is_some_and(|entry| unsafe { entry.as_ref() }.is_engaged()),
+        Err(_) => CURRENT.get().is_some_and(|entry| unsafe { entry.as_ref() }.is_in_round()),
     }
 }
 
@@ -192,7 +192,7 @@ fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
     let tid = raw::gettid().map_err(Error::RegistrationFailed)?;
     // After a raw `clone` the libc has a wrong id for the main thread. Where it has one for another
     // thread, it knows another thread by these thread-locals.
-    if !entry.belongs_to(tid, RUNTIME.gate.generation()) && tid != pid {
+    if !entry.set_owner(tid, RUNTIME.gate.generation()) && tid != pid {
         return Err(Error::SharedThreadLocals);
     }
     RUNTIME.kernel.settle_signal_stack(tid);
@@ -202,7 +202,7 @@ fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
 /// Registers a thread that has just been started, with the entry and the pass that its parent took for
 /// it. A thread whose id cannot be read, or whose end cannot be noted, stays unregistered. What is
 /// returned is to be dropped after the pass.
-pub(crate) fn register_newborn(entry: Box<Entry>, pass: &Pass<'static>) -> Leftovers {
+pub(crate) fn register_spawned(entry: Box<Entry>, pass: &Pass<'static>) -> Leftovers {
     detect_fork();
     let is_ready = matches!(place(), Ok(Place::None)) && prepare(&entry).is_ok();
     let mut leftovers = Leftovers::of(entry);
@@ -269,7 +269,7 @@ pub fn adopt() -> Result<(), Error> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn threads() -> io::Result<Vec<ProcessThread>> {
-    let _passage = Passage::enter()?;
+    let _guard = SpawnGuard::enter()?;
     RUNTIME.threads()
 }
 
@@ -286,7 +286,7 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
     let deadline = Deadline::try_after(plan.timeout).map_err(Error::ClockUnavailable)?;
     let me = ensure_current(Some(deadline))?;
     // Before anything is logged: inside a round that might be the end of it.
-    if me.is_engaged() || me.passages() > 0 {
+    if me.is_in_round() || me.spawns_in_progress() > 0 {
         return Err(Error::Reentrant);
     }
     let span = trace::begin(call.name(), plan);
@@ -361,7 +361,7 @@ unsafe extern "C" fn before_fork() {
     if let Ok(Place::Own(me)) = place() {
         me.life().give_back();
     }
-    if !is_engaged() {
+    if !is_in_round() {
         let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.hold_for_fork(me));
         FORKS.with(|forks| forks.rounds_held.set(rounds_held));
     }
@@ -371,7 +371,7 @@ unsafe extern "C" fn after_fork_in_parent() {
     if FORKS.with(|forks| forks.depth.get()) <= 1 {
         // Before the lock is released: a child that is forked from here on may have a copy of a round.
         FORKS.with(|forks| forks.rounds_held.set(false));
-        if let (false, Ok(me)) = (is_engaged(), raw::gettid()) {
+        if let (false, Ok(me)) = (is_in_round(), raw::gettid()) {
             RUNTIME.release_after_fork(me);
         }
         if let Ok(Place::Own(me)) = place() {
@@ -405,7 +405,7 @@ fn reset_after_fork(rounds_held: bool) {
     // Without its new id a thread cannot be summoned: it is not registered any more.
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());
-    let tid = tid.unwrap_or(Entry::NOBODY);
+    let tid = tid.unwrap_or(Entry::NO_TID);
     RUNTIME.reset_after_fork(me, tid);
     if let Some(me) = me {
         me.life().take_in_child(tid);

@@ -121,7 +121,7 @@ impl Runtime {
             // Nothing is allocated under the list's lock: only what fits goes in.
             self.list.for_each(|entry| {
                 // A dead thread's id may be an unregistered thread's by now.
-                if entry.tid() != Entry::NOBODY && !entry.has_died() {
+                if entry.tid() != Entry::NO_TID && !entry.has_died() {
                     is_whole &= tids.len() < room;
                     if is_whole {
                         tids.push(entry.tid());

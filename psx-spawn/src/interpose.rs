@@ -26,7 +26,7 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 
-use psx_core::{Passage, Ticket};
+use psx_core::{SpawnGuard, Ticket};
 
 use crate::Error;
 
@@ -78,7 +78,7 @@ unsafe extern "C" fn pthread_create(
     }
     let prepared = prepare(StartRoutine { start, argument });
     PREPARING.set(false);
-    let (_passage, args) = match prepared {
+    let (_guard, args) = match prepared {
         Ok(prepared) => prepared,
         Err(Error::OutOfMemory | Error::Reentrant) => return libc::EAGAIN,
         // A failed registration must not make `pthread_create` fail.
@@ -129,9 +129,9 @@ unsafe extern "C" fn thrd_create(
 }
 
 /// Enters the passage, takes the child's ticket and allocates its arguments.
-fn prepare(routine: StartRoutine) -> Result<(Passage, Box<StartArgs>), Error> {
-    let passage = Passage::enter()?;
-    let ticket = passage.ticket()?;
+fn prepare(routine: StartRoutine) -> Result<(SpawnGuard, Box<StartArgs>), Error> {
+    let guard = SpawnGuard::enter()?;
+    let ticket = guard.ticket()?;
     let layout = Layout::new::<StartArgs>();
     // SAFETY: the layout is not zero-sized.
     let args = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::OutOfMemory)?;
@@ -142,7 +142,7 @@ fn prepare(routine: StartRoutine) -> Result<(Passage, Box<StartArgs>), Error> {
         args.write(StartArgs { ticket, routine });
         Box::from_raw(args.as_ptr())
     };
-    Ok((passage, args))
+    Ok((guard, args))
 }
 
 /// Registers the new thread and returns the routine to jump to.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use psx_core::Passage;
+use psx_core::SpawnGuard;
 
 /// Replaces the program, as [`CommandExt::exec`]: it returns only if that fails.
 ///
@@ -27,8 +27,8 @@ use psx_core::Passage;
 #[must_use = "where this returns, the program has not been replaced"]
 #[doc(alias = "execve")]
 pub fn exec(command: &mut Command) -> io::Error {
-    match Passage::enter() {
-        Ok(_passage) => command.exec(),
+    match SpawnGuard::enter() {
+        Ok(_guard) => command.exec(),
         Err(error) => error.into(),
     }
 }

@@ -65,9 +65,9 @@ pub(crate) struct Entry {
     result: UnsafeCell<CallResult>,
     /// Whether the thread is inside a round, leading it or making its call. Touched by the thread
     /// alone, in its handler too.
-    engaged: OwnedU8,
+    in_round: OwnedU8,
     /// How many spawns the thread is inside of. Touched by the thread alone.
-    passages: OwnedU8,
+    spawns_in_progress: OwnedU8,
     /// How many of the libc's destructor rounds have gone by. Touched by the thread alone.
     destructor_rounds: OwnedU8,
 }
@@ -92,7 +92,7 @@ const _: () = assert!(cfg!(psx_loom) || size_of::<Entry>() <= 128);
 impl Entry {
     /// The id of an entry without a thread: one that a fork has left behind, or whose thread a round
     /// has found dead.
-    pub(crate) const NOBODY: u32 = 0;
+    pub(crate) const NO_TID: u32 = 0;
 
     /// A place for a thread that has not taken it yet.
     pub(crate) fn allocate() -> Result<Box<Self>, NoMemory> {
@@ -107,15 +107,15 @@ impl Entry {
             generation: OwnedU32::new(0),
             life: LifeMark::new(),
             result: UnsafeCell::new(CallResult { outcome: Outcome::Died, name: Comm::default() }),
-            engaged: OwnedU8::new(0),
-            passages: OwnedU8::new(0),
+            in_round: OwnedU8::new(0),
+            spawns_in_progress: OwnedU8::new(0),
             destructor_rounds: OwnedU8::new(0),
         }
     }
 
     /// Whose place it is. Said by the thread itself, before the entry is in the list. Returns whether
     /// the libc takes the thread for the one of that id too ([`LifeMark::take`]).
-    pub(crate) fn belongs_to(&mut self, tid: u32, generation: u32) -> bool {
+    pub(crate) fn set_owner(&mut self, tid: u32, generation: u32) -> bool {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
         self.life.take(tid)
@@ -144,8 +144,8 @@ impl Entry {
 
     /// The thread is dead, and its id may be another's by now. For the caller of a round, before it
     /// announces the round. Relaxed: read under the same lock.
-    pub(crate) fn disown(&self) {
-        self.tid.store(Self::NOBODY, Relaxed);
+    pub(crate) fn clear_owner(&self) {
+        self.tid.store(Self::NO_TID, Relaxed);
     }
 
     /// In which process, counted in forks, the thread registered.
@@ -203,34 +203,35 @@ impl Entry {
     }
 
     /// The thread is inside a round from now on. For its owner alone, as the next five.
-    pub(crate) fn engage(&self) {
-        self.engaged.store(1, Relaxed);
+    pub(crate) fn enter_round(&self) {
+        self.in_round.store(1, Relaxed);
     }
 
     /// It is no longer.
-    pub(crate) fn disengage(&self) {
-        self.engaged.store(0, Relaxed);
+    pub(crate) fn leave_round(&self) {
+        self.in_round.store(0, Relaxed);
     }
 
     /// Whether the thread is inside a round.
-    pub(crate) fn is_engaged(&self) -> bool {
-        self.engaged.load(Relaxed) != 0
+    pub(crate) fn is_in_round(&self) -> bool {
+        self.in_round.load(Relaxed) != 0
     }
 
     /// The thread begins to start another. Returns `false` where it is in the middle of too many.
-    pub(crate) fn begin_passage(&self) -> bool {
-        let more = self.passages.load(Relaxed).checked_add(1);
-        more.inspect(|&more| self.passages.store(more, Relaxed)).is_some()
+    pub(crate) fn begin_spawn(&self) -> bool {
+        let more = self.spawns_in_progress.load(Relaxed).checked_add(1);
+        more.inspect(|&more| self.spawns_in_progress.store(more, Relaxed)).is_some()
     }
 
     /// It has started it.
-    pub(crate) fn end_passage(&self) {
-        self.passages.store(self.passages.load(Relaxed).saturating_sub(1), Relaxed);
+    pub(crate) fn end_spawn(&self) {
+        self.spawns_in_progress
+            .store(self.spawns_in_progress.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// How many threads it is in the middle of starting: so many passes of its own are out.
-    pub(crate) fn passages(&self) -> u8 {
-        self.passages.load(Relaxed)
+    pub(crate) fn spawns_in_progress(&self) -> u8 {
+        self.spawns_in_progress.load(Relaxed)
     }
 
     /// Counts one of the libc's destructor rounds. For its owner alone.
@@ -244,8 +245,8 @@ impl Entry {
     pub(super) fn reset_after_fork(&self, tid: u32, generation: u32) {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
-        self.engaged.store(0, Relaxed);
-        self.passages.store(0, Relaxed);
+        self.in_round.store(0, Relaxed);
+        self.spawns_in_progress.store(0, Relaxed);
         // Relaxed: the child has one thread.
         self.status.store(0, Ordering::Relaxed);
     }

@@ -11,7 +11,7 @@
 //! open until one of those that have waited is through, for [`COURTESY`] at most.
 //!
 //! Downside: a pass that never comes back would keep rounds out for ever, so the closing side has a
-//! deadline. A holder of a pass may go through again without waiting ([`Pass::another`]): an
+//! deadline. A holder of a pass may go through again without waiting ([`Pass::duplicate`]): an
 //! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
 //! that waits for that spawn.
 
@@ -114,7 +114,7 @@ impl Gate {
     ///
     /// The calling thread knows of a pass that stays out until this returns: so no round can have
     /// begun (invariant I2).
-    pub(crate) unsafe fn enter_beside(&self) -> Pass<'_> {
+    pub(crate) unsafe fn enter_nested(&self) -> Pass<'_> {
         // Relaxed: the pass that is out has acquired whatever there was to see.
         self.word.fetch_add(1, Ordering::Relaxed);
         self.pass()
@@ -188,9 +188,9 @@ impl<'g> Pass<'g> {
     }
 
     /// One more, at once: since this one is out, no round can have begun.
-    pub(crate) fn another(&self) -> Pass<'g> {
+    pub(crate) fn duplicate(&self) -> Pass<'g> {
         // SAFETY: this pass is out.
-        unsafe { self.gate.enter_beside() }
+        unsafe { self.gate.enter_nested() }
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
     fn it_closes_only_when_every_pass_is_back() {
         let gate = Gate::new();
         let pass = enter(&gate);
-        let another = pass.another();
+        let another = pass.duplicate();
         drop(pass);
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_none());
         drop(another);

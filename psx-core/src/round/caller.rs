@@ -219,10 +219,10 @@ impl<'r> RoundGuard<'r> {
         let round = &runtime.round;
         let look = || runtime.look_at_round();
         // A fork in the handler of a synchronous signal leaves the lock alone that this thread holds.
-        me.engage();
+        me.enter_round();
         let mut is_ours = round.lock.try_acquire_now(me.tid());
         if !is_ours {
-            me.disengage();
+            me.leave_round();
             // A caller that waits must still answer another's summons.
             let wait = || is_ours = round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
             if let Err(errno) = masked.except_summons(wait) {
@@ -235,7 +235,7 @@ impl<'r> RoundGuard<'r> {
         if !is_ours {
             return Err(AttemptError::Busy);
         }
-        me.engage();
+        me.enter_round();
         // Where that fails, the caller's id has to do.
         round.caller_life.take(me.tid());
         Ok(Self { round, me, _masked: masked })
@@ -246,7 +246,7 @@ impl Drop for RoundGuard<'_> {
     fn drop(&mut self) {
         self.round.caller_life.give_back();
         self.round.lock.release();
-        self.me.disengage();
+        self.me.leave_round();
     }
 }
 
@@ -290,7 +290,7 @@ impl Caller<'_> {
 
         if *casualties {
             let is_dead = |entry: &Entry| {
-                entry.tid() == Entry::NOBODY
+                entry.tid() == Entry::NO_TID
                     || entry.is_at(epoch, Status::DiedBeforeCall)
                     || entry.is_at(epoch, Status::DiedInCall)
             };

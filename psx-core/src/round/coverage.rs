@@ -120,7 +120,7 @@ impl Runtime {
 
     /// Notes the ids of all registered threads; returns whether there was room.
     fn note_registered(&self, frozen: &Closed<'_>, scratch: &mut Scratch) -> bool {
-        let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NOBODY);
+        let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NO_TID);
         let mut tids = entries.map(Entry::tid);
         let fits = tids.all(|tid| scratch.registered.push(tid));
         scratch.registered.sort();

@@ -57,14 +57,14 @@ impl<'a> StoppedWorld<'a> {
             // The id of a dead thread may be another's, which is not to be signalled. And where the
             // mark of life says nothing: the list has the newest entries first, and no two living
             // threads have the same id, so of two entries with one id the second is a dead thread's.
-            let is_alive = entry.tid() != Entry::NOBODY
+            let is_alive = entry.tid() != Entry::NO_TID
                 && !entry.has_died()
                 && round.roster.enter_index(epoch, entry);
             // The entry of a living thread is in the kernel's list of its robust mutexes, and must not be
             // freed. A second one of the caller's own is left alone (invariant I14).
             let is_callers = entry.tid() == me.tid() && entry.is_marked_alive();
             if !is_alive && !is_callers {
-                entry.disown();
+                entry.clear_owner();
                 orphans = true;
             }
             is_alive

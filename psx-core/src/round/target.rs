@@ -46,9 +46,9 @@ impl Runtime {
             return;
         }
         // A handler for a synchronous signal may interrupt this thread from here on.
-        me.engage();
+        me.enter_round();
         self.answer_until_released(me, gathering);
-        me.disengage();
+        me.leave_round();
     }
 
     /// From the summons to the release.

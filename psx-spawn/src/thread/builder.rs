@@ -112,7 +112,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (_passage, body) = prepare_spawn(f)?;
+        let (_guard, body) = prepare_spawn(f)?;
         self.0.spawn(body)
     }
 
@@ -148,7 +148,7 @@ impl Builder {
         F: FnOnce() -> T + Send,
         T: Send,
     {
-        let (_passage, body) = prepare_spawn(f)?;
+        let (_guard, body) = prepare_spawn(f)?;
         // SAFETY: the body borrows what `f` does, for which this function's caller vouches; the
         // ticket borrows nothing.
         unsafe { self.0.spawn_unchecked(body) }
@@ -187,7 +187,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let (_passage, body) = prepare_spawn(f)?;
+        let (_guard, body) = prepare_spawn(f)?;
         self.0.spawn_scoped(scope.as_std(), body)
     }
 }

@@ -22,7 +22,7 @@ mod scope;
 
 use std::io;
 
-use psx_core::Passage;
+use psx_core::SpawnGuard;
 pub use std::thread::{
     AccessError, JoinHandle, LocalKey, Result, ScopedJoinHandle, Thread, ThreadId,
     available_parallelism, current, panicking, park, park_timeout, sleep, yield_now,
@@ -76,15 +76,15 @@ pub fn adopt() -> std::result::Result<(), Error> {
 /// Prepares the birth of a thread that is to run `f`: its body, which registers the thread before
 /// it runs `f`, and the parent's passage, which must live until the thread has been started, or has
 /// failed to. Either way the ticket goes where the body goes: a body that is dropped gives it back.
-fn prepare_spawn<F, T>(f: F) -> io::Result<(Passage, impl FnOnce() -> T)>
+fn prepare_spawn<F, T>(f: F) -> io::Result<(SpawnGuard, impl FnOnce() -> T)>
 where
     F: FnOnce() -> T,
 {
-    let passage = Passage::enter()?;
-    let ticket = passage.ticket()?;
+    let guard = SpawnGuard::enter()?;
+    let ticket = guard.ticket()?;
     let body = move || {
         ticket.redeem();
         f()
     };
-    Ok((passage, body))
+    Ok((guard, body))
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use psx::{Broadcast, Coverage, Error};
-use psx_core::{Passage, ProcessThread, ThreadKind, Ticket};
+use psx_core::{ProcessThread, SpawnGuard, ThreadKind, Ticket};
 
 use crate::caller::await_end;
 use crate::case::Case;
@@ -39,7 +39,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| {
             let crew = stage.crew_that(is_level);
             for entered in [true, false] {
-                let passage = Passage::enter().expect("no round is on");
+                let passage = SpawnGuard::enter().expect("no round is on");
                 let ticket = passage.ticket().expect("memory for a ticket");
                 let passage = entered.then_some(passage);
                 // SAFETY: as in the storm.
@@ -61,7 +61,7 @@ pub(crate) const CASES: &[Case] = &[
         &[Ok],
         |stage| {
             let crew = stage.crew_that(is_level);
-            let passage = Passage::enter().expect("no round is on");
+            let passage = SpawnGuard::enter().expect("no round is on");
             let ticket = passage.ticket().expect("memory for a ticket");
             drop(passage);
             let forker = thread::spawn(move || {

@@ -7,7 +7,7 @@ use std::{process, thread as std_thread};
 use psx::privileges::ThreadKind;
 use psx::thread::{self, Builder};
 use psx::{Coverage, Error};
-use psx_core::Passage;
+use psx_core::SpawnGuard;
 
 use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, slack, tid};
 use crate::support::{Case, Ending, Line, procfs};
@@ -160,13 +160,13 @@ fn expect_panic(f: impl FnOnce()) -> String {
 }
 
 fn too_many_in_one_another(_: &Line) {
-    let passages: Vec<_> = (0..255).map(|_| Passage::enter().unwrap()).collect();
+    let passages: Vec<_> = (0..255).map(|_| SpawnGuard::enter().unwrap()).collect();
     for _ in 0..2 {
-        assert!(matches!(Passage::enter(), Err(Error::Reentrant)));
+        assert!(matches!(SpawnGuard::enter(), Err(Error::Reentrant)));
     }
     assert_eq!(broadcast_slack(STRICT, 1), Err(Error::Reentrant));
     drop(passages);
-    drop(Passage::enter().unwrap());
+    drop(SpawnGuard::enter().unwrap());
     assert_eq!(broadcast_slack(STRICT, 2), Ok(1));
 }
 
@@ -211,7 +211,7 @@ fn more_at_once_than_was_laid_out(_: &Line) {
                 broadcast_slack(lenient, expected).unwrap()
             });
             open.wait();
-            let passage = Passage::enter().unwrap();
+            let passage = SpawnGuard::enter().unwrap();
             let tickets: Vec<_> = (0..BURST).map(|_| passage.ticket().unwrap()).collect();
             open.wait();
             let born = &born;

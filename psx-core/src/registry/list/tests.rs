@@ -45,7 +45,7 @@ impl Pair {
         // No thread's id: this thread would hold the mark of life of an entry with its own.
         let tid = 1 << 30 | self.next;
         let mut entry = Entry::allocate().unwrap();
-        assert!(!entry.belongs_to(tid, 0), "the mark is not taken");
+        assert!(!entry.set_owner(tid, 0), "the mark is not taken");
         self.expected.push((tid, self.list.insert(entry)));
     }
 

@@ -213,7 +213,7 @@ impl Scene {
 
     fn register(&self, task: &Task) {
         let mut entry = Entry::allocate().expect("memory");
-        entry.belongs_to(task.tid, 0);
+        entry.set_owner(task.tid, 0);
         let runtime = self.machine.runtime;
         task.entry.set(Some(runtime.register(entry, &runtime.enter())));
     }
@@ -385,7 +385,7 @@ impl Thread {
     /// Starts a thread, as psx does: with a passage and a ticket.
     pub fn give_birth(&self, part: impl FnOnce(&Thread) + 'static) {
         let passage = self.machine.runtime.enter();
-        let ticket = passage.another();
+        let ticket = passage.duplicate();
         let entry = Entry::allocate().expect("memory");
         self.interrupt();
         self.clone_thread().spawn(move |child| {
@@ -416,7 +416,7 @@ impl Thread {
     }
 
     fn register(&self, mut entry: Box<Entry>, pass: &Pass<'_>) {
-        entry.belongs_to(self.number(), 0);
+        entry.set_owner(self.number(), 0);
         self.task.entry.set(Some(self.machine.runtime.register(entry, pass)));
     }
 

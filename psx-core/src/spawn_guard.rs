@@ -1,4 +1,4 @@
-//! Around the start of a thread: the parent's [`Passage`], which keeps rounds from beginning, and the
+//! Around the start of a thread: the parent's [`SpawnGuard`], which keeps rounds from beginning, and the
 //! child's [`Ticket`], which registers it. Contains `unsafe`: a thread that has a passage enters again.
 
 use core::marker::PhantomData;
@@ -17,9 +17,9 @@ use crate::{Error, process};
 /// # Examples
 ///
 /// ```
-/// use psx_core::Passage;
+/// use psx_core::SpawnGuard;
 ///
-/// let passage = Passage::enter()?;
+/// let passage = SpawnGuard::enter()?;
 /// let ticket = passage.ticket()?;
 /// let child = std::thread::spawn(move || ticket.redeem());
 /// drop(passage);
@@ -27,14 +27,14 @@ use crate::{Error, process};
 /// # Ok::<(), psx_core::Error>(())
 /// ```
 #[must_use = "a birth is covered only while the passage is there"]
-pub struct Passage {
+pub struct SpawnGuard {
     me: &'static Entry,
     pass: Pass<'static>,
     /// It belongs to the thread that entered.
     not_send: PhantomData<*const ()>,
 }
 
-impl Passage {
+impl SpawnGuard {
     /// Registers the calling thread if need be, and enters, once no round is on. That wait has no
     /// timeout of its own, as that of [`adopt`](crate::adopt).
     ///
@@ -45,18 +45,18 @@ impl Passage {
     /// As [`adopt`](crate::adopt); [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
     pub fn enter() -> Result<Self, Error> {
         let me = process::ensure_current(None)?;
-        if me.is_engaged() {
+        if me.is_in_round() {
             return Err(Error::Reentrant);
         }
         let runtime = process::runtime();
-        let pass = if me.passages() == 0 {
+        let pass = if me.spawns_in_progress() == 0 {
             runtime.enter()
         } else {
             // SAFETY: the passage that this thread is in holds a pass, and outlives this call
             // (invariant I2).
-            unsafe { runtime.gate.enter_beside() }
+            unsafe { runtime.gate.enter_nested() }
         };
-        if !me.begin_passage() {
+        if !me.begin_spawn() {
             return Err(Error::Reentrant);
         }
         Ok(Self { me, pass, not_send: PhantomData })
@@ -70,15 +70,15 @@ impl Passage {
     /// lack it.
     pub fn ticket(&self) -> Result<Ticket, Error> {
         let entry = process::allocate()?;
-        Ok(Ticket { pass: self.pass.another(), entry })
+        Ok(Ticket { pass: self.pass.duplicate(), entry })
     }
 }
 
-impl Drop for Passage {
+impl Drop for SpawnGuard {
     fn drop(&mut self) {
         // In a forked child the thread is in no passage: this one is its parent's.
         if self.pass.is_of_this_process() {
-            self.me.end_passage();
+            self.me.end_spawn();
         }
     }
 }
@@ -100,7 +100,7 @@ impl Ticket {
     /// the coverage proof of the next round finds it.
     pub fn redeem(self) {
         let Self { pass, entry } = self;
-        let leftovers = process::register_newborn(entry, &pass);
+        let leftovers = process::register_spawned(entry, &pass);
         drop(pass);
         drop(leftovers);
     }
