@@ -285,7 +285,7 @@ impl From<Error> for io::Error {
 mod tests {
     use super::*;
     use crate::report::Comm;
-    use crate::sys::{Kind, Look};
+    use crate::sys::{Look, UnregisteredKind};
     use crate::{Divergent, NamedThread, Outcome, Step};
 
     fn thread(tid: u32, name: &str) -> NamedThread {
@@ -296,7 +296,7 @@ mod tests {
 
     fn kernel_thread(tid: u32, name: &str) -> NamedThread {
         let name = thread(tid, name).name;
-        NamedThread::seen(tid, Look { kind: Kind::Missed, name, made_by_kernel: true })
+        NamedThread::seen(tid, Look { kind: UnregisteredKind::Missed, name, made_by_kernel: true })
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use crate::memory::{NoMemory, try_vec};
 use crate::registry::{Entry, Runtime};
 use crate::report::NamedThread;
-use crate::sys::{Kind, Look, raw, thread_dir};
+use crate::sys::{Look, UnregisteredKind, raw, thread_dir};
 use crate::{Errno, Error};
 
 /// How a thread of the process stands to broadcasts.
@@ -90,7 +90,7 @@ impl Runtime {
         for listed in listed {
             let status = directory.status(listed.proc_id);
             let (look, status) = match (directory.look(listed.proc_id), status) {
-                (Some(Look { kind: Kind::Dead, .. }), _) => continue,
+                (Some(Look { kind: UnregisteredKind::Dead, .. }), _) => continue,
                 (Some(look), Ok(Some(status))) => (look, status),
                 _ if self.kernel.is_dead(listed.tid) => continue,
                 (_, status) => {
@@ -102,7 +102,7 @@ impl Runtime {
                 }
             };
             let kind = match look.kind {
-                Kind::KernelWorker => ThreadKind::KernelWorker,
+                UnregisteredKind::KernelWorker => ThreadKind::KernelWorker,
                 _ if after.contains(&listed.tid) => ThreadKind::Registered,
                 _ => ThreadKind::Unregistered,
             };

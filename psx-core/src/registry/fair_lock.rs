@@ -15,7 +15,7 @@
 
 use core::time::Duration;
 
-use super::patrol::Patrol;
+use super::patrol::LivenessPoll;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -103,7 +103,12 @@ impl FairLock {
     /// Takes the lock for the thread `me` when its turn comes, or returns `false` at the deadline.
     /// Signals are answered in the meantime.
     #[must_use = "without the lock nothing that it protects may be touched"]
-    pub(crate) fn try_acquire(&self, me: u32, deadline: Deadline, mut patrol: Patrol<'_>) -> bool {
+    pub(crate) fn try_acquire(
+        &self,
+        me: u32,
+        deadline: Deadline,
+        mut poll: LivenessPoll<'_>,
+    ) -> bool {
         let mut ticket = self.take_ticket();
         let mut absent = None;
         let mut over = false;
@@ -126,8 +131,8 @@ impl FairLock {
                     absent = Some(seen.serving);
                     over = deadline.passed();
                 }
-            } else if self.sleep(seen, patrol.limit(deadline)) {
-                patrol.look();
+            } else if self.sleep(seen, poll.limit(deadline)) {
+                poll.look();
                 over = deadline.passed();
             }
         }
@@ -204,7 +209,7 @@ mod tests {
     }
 
     fn take(lock: &FairLock, me: u32, deadline: Deadline) -> bool {
-        lock.try_acquire(me, deadline, Patrol::new(&|| ()))
+        lock.try_acquire(me, deadline, LivenessPoll::new(&|| ()))
     }
 
     #[test]

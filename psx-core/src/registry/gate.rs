@@ -18,7 +18,7 @@
 use core::sync::atomic::AtomicU32 as ForkCount;
 use core::time::Duration;
 
-use super::patrol::Patrol;
+use super::patrol::LivenessPoll;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -59,7 +59,7 @@ impl Gate {
     pub(super) fn enter(
         &self,
         deadline: Option<Deadline>,
-        mut patrol: Patrol<'_>,
+        mut poll: LivenessPoll<'_>,
     ) -> Option<Pass<'_>> {
         let (mut waited, mut over) = (false, false);
         loop {
@@ -86,10 +86,9 @@ impl Gate {
                 }
                 Ok(_) => {
                     waited = true;
-                    let limit =
-                        deadline.map_or(patrol.endless(), |deadline| patrol.limit(deadline));
+                    let limit = deadline.map_or(poll.endless(), |deadline| poll.limit(deadline));
                     if futex::wait(&self.word, next, limit) {
-                        patrol.look();
+                        poll.look();
                         over = deadline.is_some_and(Deadline::passed);
                     }
                 }
@@ -230,7 +229,7 @@ mod tests {
     use std::sync::mpsc;
 
     fn enter(gate: &Gate) -> Pass<'_> {
-        gate.enter(None, Patrol::new(&|| ())).unwrap()
+        gate.enter(None, LivenessPoll::new(&|| ())).unwrap()
     }
 
     #[test]
@@ -287,14 +286,14 @@ mod tests {
         let gate = Gate::new();
         let closed = gate.close(Deadline::after(Duration::from_secs(5)));
         let soon = Deadline::after(Duration::from_millis(1));
-        assert!(gate.enter(Some(soon), Patrol::new(&|| ())).is_none());
+        assert!(gate.enter(Some(soon), LivenessPoll::new(&|| ())).is_none());
         drop(closed);
         // The next round leaves the gate open for the one that has given up, but only for a moment.
         let start = std::time::Instant::now();
         assert!(gate.close(Deadline::after(Duration::from_secs(60))).is_some());
         assert!(start.elapsed() >= COURTESY);
         assert!(
-            gate.enter(Some(soon), Patrol::new(&|| ())).is_some(),
+            gate.enter(Some(soon), LivenessPoll::new(&|| ())).is_some(),
             "an open gate is not waited for"
         );
     }

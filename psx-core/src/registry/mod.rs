@@ -22,7 +22,7 @@ pub(crate) use fair_lock::FairLock;
 pub(crate) use gate::{Closed, Gate, Pass};
 pub(crate) use list::{ThreadList, Unlinked};
 use lock::Lock;
-pub(crate) use patrol::Patrol;
+pub(crate) use patrol::LivenessPoll;
 
 use crate::round::Round;
 use crate::sys::clock::Deadline;
@@ -50,7 +50,7 @@ impl Runtime {
     /// Goes through the gate, once it is open.
     pub(crate) fn enter(&self) -> Pass<'_> {
         loop {
-            if let Some(pass) = self.gate.enter(None, Patrol::new(&|| self.look_at_gate())) {
+            if let Some(pass) = self.gate.enter(None, LivenessPoll::new(&|| self.look_at_gate())) {
                 return pass;
             }
         }
@@ -58,7 +58,7 @@ impl Runtime {
 
     /// The same, or `None` where the gate is closed until the deadline.
     pub(crate) fn try_enter(&self, deadline: Deadline) -> Option<Pass<'_>> {
-        self.gate.enter(Some(deadline), Patrol::new(&|| self.look_at_gate()))
+        self.gate.enter(Some(deadline), LivenessPoll::new(&|| self.look_at_gate()))
     }
 
     fn look_at_gate(&self) {
@@ -122,7 +122,7 @@ impl Runtime {
         let lock = &self.round.lock;
         let look = || self.look_at_round();
         let deadline = Deadline::after(FORK_WAIT);
-        lock.try_acquire_now(me) || lock.try_acquire(me, deadline, Patrol::new(&look))
+        lock.try_acquire_now(me) || lock.try_acquire(me, deadline, LivenessPoll::new(&look))
     }
 
     /// After the fork of the thread `me`, in the parent.

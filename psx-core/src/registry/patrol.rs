@@ -11,12 +11,12 @@ const NEXT: Duration = Duration::from_secs(1);
 
 /// The looks of one wait. A look ends the process where the caller has died in its round; else it
 /// returns, and the wait goes on.
-pub(crate) struct Patrol<'p> {
+pub(crate) struct LivenessPoll<'p> {
     interval: Duration,
     look: &'p dyn Fn(),
 }
 
-impl<'p> Patrol<'p> {
+impl<'p> LivenessPoll<'p> {
     pub(crate) fn new(look: &'p dyn Fn()) -> Self {
         Self { interval: FIRST, look }
     }

@@ -14,7 +14,7 @@ use super::scratch::{Scratch, ThreadRecord};
 use super::stopped_world::StoppedWorld;
 use super::{Call, PublishedCall, Round};
 use crate::memory::NoMemory;
-use crate::registry::{CallResult, Entry, Patrol, Runtime, Status, Unlinked};
+use crate::registry::{CallResult, Entry, LivenessPoll, Runtime, Status, Unlinked};
 use crate::report::Outcome;
 use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::sync::Ordering;
@@ -92,7 +92,7 @@ impl Runtime {
         // Who stood in the way of the last proof: the better answer when a later attempt, begun
         // shortly before the deadline, does not even get that far.
         let mut missed = None;
-        let mut sightings = Missed::default();
+        let mut observations = Missed::default();
         let mut retry = MIN_RETRY_WAIT;
         loop {
             attempts += 1;
@@ -103,7 +103,7 @@ impl Runtime {
             }
             let seen = self.expected_counts(plan, attempts);
             let mut garbage = Garbage::default();
-            let mut scratch = self.lay_out(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
+            let mut scratch = self.prepare(seen, &mut garbage).map_err(|_| Error::OutOfMemory)?;
             let close_by = deadline.sooner(close_wait);
             let caller = Caller { runtime: self, me, plan, call, deadline, seen };
             let attempt = caller.attempt(close_by, &mut scratch, &mut garbage);
@@ -120,14 +120,16 @@ impl Runtime {
             };
             if error == AttemptError::Missed && !scratch.others.none_missed() {
                 let threads = scratch.others.threads().map_err(|NoMemory| Error::OutOfMemory)?;
-                sightings.update(&self.kernel, &threads).map_err(|NoMemory| Error::OutOfMemory)?;
+                observations
+                    .update(&self.kernel, &threads)
+                    .map_err(|NoMemory| Error::OutOfMemory)?;
                 missed = Some(threads);
             }
             match error {
                 AttemptError::NoRoom if !deadline.passed() => {}
                 AttemptError::Busy if !deadline.passed() => close_wait *= 2,
-                AttemptError::Missed if !deadline.passed() && !sightings.are_settled() => {
-                    if !self.await_change(seen, deadline.sooner(retry), &mut sightings) {
+                AttemptError::Missed if !deadline.passed() && !observations.are_settled() => {
+                    if !self.await_change(seen, deadline.sooner(retry), &mut observations) {
                         retry = (retry * 3).min(MAX_RETRY_WAIT);
                     }
                 }
@@ -180,7 +182,7 @@ impl Runtime {
         ThreadCounts { registered: self.list.len(), all }
     }
 
-    fn lay_out(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Scratch, NoMemory> {
+    fn prepare(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Scratch, NoMemory> {
         let room = seen.registered.max(seen.all) + HEADROOM;
         garbage.array = self.round.roster.larger(room)?;
         Scratch::for_threads(room)
@@ -224,7 +226,8 @@ impl<'r> RoundGuard<'r> {
         if !is_ours {
             me.leave_round();
             // A caller that waits must still answer another's summons.
-            let wait = || is_ours = round.lock.try_acquire(me.tid(), deadline, Patrol::new(&look));
+            let wait =
+                || is_ours = round.lock.try_acquire(me.tid(), deadline, LivenessPoll::new(&look));
             if let Err(errno) = masked.except_summons(wait) {
                 if is_ours {
                     round.lock.release();
@@ -276,7 +279,7 @@ impl Caller<'_> {
             return Err(AttemptError::NoRoom);
         }
         if self.plan.coverage == Coverage::Require {
-            self.runtime.let_leavers_vanish(self.seen);
+            self.runtime.wait_for_exiting(self.seen);
         }
 
         let began = Instant::now();

@@ -20,7 +20,7 @@ use super::scratch::Scratch;
 use crate::Errno;
 use crate::registry::{Closed, Entry, Runtime};
 use crate::sys::sync::Ordering;
-use crate::sys::{EXIT_POLLS, Kind, ThreadCount};
+use crate::sys::{EXIT_POLLS, ThreadCount, UnregisteredKind};
 
 /// How often the threads are listed to name those that are left out: the kernel ends a list early
 /// when the thread that it has come to ends.
@@ -144,7 +144,9 @@ impl Runtime {
             }
             match threads.look(listed.proc_id) {
                 None => {}
-                Some(look) if look.kind == Kind::Missed => others.note(listed.tid, look),
+                Some(look) if look.kind == UnregisteredKind::Missed => {
+                    others.note(listed.tid, look)
+                }
                 // One that there is no room for leaves the count too large.
                 Some(_) => {
                     let _ = others.harmless.push(listed.proc_id);
@@ -157,13 +159,13 @@ impl Runtime {
     fn are_harmless(&self, proc_ids: &[u32]) -> bool {
         let Ok(threads) = self.kernel.threads_in_stop() else { return false };
         let is_harmless =
-            |&id: &u32| threads.look(id).is_some_and(|look| look.kind != Kind::Missed);
+            |&id: &u32| threads.look(id).is_some_and(|look| look.kind != UnregisteredKind::Missed);
         proc_ids.iter().all(is_harmless)
     }
 
     /// Gives threads that have left the list a moment to leave the process too, before anybody is
     /// stopped for a proof that could only fail. Called with the gate closed.
-    pub(super) fn let_leavers_vanish(&self, mut seen: ThreadCounts) {
+    pub(super) fn wait_for_exiting(&self, mut seen: ThreadCounts) {
         let harmless_hint = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
         for _ in 0..EXIT_POLLS {
             if seen.all <= self.list.len() + harmless_hint {

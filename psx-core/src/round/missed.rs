@@ -29,13 +29,13 @@ pub(super) const LOOK_EVERY: Duration = WINDOW.checked_div(4).unwrap();
 /// The threads that the last proof has missed.
 #[derive(Default)]
 pub(super) struct Missed {
-    threads: Vec<Sighting>,
+    threads: Vec<Observation>,
     last_look: Option<Instant>,
 }
 
 /// A thread, and how it looked since it was first missed.
 #[derive(Clone, Copy)]
-struct Sighting {
+struct Observation {
     tid: u32,
     /// `None` where `/proc` does not tell.
     first: Option<Vitals>,
@@ -47,18 +47,18 @@ struct Sighting {
 impl Missed {
     /// Takes note of the threads that a proof has missed just now.
     pub(super) fn update(&mut self, kernel: &Kernel, threads: &Threads) -> Result<(), NoMemory> {
-        let mut sightings = try_vec(threads.len())?;
+        let mut observations = try_vec(threads.len())?;
         for tid in threads.iter().map(|thread| thread.tid()) {
             let now = kernel.vitals(tid);
             let known = self.threads.iter().find(|seen| seen.tid == tid && seen.is_same(now));
-            sightings.push(known.copied().unwrap_or(Sighting {
+            observations.push(known.copied().unwrap_or(Observation {
                 tid,
                 first: now,
                 since: Instant::now(),
                 idle_looks: 0,
             }));
         }
-        self.threads = sightings;
+        self.threads = observations;
         self.last_look.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -79,12 +79,12 @@ impl Missed {
 
     /// Whether each of them has had the time to register.
     pub(super) fn are_settled(&self) -> bool {
-        let is_settled = |seen: &Sighting| seen.is_settled(seen.since.elapsed());
+        let is_settled = |seen: &Observation| seen.is_settled(seen.since.elapsed());
         !self.threads.is_empty() && self.threads.iter().all(is_settled)
     }
 }
 
-impl Sighting {
+impl Observation {
     /// Whether it is the same thread, and not a later one with its id.
     fn is_same(&self, now: Option<Vitals>) -> bool {
         self.first.map(|first| first.start) == now.map(|now| now.start)
@@ -111,8 +111,8 @@ mod tests {
     const ASLEEP: Vitals = Vitals { is_held_up: false, ..NEW };
     const BUSY: Vitals = Vitals { cpu_time: 1, ..NEW };
 
-    fn seen(first: Option<Vitals>) -> Sighting {
-        Sighting { tid: 1, first, since: Instant::now(), idle_looks: 0 }
+    fn seen(first: Option<Vitals>) -> Observation {
+        Observation { tid: 1, first, since: Instant::now(), idle_looks: 0 }
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_had_its_time_after_several_looks_and_the_window() {
-        let mut thread = Sighting { idle_looks: LOOKS, ..seen(Some(NEW)) };
+        let mut thread = Observation { idle_looks: LOOKS, ..seen(Some(NEW)) };
         assert!(thread.is_settled(WINDOW));
         assert!(!thread.is_settled(WINDOW - Duration::from_millis(1)));
         thread.idle_looks -= 1;

@@ -15,7 +15,7 @@ use crate::registry::{Closed, Entry, Runtime, Status};
 use crate::report::{Comm, Outcome};
 use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::{self, Limit};
-use crate::sys::{Quota, Refusal};
+use crate::sys::{SendError, SigpendingLimit};
 
 /// After how long a waiting caller looks for refused summonses and dead threads, at first; then
 /// twice as long each time, up to the second.
@@ -151,27 +151,27 @@ impl<'a> StoppedWorld<'a> {
 
     /// Sends again what the kernel did not take, having made room for it where that is allowed.
     /// Returns how many of the threads turned out to have ended.
-    fn summon_refused(&self, quota: &mut Option<Quota>) -> Result<usize, AttemptError> {
+    fn summon_refused(&self, quota: &mut Option<SigpendingLimit>) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         let mut gone = 0;
         for claim in round.roster.refused(self.epoch) {
             let mut sent = kernel.summon(claim.tid);
-            if sent == Err(Refusal::Full) && quota.is_none() {
-                *quota = Quota::raise();
+            if sent == Err(SendError::Full) && quota.is_none() {
+                *quota = SigpendingLimit::raise();
                 sent = kernel.summon(claim.tid);
             }
             match sent {
                 Ok(()) => {}
-                Err(Refusal::Full) => round.roster.refuse(self.epoch, claim),
+                Err(SendError::Full) => round.roster.refuse(self.epoch, claim),
                 // A filter may say so of a thread that lives, whose entry must not be freed.
-                Err(Refusal::Gone) => {
+                Err(SendError::Gone) => {
                     let is_dead = |entry: &Entry| entry.tid() == claim.tid && self.is_dead(entry);
                     match self.count_gone(is_dead) {
                         0 => round.roster.refuse(self.epoch, claim),
                         found => gone += found,
                     }
                 }
-                Err(Refusal::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
+                Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
             }
         }
         Ok(gone)
@@ -192,9 +192,9 @@ impl<'a> StoppedWorld<'a> {
         for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
             match self.runtime.kernel.summon(entry.tid()) {
                 // Whoever is gone is found dead at the next look.
-                Ok(()) | Err(Refusal::Gone) => {}
-                Err(Refusal::Full) => all_taken = false,
-                Err(Refusal::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
+                Ok(()) | Err(SendError::Gone) => {}
+                Err(SendError::Full) => all_taken = false,
+                Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
             }
         }
         Ok(all_taken)

@@ -4,7 +4,7 @@
 
 use super::word::{Phase, State};
 use super::{Epoch, Round, stack};
-use crate::registry::{CallResult, Entry, Patrol, Runtime, Status};
+use crate::registry::{CallResult, Entry, LivenessPoll, Runtime, Status};
 use crate::report::{Comm, Outcome};
 use crate::sys::{Kernel, errno};
 
@@ -70,7 +70,7 @@ impl Runtime {
 
         let look = || self.look_at_caller(epoch);
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, spin, Patrol::new(&look)) != committed {
+        if round.word.wait_past(gathering, spin, LivenessPoll::new(&look)) != committed {
             return;
         }
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
@@ -89,7 +89,7 @@ impl Runtime {
         }
         let missing = round.completions.count_down(epoch);
         let spin = round.wait_policy.of_target(missing);
-        round.word.wait_past(committed, spin, Patrol::new(&look));
+        round.word.wait_past(committed, spin, LivenessPoll::new(&look));
     }
 
     /// For a thread that has stopped in the round of `epoch`. Out of line, since hardly any thread gets

@@ -2,7 +2,7 @@
 //! what it is about to do.
 
 use super::wait_policy::SpinWait;
-use crate::registry::Patrol;
+use crate::registry::LivenessPoll;
 use crate::sys::const_on_linux;
 use crate::sys::futex;
 use crate::sys::sync::{AtomicU32, Ordering};
@@ -127,7 +127,7 @@ impl Word {
         &self,
         seen: State,
         mut spin: SpinWait,
-        mut patrol: Patrol<'_>,
+        mut poll: LivenessPoll<'_>,
     ) -> State {
         // Every wait ends for many reasons: only the word says whether to go on.
         loop {
@@ -135,8 +135,8 @@ impl Word {
             if now != seen {
                 return now;
             }
-            if !spin.spin() && futex::wait(&self.state, seen.pack(), patrol.endless()) {
-                patrol.look();
+            if !spin.spin() && futex::wait(&self.state, seen.pack(), poll.endless()) {
+                poll.look();
             }
         }
     }

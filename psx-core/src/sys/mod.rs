@@ -41,7 +41,7 @@ pub(crate) use const_on_linux;
 
 /// Why the kernel did not take a summons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum SendError {
     /// The queue is full (`EAGAIN`): not yet, which is not never.
     Full,
     /// There is no such thread in this process (`ESRCH`).
@@ -73,7 +73,7 @@ pub(crate) struct Vitals {
 
 /// What a thread that is not registered turns out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum UnregisteredKind {
     /// It has ended and can run nothing: a main thread that left by `pthread_exit`, say.
     Dead,
     /// A thread that the kernel has made for itself, and that does nothing with the credentials that
@@ -86,7 +86,7 @@ pub(crate) enum Kind {
 /// What there is to see of a thread that is not registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
-    pub(crate) kind: Kind,
+    pub(crate) kind: UnregisteredKind,
     pub(crate) name: Comm,
     /// The kernel has made it in the process for itself. No program can give its threads that mark.
     pub(crate) made_by_kernel: bool,

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::super::{Refusal, ThreadCount, Vitals};
+use super::super::{SendError, ThreadCount, Vitals};
 use super::fork_detector::ForkDetector;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
@@ -113,7 +113,7 @@ impl Kernel {
     }
 
     /// Asks the thread `tid` to answer the round.
-    pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
+    pub(crate) fn summon(&self, tid: u32) -> Result<(), SendError> {
         signal::summon(self.pid.load(Ordering::Relaxed), tid, self.address())
     }
 

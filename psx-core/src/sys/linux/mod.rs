@@ -12,9 +12,9 @@ mod main_stack;
 pub(crate) mod mask;
 mod pin;
 mod procfs;
-mod quota;
 pub(crate) mod raw;
 pub(crate) mod signal;
+mod sigpending_limit;
 mod stat_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
@@ -22,7 +22,7 @@ mod vitals;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use life::LifeMark;
-pub(crate) use quota::Quota;
+pub(crate) use sigpending_limit::SigpendingLimit;
 
 /// How much room a round lays out beyond what it counts.
 pub(crate) const HEADROOM: usize = 64;

@@ -9,7 +9,7 @@
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
-use super::super::Refusal;
+use super::super::SendError;
 use super::sync::{AtomicU32, Ordering, UnsafeCell};
 use super::{mask, raw};
 use crate::Errno;
@@ -44,7 +44,7 @@ const _: () = assert!(size_of::<Info>() == 128);
 const NOTES: usize = 8;
 
 /// Queues a summons for the thread `tid` of this process, on behalf of the registry at `registry`.
-pub(super) fn summon(pid: u32, tid: u32, runtime: usize) -> Result<(), Refusal> {
+pub(super) fn summon(pid: u32, tid: u32, runtime: usize) -> Result<(), SendError> {
     let info = Info {
         signo: SUMMONS,
         errno: 0,
@@ -62,9 +62,9 @@ pub(super) fn summon(pid: u32, tid: u32, runtime: usize) -> Result<(), Refusal> 
     match unsafe { raw::syscall(libc::SYS_rt_tgsigqueueinfo, args) } {
         Ok(_) => Ok(()),
         Err(errno) => Err(match errno.raw() {
-            libc::EAGAIN => Refusal::Full,
-            libc::ESRCH => Refusal::Gone,
-            _ => Refusal::Denied(errno),
+            libc::EAGAIN => SendError::Full,
+            libc::ESRCH => SendError::Gone,
+            _ => SendError::Denied(errno),
         }),
     }
 }

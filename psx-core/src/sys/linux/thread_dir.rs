@@ -11,7 +11,7 @@
 use core::ffi::CStr;
 use core::fmt::Write;
 
-use super::super::{Kind, Look, Vitals};
+use super::super::{Look, UnregisteredKind, Vitals};
 use super::procfs::{
     Descriptor, Lookup, is_own_status, last_id, open_proc, open_within, parse, read_at, read_field,
 };
@@ -193,9 +193,9 @@ fn classify(stat: &[u8]) -> Look {
     let state = fields.next();
     let flags = fields.nth(5).and_then(parse).unwrap_or(0);
     let kind = match state {
-        Some(b"Z" | b"X") => Kind::Dead,
-        _ if is_harmless_worker(flags, text) => Kind::KernelWorker,
-        _ => Kind::Missed,
+        Some(b"Z" | b"X") => UnregisteredKind::Dead,
+        _ if is_harmless_worker(flags, text) => UnregisteredKind::KernelWorker,
+        _ => UnregisteredKind::Missed,
     };
     Look { kind, name, made_by_kernel: flags & (IO_WORKER | USER_WORKER) != 0 }
 }
@@ -205,7 +205,8 @@ const IO_WORKER: u32 = 0x10;
 const USER_WORKER: u32 = 0x4000;
 
 /// A thread that cannot be looked at.
-const UNKNOWN: Look = Look { kind: Kind::Missed, name: Comm::EMPTY, made_by_kernel: false };
+const UNKNOWN: Look =
+    Look { kind: UnregisteredKind::Missed, name: Comm::EMPTY, made_by_kernel: false };
 
 /// Whether this is a thread that the kernel has made in the process for itself, and that does nothing
 /// with the credentials that it was made with (docs/threat-model.md says why of each).
@@ -245,11 +246,11 @@ impl Write for Path {
 mod tests {
     use super::*;
 
-    fn kind_of(rest: &str) -> Kind {
+    fn kind_of(rest: &str) -> UnregisteredKind {
         classify(format!("4712 {rest}").as_bytes()).kind
     }
 
-    fn with_flags(name: &str, flags: u32) -> Kind {
+    fn with_flags(name: &str, flags: u32) -> UnregisteredKind {
         kind_of(&format!("({name}) S 1 1 1 0 -1 {flags} 0 0"))
     }
 
@@ -258,19 +259,19 @@ mod tests {
 
     #[test]
     fn threads_are_told_apart_by_state_flags_and_name() {
-        assert_eq!(kind_of("(main) Z 1 1 1 0 -1 4210764 0"), Kind::Dead);
-        assert_eq!(kind_of("(main) X 1 1 1 0 -1 4210764 0"), Kind::Dead);
-        assert_eq!(with_flags("main", PLAIN), Kind::Missed);
+        assert_eq!(kind_of("(main) Z 1 1 1 0 -1 4210764 0"), UnregisteredKind::Dead);
+        assert_eq!(kind_of("(main) X 1 1 1 0 -1 4210764 0"), UnregisteredKind::Dead);
+        assert_eq!(with_flags("main", PLAIN), UnregisteredKind::Missed);
         // Flags as Linux 6.18 shows them: PF_IO_WORKER and PF_USER_WORKER for io_uring's threads,
         // PF_USER_WORKER alone for those of kernel/vhost_task.c.
-        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x4010), Kind::KernelWorker);
-        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x10), Kind::KernelWorker);
-        assert_eq!(with_flags("iou-sqp-4711", PLAIN | 0x4010), Kind::Missed);
+        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x4010), UnregisteredKind::KernelWorker);
+        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x10), UnregisteredKind::KernelWorker);
+        assert_eq!(with_flags("iou-sqp-4711", PLAIN | 0x4010), UnregisteredKind::Missed);
         assert_eq!(
             kind_of("(kvm-nx-lpage-re) S 21712 21712 9350 0 -1 4210752 0 6556 0 0"),
-            Kind::KernelWorker
+            UnregisteredKind::KernelWorker
         );
-        assert_eq!(with_flags("vhost-21712", PLAIN | 0x4000), Kind::KernelWorker);
+        assert_eq!(with_flags("vhost-21712", PLAIN | 0x4000), UnregisteredKind::KernelWorker);
     }
 
     /// A name makes no thread harmless that the kernel has not made, and none of one kind that of
@@ -278,20 +279,24 @@ mod tests {
     #[test]
     fn a_name_alone_makes_nothing_harmless() {
         for name in ["iou-wrk-4711", "vhost-21712", "kvm-nx-lpage-re"] {
-            assert_eq!(with_flags(name, PLAIN), Kind::Missed, "{name}");
+            assert_eq!(with_flags(name, PLAIN), UnregisteredKind::Missed, "{name}");
         }
-        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x4000), Kind::Missed);
-        assert_eq!(with_flags("vhost-4711", PLAIN | 0x4010), Kind::Missed);
-        assert_eq!(with_flags("kvm-nx-lpage-re", PLAIN | 0x4010), Kind::Missed);
-        assert_eq!(with_flags("some-new-worker", PLAIN | 0x4000), Kind::Missed);
+        assert_eq!(with_flags("iou-wrk-4711", PLAIN | 0x4000), UnregisteredKind::Missed);
+        assert_eq!(with_flags("vhost-4711", PLAIN | 0x4010), UnregisteredKind::Missed);
+        assert_eq!(with_flags("kvm-nx-lpage-re", PLAIN | 0x4010), UnregisteredKind::Missed);
+        assert_eq!(with_flags("some-new-worker", PLAIN | 0x4000), UnregisteredKind::Missed);
     }
 
     #[test]
     fn a_name_cannot_pose_as_another_field() {
-        assert_eq!(kind_of("(a) Z 1 1 1 0) S 1 1 1 0 -1 0 0"), Kind::Missed);
-        assert_eq!(kind_of("(iou-wrk-1) Z) R 1 1 1 0 -1 0 0"), Kind::Missed);
+        assert_eq!(kind_of("(a) Z 1 1 1 0) S 1 1 1 0 -1 0 0"), UnregisteredKind::Missed);
+        assert_eq!(kind_of("(iou-wrk-1) Z) R 1 1 1 0 -1 0 0"), UnregisteredKind::Missed);
         for nonsense in ["nonsense", "", ")(", "4711 (x", "4711 )x("] {
-            assert_eq!(classify(nonsense.as_bytes()).kind, Kind::Missed, "{nonsense:?}");
+            assert_eq!(
+                classify(nonsense.as_bytes()).kind,
+                UnregisteredKind::Missed,
+                "{nonsense:?}"
+            );
         }
         let look = classify(b"1 (a name of more than 16 bytes) S 1 1 1 0 -1 0 0");
         assert_eq!(look.name.as_str(), "a name of more t");
@@ -313,7 +318,10 @@ mod tests {
                 .for_each(|listed| found += u32::from(listed.tid == raw::gettid().unwrap()))
                 .unwrap();
             assert_eq!(found, 1);
-            assert_eq!(directory.look(raw::gettid().unwrap()).unwrap().kind, Kind::Missed);
+            assert_eq!(
+                directory.look(raw::gettid().unwrap()).unwrap().kind,
+                UnregisteredKind::Missed
+            );
             assert_eq!(directory.look(u32::MAX), None);
             let vitals = directory.vitals(raw::gettid().unwrap()).unwrap();
             assert!(vitals.is_held_up && vitals.start > 0, "{vitals:?}");

@@ -16,7 +16,7 @@ pub(crate) enum Whim {
     /// The deadline has passed.
     Deadline,
     /// A summons is refused.
-    Refusal,
+    SendError,
     /// Another handler takes a summons.
     Loss,
     /// A target is killed as it summons another.
@@ -30,7 +30,7 @@ impl Whim {
             Self::Timer => "reaches a sleep's limit, chance",
             Self::Look => "looks, chance",
             Self::Deadline => "is late, chance",
-            Self::Refusal => "has a summons refused, chance",
+            Self::SendError => "has a summons refused, chance",
             Self::Loss => "has a summons taken by another handler, chance",
             Self::Death => "is killed over a summons, chance",
         }
@@ -78,7 +78,7 @@ impl Choices {
             (Whim::Timer, habits.timers),
             (Whim::Look, habits.looks),
             (Whim::Deadline, habits.deadlines),
-            (Whim::Refusal, habits.refusals),
+            (Whim::SendError, habits.refusals),
             (Whim::Loss, habits.losses),
             (Whim::Death, habits.deaths),
         ];

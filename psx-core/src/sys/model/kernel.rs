@@ -1,6 +1,6 @@
 //! What the kernel does for a round, asked of the machine.
 
-use super::super::{Kind, Look, Refusal, ThreadCount, Vitals};
+use super::super::{Look, SendError, ThreadCount, UnregisteredKind, Vitals};
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
@@ -39,7 +39,7 @@ impl Kernel {
         machine::get().me().map(|me| me.tid)
     }
 
-    pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
+    pub(crate) fn summon(&self, tid: u32) -> Result<(), SendError> {
         machine::get().summon(tid)
     }
 
@@ -50,7 +50,7 @@ impl Kernel {
         }
         let stale = fault::is(Fault::MainEndSeenAfterCount).then(|| machine.count());
         let main_has_ended = fault::is(Fault::MainTakenForEnded)
-            || machine.kind(self.main_tid()) == Some(Kind::Dead);
+            || machine.kind(self.main_tid()) == Some(UnregisteredKind::Dead);
         Ok(ThreadCount { threads: stale.unwrap_or_else(|| machine.count()), main_has_ended })
     }
 
@@ -115,9 +115,9 @@ impl ThreadDir {
 
 /// The signal quota, which the model refills by itself.
 #[derive(Debug)]
-pub(crate) struct Quota;
+pub(crate) struct SigpendingLimit;
 
-impl Quota {
+impl SigpendingLimit {
     pub(crate) fn raise() -> Option<Self> {
         None
     }

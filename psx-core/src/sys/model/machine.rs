@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread::{self, Thread as LoomThread};
 
-use super::super::{Kind, Refusal};
+use super::super::{SendError, UnregisteredKind};
 use super::choices::{Choices, Habits, Whim};
 use super::fault::{self, Fault};
 use super::task::{Roused, Sleep, Task};
@@ -285,7 +285,7 @@ impl Machine {
 
     /// Whether the thread `tid` is dead, as the protocol asks it.
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
-        let is_dead = matches!(self.kind(tid), None | Some(Kind::Dead));
+        let is_dead = matches!(self.kind(tid), None | Some(UnregisteredKind::Dead));
         self.found_dead.set(is_dead.then_some(tid));
         is_dead
     }
@@ -344,11 +344,11 @@ impl Machine {
         alive.map(|task| task.tid).collect()
     }
 
-    pub(crate) fn kind(&self, tid: u32) -> Option<Kind> {
+    pub(crate) fn kind(&self, tid: u32) -> Option<UnregisteredKind> {
         self.population.fetch_add(0, Ordering::Acquire);
         let tasks = self.tasks.borrow();
         let task = tasks.iter().find(|task| task.tid == tid && task.alive.get())?;
-        Some(if task.zombie.get() { Kind::Dead } else { Kind::Missed })
+        Some(if task.zombie.get() { UnregisteredKind::Dead } else { UnregisteredKind::Missed })
     }
 
     /// The living thread of this id, by its place among all that there have been.
@@ -368,13 +368,13 @@ impl Machine {
 
     // Summonses.
 
-    pub(crate) fn summon(&self, tid: u32) -> Result<(), Refusal> {
+    pub(crate) fn summon(&self, tid: u32) -> Result<(), SendError> {
         let Some(task) = self.living(tid).map(|place| Rc::clone(&self.tasks.borrow()[place]))
         else {
-            return Err(Refusal::Gone);
+            return Err(SendError::Gone);
         };
-        if self.whim(Whim::Refusal) {
-            return Err(Refusal::Full);
+        if self.whim(Whim::SendError) {
+            return Err(SendError::Full);
         }
         // Not the first one for this thread: the protocol sends again what may be lost.
         if task.sent.replace(true) && fault::is(Fault::LostNotSentAgain) {
@@ -389,7 +389,7 @@ impl Machine {
         }
         task.signal.fetch_add(1, Ordering::Release);
         if !task.is_alive() {
-            return Err(Refusal::Gone);
+            return Err(SendError::Gone);
         }
         tell(&task, "is summoned by", self.me().map_or(0, |me| me.tid.into()));
         task.accepted.set(task.accepted.get() + 1);

@@ -28,7 +28,7 @@ pub(crate) mod mask;
 pub(crate) mod sync;
 pub(crate) mod task;
 
-pub(crate) use kernel::{Kernel, Quota};
+pub(crate) use kernel::{Kernel, SigpendingLimit};
 pub(crate) use life::LifeMark;
 
 /// How much room a round lays out beyond what it counts. Small, so that growth is explored too.

@@ -9,11 +9,11 @@ use crate::Errno;
 
 /// The limit raised as far as this process may; put back when dropped.
 #[derive(Debug)]
-pub(crate) struct Quota {
+pub(crate) struct SigpendingLimit {
     before: libc::rlimit64,
 }
 
-impl Quota {
+impl SigpendingLimit {
     /// Raises the limit: beyond the hard one where that is allowed (`CAP_SYS_RESOURCE`), else up
     /// to it. `None` where there is nothing to be gained.
     pub(crate) fn raise() -> Option<Self> {
@@ -29,7 +29,7 @@ impl Quota {
     }
 }
 
-impl Drop for Quota {
+impl Drop for SigpendingLimit {
     fn drop(&mut self) {
         // Lowering a limit is always allowed.
         let _ = limit(Some(&self.before));
