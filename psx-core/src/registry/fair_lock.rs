@@ -132,7 +132,7 @@ impl FairLock {
                     over = deadline.passed();
                 }
             } else if self.sleep(seen, poll.limit(deadline)) {
-                poll.look();
+                poll.check();
                 over = deadline.passed();
             }
         }

@@ -86,9 +86,9 @@ impl Gate {
                 }
                 Ok(_) => {
                     waited = true;
-                    let limit = deadline.map_or(poll.endless(), |deadline| poll.limit(deadline));
+                    let limit = deadline.map_or(poll.unbounded(), |deadline| poll.limit(deadline));
                     if futex::wait(&self.word, next, limit) {
-                        poll.look();
+                        poll.check();
                         over = deadline.is_some_and(Deadline::passed);
                     }
                 }

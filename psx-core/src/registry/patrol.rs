@@ -13,12 +13,12 @@ const NEXT: Duration = Duration::from_secs(1);
 /// returns, and the wait goes on.
 pub(crate) struct LivenessPoll<'p> {
     interval: Duration,
-    look: &'p dyn Fn(),
+    check_caller: &'p dyn Fn(),
 }
 
 impl<'p> LivenessPoll<'p> {
-    pub(crate) fn new(look: &'p dyn Fn()) -> Self {
-        Self { interval: FIRST, look }
+    pub(crate) fn new(check_caller: &'p dyn Fn()) -> Self {
+        Self { interval: FIRST, check_caller }
     }
 
     /// How long to sleep before the next look, and no longer than until `deadline`.
@@ -27,14 +27,14 @@ impl<'p> LivenessPoll<'p> {
     }
 
     /// The same for a wait without a deadline. Needs no clock.
-    pub(crate) fn endless(&self) -> Limit {
+    pub(crate) fn unbounded(&self) -> Limit {
         Limit::Look(self.interval)
     }
 
     /// Looks. To be called when a sleep has reached its limit, and before the state that it waited for is
     /// read again.
-    pub(crate) fn look(&mut self) {
-        (self.look)();
+    pub(crate) fn check(&mut self) {
+        (self.check_caller)();
         self.interval = NEXT;
     }
 }

@@ -135,8 +135,8 @@ impl Word {
             if now != seen {
                 return now;
             }
-            if !spin.spin() && futex::wait(&self.state, seen.pack(), poll.endless()) {
-                poll.look();
+            if !spin.spin() && futex::wait(&self.state, seen.pack(), poll.unbounded()) {
+                poll.check();
             }
         }
     }
