@@ -7,8 +7,3 @@ pub mod raw;
 pub mod status;
 pub mod table;
 pub mod workers;
-
-// The README's example is compiled by `cargo test --workspace`.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-mod readme {}
