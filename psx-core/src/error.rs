@@ -3,15 +3,12 @@
 use std::{error, fmt, io};
 
 use crate::report::Counted;
-use crate::{Cause, Errno, NamedThread, StepError, Threads};
+use crate::{Errno, NamedThread, Threads};
 
 /// Why a broadcast did not happen.
 ///
-/// On error, every thread has made the same steps, those that the error lists: usually none.
-/// All variants but two mean that no thread made the call, the caller included. After [`Error::Os`] the
-/// calling thread alone made the call, and the kernel refused it. [`Error::Step`] lists the steps that
-/// every thread has made, and under [`Divergence::Report`](crate::Divergence::Report) also the threads
-/// that differ.
+/// After [`Error::Os`] the calling thread alone made the call, and the kernel refused it. Every other
+/// variant means that no thread made the call.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -55,8 +52,6 @@ pub enum Error {
     /// This thread uses the thread-local storage of another thread, as one made by a raw `clone`
     /// without `CLONE_SETTLS` does.
     SharedThreadLocals,
-    /// A step of `psx::Privileges` failed.
-    Step(StepError),
 }
 
 impl fmt::Display for Error {
@@ -111,7 +106,6 @@ impl fmt::Display for Error {
                 "nothing changed: no memory for the broadcast's records, which are laid out \
                  before any thread is stopped",
             ),
-            Self::Step(error) => error.fmt(f),
             Self::RegistrationFailed(errno) => write!(
                 f,
                 "nothing changed: this thread could not be registered with psx ({errno}); EAGAIN and \
@@ -168,7 +162,6 @@ impl fmt::Debug for Error {
             Self::ClockUnavailable(_) => "ClockUnavailable",
             Self::OtherProcess => "OtherProcess",
             Self::SharedThreadLocals => "SharedThreadLocals",
-            Self::Step(_) => "Step",
         };
         write!(f, "{variant}: {self}")
     }
@@ -229,7 +222,6 @@ impl error::Error for Error {
             | Self::RegistrationFailed(errno)
             | Self::Handler(errno)
             | Self::ClockUnavailable(errno) => Some(errno),
-            Self::Step(error) => error.source(),
             _ => None,
         }
     }
@@ -259,11 +251,6 @@ impl From<Error> for io::Error {
     /// ```
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Step(step) => match step.cause() {
-                Cause::Kernel(errno) => Self::from(*errno).kind(),
-                Cause::Precondition(unmet) => unmet.io_kind(),
-                Cause::Unsynced(_) => io::ErrorKind::Other,
-            },
             Error::Os(errno) | Error::RegistrationFailed(errno) => Self::from(*errno).kind(),
             Error::Unreachable(_) | Error::Busy => io::ErrorKind::TimedOut,
             Error::Reentrant => io::ErrorKind::Deadlock,
@@ -286,7 +273,7 @@ mod tests {
     use super::*;
     use crate::report::Comm;
     use crate::sys::{Look, UnregisteredKind};
-    use crate::{Divergent, NamedThread, Outcome, Step};
+    use crate::{Divergent, NamedThread, Outcome};
 
     fn thread(tid: u32, name: &str) -> NamedThread {
         let mut comm = Comm::default();
@@ -376,8 +363,6 @@ mod tests {
         let outcome = Outcome::Failed(denied);
         let divergent = Divergent { thread: worker, outcome };
         assert_eq!(format!("{divergent:?}"), divergent.to_string());
-        let step = StepError::new(Step::Uid, Cause::Kernel(denied), Vec::new(), vec![divergent]);
-        assert_eq!(format!("{step:?}"), step.to_string());
 
         let errors = [
             ("Os", Error::Os(denied)),
@@ -394,7 +379,6 @@ mod tests {
             ("Handler", Error::Handler(denied)),
             ("OtherProcess", Error::OtherProcess),
             ("SharedThreadLocals", Error::SharedThreadLocals),
-            ("Step", Error::Step(step)),
         ];
         for (variant, error) in errors {
             // The alternate form too: that is what `dbg!` and many loggers use.

@@ -28,7 +28,6 @@ mod memory;
 #[cfg(psx_loom)]
 #[path = "sys/model/door.rs"]
 pub mod model;
-mod precondition;
 #[cfg(not(psx_loom))]
 mod process;
 mod registry;
@@ -36,7 +35,6 @@ mod report;
 mod round;
 #[cfg(not(psx_loom))]
 mod spawn_guard;
-mod step;
 mod sys;
 #[cfg(not(psx_loom))]
 mod threads;
@@ -46,12 +44,10 @@ mod trace;
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
-pub use precondition::{CapabilityMask, IdKind, Precondition};
 #[cfg(not(psx_loom))]
 pub use process::{adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
 #[cfg(not(psx_loom))]
 pub use spawn_guard::{SpawnGuard, Ticket};
-pub use step::{Cause, Step, StepError};
 #[cfg(not(psx_loom))]
 pub use threads::{ProcessThread, ThreadKind};

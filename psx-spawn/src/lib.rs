@@ -27,9 +27,11 @@
 //! - [`Broadcast`] sets the rules: the timeout, the [`Coverage`], what is done on [`Divergence`];
 //!   and it runs any async-signal-safe closure.
 //! - [`process::exec`] replaces the program without falling into a round.
-//! - An [`Error`] says what was in the way, and names the threads. On error, every thread has
-//!   made the same steps, those that the error lists: usually none. After [`Error::Os`] the calling
-//!   thread alone made the call, and the kernel refused it.
+//! - An [`Error`] says what prevented the call and names the threads. After [`Error::Os`] the calling
+//!   thread alone made the call, and the kernel refused it; every other variant means that no thread
+//!   made it. [`Privileges::apply`] returns an [`ApplyError`](privileges::ApplyError), which is an
+//!   [`Error`] or a failed step. On error, every thread has completed the same steps, those that the
+//!   error lists: usually none.
 //!
 //! # Features
 //!

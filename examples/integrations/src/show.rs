@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use psx::Report;
-use psx::privileges::Cause;
+use psx::privileges::{ApplyError, Cause};
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status::{self, Credentials};
 use psx_examples::table::{self, counted, some_of};
@@ -61,8 +61,8 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 
 /// Also where psx says beforehand which privilege a step would need.
 fn is_lacking(error: &(dyn Error + 'static)) -> bool {
-    match error.downcast_ref::<psx::Error>() {
-        Some(psx::Error::Step(step)) => {
+    match error.downcast_ref::<ApplyError>() {
+        Some(ApplyError::Step(step)) => {
             step.nothing_changed() && matches!(step.cause(), Cause::Precondition(_))
         }
         _ => error.is::<Lacking>(),

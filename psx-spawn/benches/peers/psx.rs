@@ -7,6 +7,7 @@ use std::ptr;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
+use psx::privileges::ApplyError;
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Error, Privileges, Report, thread};
 
 const STACK: usize = 64 * 1024;
@@ -41,9 +42,9 @@ pub(crate) fn serve(threads: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, Error> {
+fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, ApplyError> {
     match op {
-        "one" => timed(rounds, || now.uid_alone().map(drop)),
+        "one" => timed(rounds, || Ok(now.uid_alone().map(drop)?)),
         "ids" => timed(rounds, || now.ids.apply().map(drop)),
         "six" => timed(rounds, || now.six.apply().map(drop)),
         "spawn-std" => timed(rounds, || joined(std::thread::spawn(|| ()))),
@@ -62,17 +63,20 @@ fn answer(op: &str, rounds: usize, now: &Same) -> Result<Vec<u64>, Error> {
     }
 }
 
-fn timed(rounds: usize, mut round: impl FnMut() -> Result<(), Error>) -> Result<Vec<u64>, Error> {
+fn timed(
+    rounds: usize,
+    mut round: impl FnMut() -> Result<(), ApplyError>,
+) -> Result<Vec<u64>, ApplyError> {
     (0..rounds).map(|_| nanoseconds(&mut round)).collect()
 }
 
-fn nanoseconds(run: impl FnOnce() -> Result<(), Error>) -> Result<u64, Error> {
+fn nanoseconds(run: impl FnOnce() -> Result<(), ApplyError>) -> Result<u64, ApplyError> {
     let start = Instant::now();
     run()?;
     Ok(start.elapsed().as_nanos() as u64)
 }
 
-fn joined(thread: std::thread::JoinHandle<()>) -> Result<(), Error> {
+fn joined(thread: std::thread::JoinHandle<()>) -> Result<(), ApplyError> {
     thread.join().expect("the thread does not panic");
     Ok(())
 }
@@ -93,7 +97,7 @@ fn real_pthread_create() -> PthreadCreate {
     unsafe { mem::transmute::<*mut c_void, PthreadCreate>(found) }
 }
 
-fn created(create: PthreadCreate) -> Result<(), Error> {
+fn created(create: PthreadCreate) -> Result<(), ApplyError> {
     extern "C" fn nothing(argument: *mut c_void) -> *mut c_void {
         argument
     }
@@ -110,8 +114,8 @@ fn created(create: PthreadCreate) -> Result<(), Error> {
 }
 
 /// Registration alone, each time in a new thread.
-fn timed_adoptions(rounds: usize) -> Result<Vec<u64>, Error> {
-    let adoption = || nanoseconds(thread::adopt);
+fn timed_adoptions(rounds: usize) -> Result<Vec<u64>, ApplyError> {
+    let adoption = || nanoseconds(|| Ok(thread::adopt()?));
     (0..rounds).map(|_| std::thread::spawn(adoption).join().expect("no panic")).collect()
 }
 

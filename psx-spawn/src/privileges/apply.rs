@@ -5,9 +5,10 @@ use super::filter::Filter;
 use super::implied::Implied;
 use super::plan::Plan;
 use super::{
-    Cause, Precondition, Privileges, Step, StepError, landlock, precheck, process_state, trace,
+    ApplyError, Cause, Precondition, Privileges, Step, StepError, landlock, precheck,
+    process_state, trace,
 };
-use crate::{Broadcast, Error, Report};
+use crate::{Broadcast, Report};
 
 impl Privileges {
     /// Makes the steps on every thread, by the strictest rules: as
@@ -15,21 +16,21 @@ impl Privileges {
     ///
     /// # Errors
     ///
-    /// [`Error::Step`] if a step failed, with those that have taken effect. Any other [`Error`] means
-    /// that nothing changed.
+    /// [`ApplyError::Step`] if a step failed; it lists the steps that took effect before it.
+    /// [`ApplyError::Broadcast`] if the threads could not be stopped together; then nothing changed.
     ///
     /// # Examples
     ///
     /// ```
-    /// use psx::{Error, Privileges};
+    /// use psx::Privileges;
     ///
     /// match Privileges::new().no_new_privs().apply() {
     ///     Ok(report) => println!("{} threads", report.threads()),
-    ///     Err(Error::Step(e)) if !e.nothing_changed() => panic!("half-way: {e}"),
-    ///     Err(e) => eprintln!("{e}"),
+    ///     Err(e) if e.nothing_changed() => eprintln!("{e}"),
+    ///     Err(e) => panic!("{e}"),
     /// }
     /// ```
-    pub fn apply(&self) -> Result<Report, Error> {
+    pub fn apply(&self) -> Result<Report, ApplyError> {
         self.apply_with(Broadcast::new())
     }
 
@@ -53,16 +54,16 @@ impl Privileges {
     ///     Ok(threads) => eprintln!("still as they were: {threads}"),
     ///     Err(errno) => eprintln!("there may be threads that are as they were ({errno})"),
     /// }
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
-    pub fn apply_with(&self, broadcast: Broadcast) -> Result<Report, Error> {
+    pub fn apply_with(&self, broadcast: Broadcast) -> Result<Report, ApplyError> {
         let result = self.make_steps(broadcast);
         trace::end(self, &result);
         result.map(|(report, _)| report)
     }
 
     /// Returns the steps that were made as well.
-    fn make_steps(&self, broadcast: Broadcast) -> Result<(Report, Vec<Step>), Error> {
+    fn make_steps(&self, broadcast: Broadcast) -> Result<(Report, Vec<Step>), ApplyError> {
         let refused = |(step, cause)| step_error(step, cause, &[]);
         let unmet = |step, unmet| refused((step, Cause::Precondition(unmet)));
         let caller = CallerState::read(self).map_err(refused)?;
@@ -118,6 +119,6 @@ impl Privileges {
     }
 }
 
-fn step_error(failed: Step, cause: Cause, made: &[Step]) -> Error {
-    Error::Step(StepError::new(failed, cause, made.to_vec(), Vec::new()))
+fn step_error(failed: Step, cause: Cause, completed: &[Step]) -> ApplyError {
+    StepError::new(failed, cause, completed.to_vec()).into()
 }

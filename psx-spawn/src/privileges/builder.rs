@@ -28,7 +28,7 @@ use super::{CapabilitySet, CapabilitySets, LandlockFlags, ResIds, SecureBits};
 ///     .capabilities(CapabilitySets::empty())
 ///     .apply()?;
 /// println!("{} threads are unprivileged now", report.threads());
-/// # Ok::<(), psx::Error>(())
+/// # Ok::<(), psx::privileges::ApplyError>(())
 /// ```
 #[derive(Debug, Default)]
 #[must_use = "nothing changes until `apply` is called"]
@@ -62,7 +62,7 @@ impl Privileges {
     /// ```
     /// let report = psx::Privileges::new().no_new_privs().apply()?;
     /// assert!(report.is_unanimous());
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn new() -> Self {
         Self::default()
@@ -78,7 +78,7 @@ impl Privileges {
     ///
     /// // No program started from here on gets capabilities for being root.
     /// Privileges::new().secure_bits(SecureBits::NO_ROOT | SecureBits::NO_ROOT_LOCKED).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_SET_SECUREBITS")]
     pub fn secure_bits(mut self, bits: SecureBits) -> Self {
@@ -95,7 +95,7 @@ impl Privileges {
     ///
     /// ```
     /// psx::Privileges::new().keep_capabilities().apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_SET_KEEPCAPS")]
     pub fn keep_capabilities(mut self) -> Self {
@@ -112,7 +112,7 @@ impl Privileges {
     /// use psx::{CapabilitySet, Privileges};
     ///
     /// Privileges::new().bounding_set(CapabilitySet::NET_BIND_SERVICE).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_CAPBSET_DROP")]
     pub fn bounding_set(mut self, keep: CapabilitySet) -> Self {
@@ -134,7 +134,7 @@ impl Privileges {
     ///     .uid(65534)
     ///     .capabilities(CapabilitySets::permitted_and_effective(CapabilitySet::NET_BIND_SERVICE))
     ///     .apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "capset")]
     #[doc(alias = "cap_set_proc")]
@@ -160,7 +160,7 @@ impl Privileges {
     ///     .capabilities(sets)
     ///     .ambient(bind)
     ///     .apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_CAP_AMBIENT")]
     pub fn ambient(mut self, set: CapabilitySet) -> Self {
@@ -174,7 +174,7 @@ impl Privileges {
     ///
     /// ```
     /// psx::Privileges::new().no_new_privs().apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_SET_NO_NEW_PRIVS")]
     pub fn no_new_privs(mut self) -> Self {
@@ -204,9 +204,10 @@ impl Privileges {
     /// ```no_run
     /// use std::os::fd::OwnedFd;
     ///
-    /// use psx::{Privileges, privileges::LandlockFlags};
+    /// use psx::privileges::{ApplyError, LandlockFlags};
+    /// use psx::{Privileges, Report};
     ///
-    /// fn sandbox(ruleset: OwnedFd) -> Result<psx::Report, psx::Error> {
+    /// fn sandbox(ruleset: OwnedFd) -> Result<Report, ApplyError> {
     ///     Privileges::new().no_new_privs().landlock(ruleset, LandlockFlags::NONE).apply()
     /// }
     /// ```
@@ -235,7 +236,7 @@ impl Privileges {
     ///     k: libc::SECCOMP_RET_ALLOW,
     /// };
     /// psx::Privileges::new().no_new_privs().seccomp(&[allow]).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "SECCOMP_FILTER_FLAG_TSYNC")]
     pub fn seccomp(mut self, program: &[libc::sock_filter]) -> Self {

@@ -53,7 +53,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "setgroups")]
     pub fn groups(mut self, groups: &[u32]) -> Self {
@@ -70,7 +70,7 @@ impl Privileges {
     /// ```no_run
     /// // In a user namespace without setgroups, the groups cannot be given up.
     /// psx::Privileges::new().keep_groups().gid(1000).uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn keep_groups(mut self) -> Self {
         self.keep_groups = true;
@@ -84,7 +84,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().groups(&[]).gid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "setresgid")]
     #[doc(alias = "setgid")]
@@ -101,7 +101,7 @@ impl Privileges {
     /// ```no_run
     /// // The program's socket belongs to root's group.
     /// psx::Privileges::new().groups(&[]).keep_gid().uid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn keep_gid(mut self) -> Self {
         self.keep_gid = true;
@@ -114,7 +114,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().real_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn real_gid(mut self, gid: u32) -> Self {
         self.gid.0[0] = Some(gid);
@@ -127,7 +127,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().effective_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn effective_gid(mut self, gid: u32) -> Self {
         self.gid.0[1] = Some(gid);
@@ -140,7 +140,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().saved_gid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn saved_gid(mut self, gid: u32) -> Self {
         self.gid.0[2] = Some(gid);
@@ -161,7 +161,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "setresuid")]
     #[doc(alias = "setuid")]
@@ -176,7 +176,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().real_uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn real_uid(mut self, uid: u32) -> Self {
         self.uid.0[0] = Some(uid);
@@ -191,7 +191,7 @@ impl Privileges {
     /// // Root puts its privileges aside for a while, on every thread, and takes them back.
     /// psx::Privileges::new().effective_uid(1000).apply()?;
     /// psx::Privileges::new().effective_uid(0).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn effective_uid(mut self, uid: u32) -> Self {
         self.uid.0[1] = Some(uid);
@@ -204,7 +204,7 @@ impl Privileges {
     ///
     /// ```no_run
     /// psx::Privileges::new().saved_uid(1000).apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     pub fn saved_uid(mut self, uid: u32) -> Self {
         self.uid.0[2] = Some(uid);
@@ -231,7 +231,7 @@ impl Privileges {
     /// if parent_id() != parent {
     ///     std::process::exit(1);
     /// }
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_SET_PDEATHSIG")]
     pub fn keep_parent_death_signal(mut self) -> Self {
@@ -261,7 +261,7 @@ impl Privileges {
     /// ```no_run
     /// // Still writes a core, and can be profiled by its own user.
     /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).keep_dumpable().apply()?;
-    /// # Ok::<(), psx::Error>(())
+    /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
     #[doc(alias = "PR_SET_DUMPABLE")]
     pub fn keep_dumpable(mut self) -> Self {

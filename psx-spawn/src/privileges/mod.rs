@@ -29,7 +29,7 @@
 //! where a condition does not hold ([`Cause::Precondition`], which says what is missing, as data and in
 //! words): a capability, an id that the user namespace does not map, a descriptor that is no ruleset.
 //! Then nothing has changed. If the kernel refuses a step all the same, every thread has made exactly
-//! the steps before it, and [`Error::Step`](crate::Error::Step) names them. Steps cannot be taken back,
+//! the steps before it, and [`ApplyError::Step`] names them. Steps cannot be taken back,
 //! since root that is given up does not return: such a process is best ended.
 //!
 //! The checks make system calls on the calling thread, before the round: `prctl`, `capget` and, where the
@@ -85,15 +85,18 @@ mod apply;
 mod bpf;
 mod builder;
 mod caller_state;
+mod error;
 mod filter;
 mod ids;
 mod implied;
 mod landlock;
 mod plan;
 mod precheck;
+mod precondition;
 mod process_state;
 mod sets;
 mod state;
+mod step;
 mod trace;
 mod user_namespace;
 mod verify;
@@ -108,9 +111,12 @@ pub use rustix::thread::CapabilitySet;
 use ids::ResIds;
 
 pub use builder::Privileges;
+pub use error::{ApplyError, Cause, StepError};
 pub use landlock::LandlockFlags;
+pub use precondition::{CapabilityMask, IdKind, Precondition};
 #[doc(inline)]
-pub use psx_core::{CapabilityMask, Cause, IdKind, Precondition, Step, StepError, ThreadKind};
+pub use psx_core::ThreadKind;
 pub use sets::CapabilitySets;
 pub use state::{Ids, ThreadPrivileges, threads};
+pub use step::Step;
 pub use verify::{Difference, VerifyError};

@@ -22,7 +22,7 @@ use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, Gid, Uid};
 use super::caller_state::CallerState;
 use super::implied::Implied;
 use super::sets::each;
-use super::{Cause, Privileges, Step, StepError, landlock, process_state};
+use super::{ApplyError, Cause, Privileges, Step, StepError, landlock, process_state};
 use crate::{Broadcast, Errno, Error, Report};
 
 /// One system call. What it needs is in here: nothing is allocated when it is made.
@@ -243,16 +243,16 @@ impl Plan {
         self.dumpable.as_ref().map(|dumpable| dumpable.load(Ordering::Relaxed))
     }
 
-    /// Makes the calls on every thread. Fails with [`Error::Step`] if one of them failed on the
+    /// Makes the calls on every thread. Fails with [`ApplyError::Step`] if one of them failed on the
     /// caller.
-    pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, Error> {
+    pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, ApplyError> {
         // SAFETY: system calls that may be made on any thread, two atomics, and memory that is laid
         // out and outlives the round.
         let result = unsafe { broadcast.run_privileges(|| self.make()) };
         let errno = match (&result, self.errno.load(Ordering::Relaxed)) {
             (Err(Error::Os(errno)), _) => *errno,
             (Ok(_), raw @ 1..) => Errno::from_raw(raw),
-            _ => return result,
+            _ => return Ok(result?),
         };
         let prefix = self.prefix.load(Ordering::Relaxed);
         // Undecided: what was there before could not be read.
@@ -261,9 +261,8 @@ impl Plan {
         let is_partial = made.contains(&failed);
         made.retain(|&step| step != failed);
         let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
-        let error = StepError::new(failed, Cause::Kernel(errno), made, divergent);
-        let error = error.with_partial(is_partial);
-        Err(Error::Step(error))
+        let error = StepError::new(failed, Cause::Kernel(errno), made);
+        Err(error.with_partial(is_partial).with_divergent(divergent).into())
     }
 
     /// The steps of the calls that have been made, each once.

@@ -1,12 +1,12 @@
 //! What a batch tells `tracing`, after it is over. The round itself has told of its own by then.
 
-use super::{Privileges, Step};
-use crate::{Error, Report};
+use super::{ApplyError, Privileges, Step};
+use crate::Report;
 
 /// One event for the whole batch: at INFO where it took effect, at WARN where a step failed or a
 /// thread differs. An error of the round has been told by the round.
 #[cfg(feature = "tracing")]
-pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), Error>) {
+pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), ApplyError>) {
     use shown::{Groups, Steps};
     use tracing::field;
 
@@ -33,13 +33,13 @@ pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), Error
         Ok((report, steps)) => {
             event!(warn, report, steps, "privileges changed, not alike on all threads");
         }
-        Err(error @ Error::Step(_)) => tracing::warn!(target: "psx", "{error}"),
+        Err(error @ ApplyError::Step(_)) => tracing::warn!(target: "psx", "{error}"),
         Err(_) => {}
     }
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(super) fn end(_: &Privileges, _: &Result<(Report, Vec<Step>), Error>) {}
+pub(super) fn end(_: &Privileges, _: &Result<(Report, Vec<Step>), ApplyError>) {}
 
 /// How the event's fields are printed.
 #[cfg(feature = "tracing")]

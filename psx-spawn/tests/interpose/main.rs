@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use psx::privileges::ThreadKind;
+use psx::privileges::{ApplyError, ThreadKind};
 use psx::{Broadcast, Error, Privileges};
 
 use library::Library;
@@ -144,7 +144,7 @@ fn refused(foreign: usize, line: &Line) {
     // Long enough for a busy machine: the proof's answer comes early.
     let strict = Broadcast::new().timeout(Duration::from_secs(30));
     let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
-    let Error::Uncovered(threads) = error else { panic!("{error}") };
+    let ApplyError::Broadcast(Error::Uncovered(threads)) = error else { panic!("{error}") };
     assert_eq!(threads.len(), foreign, "{threads}");
     line.show("refused");
 }

@@ -4,7 +4,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 
-use psx::privileges::{Cause, SecureBits, Step};
+use psx::privileges::{ApplyError, Cause, SecureBits, Step};
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Privileges, thread};
 
 use crate::kernel::{Teller, prctl, refuse_here, refuse_prctl_here, start_idlers, start_named};
@@ -39,13 +39,13 @@ pub(crate) fn cases() -> Vec<Case> {
             refuse_here(libc::SYS_setgroups);
             let error = Privileges::new().groups(&[7]).gid(7).apply().unwrap_err();
             let text = error.to_string();
-            let Error::Step(error) = error else {
+            let ApplyError::Step(error) = error else {
                 panic!("{error:?}");
             };
             assert_eq!(error.failed(), Step::Groups);
             assert_eq!(error.completed(), []);
             assert!(error.nothing_changed() && !error.is_partial());
-            assert!(text.starts_with("no step took effect"), "{text}");
+            assert!(text.starts_with("nothing changed: "), "{text}");
             line.show("failed");
         })
         .needs(root)
@@ -63,16 +63,16 @@ pub(crate) fn cases() -> Vec<Case> {
             refuse_prctl_here(&[libc::PR_CAPBSET_DROP as u32, 5]);
             let start = Privileges::new;
             for (batch, made, told) in [
-                (start(), &[][..], "every thread has made a part of bounding_set and no more: "),
+                (start(), &[][..], "every thread completed only a part of bounding_set: "),
                 (
                     start().secure_bits(SecureBits::NO_ROOT),
                     &[Step::SecureBits][..],
-                    "every thread has made the steps secure_bits, a part of bounding_set and no more: ",
+                    "every thread completed only secure_bits, a part of bounding_set: ",
                 ),
             ] {
                 let error = batch.bounding_set(CapabilitySet::empty()).apply().unwrap_err();
                 let text = error.to_string();
-                let Error::Step(error) = error else {
+                let ApplyError::Step(error) = error else {
                     panic!("{error:?}");
                 };
                 assert_eq!((error.failed(), error.completed()), (Step::BoundingSet, made));
@@ -133,7 +133,7 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             let strict = Broadcast::new().timeout(std::time::Duration::from_secs(30));
             let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
-            assert!(matches!(error, Error::Uncovered(_)), "{error:?}");
+            assert!(matches!(error, ApplyError::Broadcast(Error::Uncovered(_))), "{error:?}");
             assert!(error.to_string().contains("interpose"), "{error}");
             line.show("refused");
         })
@@ -206,7 +206,7 @@ fn fourth_fails(line: &Line) {
         .apply()
         .unwrap_err();
     println!("{error}");
-    let Error::Step(error) = error else {
+    let ApplyError::Step(error) = error else {
         panic!("{error:?}");
     };
     assert_eq!(error.failed(), Step::Gid);

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{fs, io, process, thread as std_thread};
 
-use psx::privileges::{Step, ThreadKind, VerifyError};
+use psx::privileges::{ApplyError, Step, ThreadKind, VerifyError};
 use psx::{Broadcast, Coverage, Error, Privileges, thread};
 
 use crate::kernel::{landlock, ruleset, start_idlers};
@@ -368,7 +368,9 @@ fn ids_are_our_own(line: &Line) {
 
     let step = Privileges::new().no_new_privs();
     let refused = step.apply_with(Broadcast::new().timeout(Duration::from_secs(30)));
-    let Error::Uncovered(missed) = refused.unwrap_err() else { panic!("Uncovered") };
+    let ApplyError::Broadcast(Error::Uncovered(missed)) = refused.unwrap_err() else {
+        panic!("Uncovered")
+    };
     assert_eq!((missed.len(), missed[0].tid(), missed[0].name()), (1, foreign.tid, "foreign"));
     line.show("refused");
     foreign.adopt();
@@ -390,7 +392,9 @@ fn without_main(line: &Line) {
         ours.show("applied");
         let foreign = start_foreign();
         let refused = step.apply_with(Broadcast::new().timeout(Duration::from_secs(30)));
-        let Error::Uncovered(missed) = refused.unwrap_err() else { panic!("Uncovered") };
+        let ApplyError::Broadcast(Error::Uncovered(missed)) = refused.unwrap_err() else {
+            panic!("Uncovered")
+        };
         assert_eq!((missed.len(), missed[0].tid()), (1, foreign.tid));
         // SAFETY: _exit(2) has no precondition.
         unsafe { libc::_exit(0) }

@@ -3,8 +3,8 @@
 //! `PSX_FILTERS=FIRST,COUNT cargo test -p psx-spawn --test privileges -- filters` tries other seeds.
 
 use libc::sock_filter;
-use psx::privileges::{Cause, Precondition, Step};
-use psx::{Error, Privileges};
+use psx::Privileges;
+use psx::privileges::{ApplyError, Cause, Precondition, Step};
 
 use crate::random::Random;
 use crate::support::{Case, Line};
@@ -66,7 +66,7 @@ fn install(program: &[sock_filter]) -> bool {
 fn apply(program: &[sock_filter]) -> bool {
     match Privileges::new().no_new_privs().seccomp(program).apply() {
         Ok(_) => true,
-        Err(Error::Step(error)) => {
+        Err(ApplyError::Step(error)) => {
             let unmet = Cause::Precondition(Precondition::FilterInstruction { index: 0 });
             let is_same = std::mem::discriminant(error.cause()) == std::mem::discriminant(&unmet);
             assert!(is_same && error.failed() == Step::Seccomp, "half-way: {error}");

@@ -5,11 +5,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 
 use psx::privileges::{
-    CapabilityMask, Cause, IdKind, LandlockFlags, Precondition, SecureBits, Step,
+    ApplyError, CapabilityMask, Cause, IdKind, LandlockFlags, Precondition, SecureBits, Step,
 };
-use psx::{
-    Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Outcome, Privileges,
-};
+use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Outcome, Privileges};
 
 use crate::kernel::{landlock, prctl, refusing, ruleset, start_idlers, start_named};
 use crate::support::{Case, Ending, Line, procfs, root};
@@ -301,7 +299,7 @@ pub(crate) fn expect(step: Step, unmet: &Precondition, wanted: &Privileges) {
 #[track_caller]
 pub(crate) fn failed(wanted: &Privileges) -> psx::privileges::StepError {
     match wanted.apply() {
-        Err(Error::Step(error)) => {
+        Err(ApplyError::Step(error)) => {
             println!("{error}");
             error
         }

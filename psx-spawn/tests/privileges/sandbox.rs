@@ -4,8 +4,8 @@ use std::fs;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use psx::privileges::{Cause, LandlockFlags, Step};
-use psx::{Broadcast, CapabilitySets, Divergence, Errno, Error, Outcome, Privileges};
+use psx::privileges::{ApplyError, Cause, LandlockFlags, Step};
+use psx::{Broadcast, CapabilitySets, Divergence, Errno, Outcome, Privileges};
 
 use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_named};
 use crate::support::{Case, Ending, root};
@@ -125,7 +125,7 @@ fn expect_unsynced(before: fn(), made: &[Step]) {
     let filter = refusing(libc::SYS_getpgid, libc::EPERM);
     let error = Privileges::new().no_new_privs().seccomp(&filter).apply().unwrap_err();
     println!("{error}");
-    let Error::Step(error) = error else {
+    let ApplyError::Step(error) = error else {
         panic!("{error:?}");
     };
     assert_eq!((error.failed(), error.completed()), (Step::Seccomp, made));

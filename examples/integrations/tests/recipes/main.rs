@@ -41,12 +41,12 @@ fn main() -> ExitCode {
             assert_eq!(blocks, [include_str!("readme.rs")]);
         }),
         Case::new("documents::one_sentence_on_errors", |_| {
-            let sentence = "On error, every thread has made the same steps, those that the error \
-                            lists: usually none.";
+            let sentence = "On error, every thread has completed the same steps, those that the \
+                            error lists: usually none.";
             for (place, text) in [
                 ("README.md", README),
                 ("psx-spawn/src/lib.rs", include_str!("../../../../psx-spawn/src/lib.rs")),
-                ("psx-core/src/error.rs", include_str!("../../../../psx-core/src/error.rs")),
+                ("error.rs", include_str!("../../../../psx-spawn/src/privileges/error.rs")),
             ] {
                 assert!(words(text).contains(&words(sentence)), "{place}");
             }
@@ -62,10 +62,7 @@ fn main() -> ExitCode {
                 ("broadcast.rs", include_str!("../../../../psx-core/src/broadcast.rs")),
                 ("errno.rs", include_str!("../../../../psx-core/src/errno.rs")),
                 ("error.rs", include_str!("../../../../psx-core/src/error.rs")),
-                ("precondition.rs", include_str!("../../../../psx-core/src/precondition.rs")),
                 ("report.rs", include_str!("../../../../psx-core/src/report.rs")),
-                ("precondition.rs", include_str!("../../../../psx-core/src/precondition.rs")),
-                ("step.rs", include_str!("../../../../psx-core/src/step.rs")),
                 ("threads.rs", include_str!("../../../../psx-core/src/threads.rs")),
             ] {
                 for line in text.lines().map(str::trim_start) {

@@ -2,8 +2,8 @@
 
 use std::ptr;
 
-use psx::privileges::{Cause, Precondition, SecureBits};
-use psx::{CapabilitySet, CapabilitySets, Error, Privileges};
+use psx::privileges::{ApplyError, Cause, Precondition, SecureBits};
+use psx::{CapabilitySet, CapabilitySets, Privileges};
 use rustix::thread;
 
 use crate::kernel::{last_capability, parent_death_signal, prctl, set_parent_death_signal};
@@ -93,7 +93,7 @@ impl Batch {
         }
         let error = match steps.apply() {
             Ok(_) => return "applied".into(),
-            Err(Error::Step(error)) => error,
+            Err(ApplyError::Step(error)) => error,
             Err(other) => panic!("{other}"),
         };
         match error.cause() {

@@ -8,7 +8,6 @@ use std::{fmt, io};
 /// # Examples
 ///
 /// ```
-/// # mod psx { pub mod privileges { pub use psx_core::*; } }
 /// use psx::privileges::{CapabilityMask, Precondition};
 ///
 /// let setgid = CapabilityMask::from_bits(1 << 6);
@@ -76,7 +75,7 @@ pub enum Precondition {
 
 impl Precondition {
     /// What kind of `io::Error` an error with this cause becomes.
-    pub(crate) fn io_kind(&self) -> io::ErrorKind {
+    pub(super) fn io_kind(&self) -> io::ErrorKind {
         match self {
             Self::MissingCapability { .. }
             | Self::IdNotPermitted { .. }
@@ -242,7 +241,6 @@ impl fmt::Display for FirstGroups<'_> {
 /// # Examples
 ///
 /// ```
-/// # mod psx { pub mod privileges { pub use psx_core::*; } }
 /// use psx::privileges::CapabilityMask;
 ///
 /// let mask = CapabilityMask::from_bits(1 << 10 | 1 << 60);
