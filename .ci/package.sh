@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# What would be published, each package built from nothing but what is in it. Those that are never
-# published lean on files and packages that a package cannot hold, and are left out.
+# usage: .ci/package.sh
+#
+# Builds each published package from its own files alone. Packages that are never published use files
+# and packages that a package cannot contain, and are left out.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+# shellcheck source=.ci/lib
+. "$(dirname "$0")/lib"
+usage "$@"
 cargo publish --workspace --dry-run --allow-dirty

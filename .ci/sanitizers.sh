@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# psx under AddressSanitizer, ThreadSanitizer and valgrind. docs/testing.md says what
-# each of them can see here, and explains what is left out.
+# usage: .ci/sanitizers.sh
+#
+# psx under AddressSanitizer, ThreadSanitizer and valgrind. docs/testing.md says what each of them
+# can see here, and explains what is left out.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-# shellcheck source=.ci/packages
-. .ci/packages
+# shellcheck source=.ci/lib
+. "$(dirname "$0")/lib"
+usage "$@"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -13,7 +15,7 @@ built() {
     cargo "$@" --no-run --message-format=json | grep -o '"executable":"[^"]*"' | cut -d'"' -f4
 }
 
-# sanitized KIND FLAGS COMMAND...: the cargo command on nightly, with std as it comes.
+# sanitized KIND FLAGS COMMAND...: the cargo command on nightly, with the prebuilt std.
 sanitized() {
     local kind=$1 flags=$2
     shift 2
@@ -21,28 +23,28 @@ sanitized() {
         CARGO_BUILD_TARGET=$host RUSTUP_TOOLCHAIN=nightly "$@"
 }
 
-# Under both sanitizers a thread's alternate signal stack is the sanitizer's and not std's.
-not_of_std=(--skip main_stack::)
+# Under both sanitizers a thread's alternate signal stack is the sanitizer's, not std's.
+without_std_stack=(--skip main_stack::)
 
 address() {
-    sanitized address '' cargo test -p psx-core --lib -- "${not_of_std[@]}"
+    sanitized address '' tested cargo test -p psx-core --lib -- "${without_std_stack[@]}"
     local programs
     mapfile -t programs < <(sanitized address '' built test -p psx-spawn --test runtime --test faults)
     for program in "${programs[@]}"; do
         case ${program##*/} in
-        # Two cases want more births than a slow program has while 500 rounds run.
-        runtime-*) "$program" churn:: --skip last_destructors ;;
-        faults-*) "$program" --subject psx raw-exit ;;
+        # The cases left out need more thread starts during 500 rounds than a slow program makes.
+        runtime-*) tested "$program" churn:: --skip last_destructors ;;
+        faults-*) tested "$program" --subject psx raw-exit ;;
         esac
     done
 }
 
-# Fails on a report whose two accesses are both psx-core's. In others one is std's or a test's own,
-# later than a hand-over that ThreadSanitizer has not seen, since std is not instrumented.
+# Fails on a report whose two accesses are both in psx-core. In the others one access is in std or a
+# test, after a synchronisation in std, which is not instrumented.
 thread() {
     TSAN_OPTIONS="exitcode=0 log_path=$scratch/report" RUST_TEST_THREADS=1 \
         sanitized thread -Cunsafe-allow-abi-mismatch=sanitizer \
-        cargo test -p psx-core --lib -- "${not_of_std[@]}"
+        tested cargo test -p psx-core --lib -- "${without_std_stack[@]}"
     cat "$scratch"/report* 2>/dev/null | awk '
         /^WARNING/ { report = ""; ours = 0; reports++ }
         /^  (Read|Write|Atomic|Previous)/ { unseen = 1 }
@@ -58,14 +60,14 @@ thread() {
 
 # memcheck COMMAND...: the command under valgrind.
 memcheck() {
-    # std's threads turn their signal stacks off before they end, which valgrind overlooks. They
-    # have none where both signals are ignored.
+    # std's threads disable their signal stacks before they end, which valgrind does not track. std
+    # sets none up where both signals are ignored.
     env --ignore-signal=SEGV,BUS valgrind -q --vgdb=no --fair-sched=yes --error-exitcode=9 \
         --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite "$@"
 }
 
-# answered COMMAND...: the command, with somebody at its standard input who answers each line that
-# it says there.
+# answered COMMAND...: the command, with a socket as its standard input on which each line that it
+# writes is answered.
 answered() {
     # shellcheck disable=SC2016  # perl's variables
     perl -MSocket -e '
@@ -98,15 +100,11 @@ memory() {
     done
 }
 
-if rustup run nightly rustc --version 2>/dev/null; then
+if nightly; then
     host=$(rustc -vV | sed -n 's/^host: //p')
     address
     thread
-else
-    echo 'sanitizers: no nightly toolchain here, so neither AddressSanitizer nor ThreadSanitizer'
 fi
-if command -v valgrind >/dev/null || packages valgrind; then
+if need valgrind valgrind; then
     memory
-else
-    echo 'sanitizers: valgrind cannot be had here'
 fi

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
+# usage: .ci/soak.sh
+#
 # A minute of everything at once.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+# shellcheck source=.ci/lib
+. "$(dirname "$0")/lib"
+usage "$@"
 cargo run --release --example soak -- --minutes 1

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# How much stack the handler needs with optimisation: what docs/signal-safety.md promises.
+# usage: .ci/stack.sh
+#
+# The stack that the handler needs with optimisation: what docs/signal-safety.md promises.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-cargo test --release -p psx-spawn --test runtime -- stack::
+# shellcheck source=.ci/lib
+. "$(dirname "$0")/lib"
+usage "$@"
+tested cargo test --release -p psx-spawn --test runtime -- stack::
