@@ -1,4 +1,4 @@
-//! The list against a `Vec`, in a long run of random operations. `.ci/asan.sh` runs it under
+//! The list against a `Vec`, in a long run of random operations. `.ci/sanitizers.sh` runs it under
 //! AddressSanitizer, which sees what an entry's links must never do: outlive it.
 
 use core::time::Duration;
