@@ -33,8 +33,10 @@ mod process;
 mod registry;
 mod report;
 mod round;
+mod runtime;
 #[cfg(not(psx_loom))]
 mod spawn_guard;
+mod sync;
 mod sys;
 #[cfg(not(psx_loom))]
 mod threads;

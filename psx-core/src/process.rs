@@ -9,8 +9,10 @@ use core::sync::atomic::compiler_fence;
 use std::io;
 
 use crate::memory::NoMemory;
-use crate::registry::{Entry, Pass, Runtime};
+use crate::registry::Entry;
 use crate::round::Call;
+use crate::runtime::Runtime;
+use crate::sync::Pass;
 use crate::sys::Kernel;
 use crate::sys::clock::Deadline;
 use crate::sys::hooks::{self, DESTRUCTOR_ROUNDS, ExitHook};

@@ -3,7 +3,8 @@
 
 use core::marker::PhantomData;
 
-use crate::registry::{Entry, Pass};
+use crate::registry::Entry;
+use crate::sync::Pass;
 use crate::{Error, process};
 
 /// The parent's side of a birth: while it is there, no round begins.

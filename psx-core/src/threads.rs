@@ -4,8 +4,9 @@
 use std::io;
 
 use crate::memory::{NoMemory, try_vec};
-use crate::registry::{Entry, Runtime};
+use crate::registry::Entry;
 use crate::report::NamedThread;
+use crate::runtime::Runtime;
 use crate::sys::{Look, UnregisteredKind, raw, thread_dir};
 use crate::{Errno, Error};
 

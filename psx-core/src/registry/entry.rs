@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU8 as OwnedU8, AtomicU32 as OwnedU32, Ordering::R
 
 use crate::memory::{NoMemory, try_box};
 use crate::report::{Comm, Outcome};
-use crate::round::Epoch;
+use crate::sync::Epoch;
 use crate::sys::LifeMark;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
@@ -242,7 +242,7 @@ impl Entry {
     }
 
     /// In a forked child: the same thread by another id, inside of nothing.
-    pub(super) fn reset_after_fork(&self, tid: u32, generation: u32) {
+    pub(crate) fn reset_after_fork(&self, tid: u32, generation: u32) {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
         self.in_round.store(0, Relaxed);

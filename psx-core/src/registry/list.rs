@@ -9,14 +9,14 @@
 use core::ptr::NonNull;
 
 use super::entry::{Entry, Links};
-use super::{Closed, Lock};
+use crate::sync::{Closed, Lock};
 use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 pub(crate) struct ThreadList {
     /// Held for every change, for a few instructions. Never held by a thread that a round can stop, nor
     /// across a fork: the fork hooks of other libraries may wait for a thread that changes the list.
-    pub(super) lock: Lock,
+    pub(crate) lock: Lock,
     /// Under the lock, or with the gate closed.
     head: UnsafeCell<Option<NonNull<Entry>>>,
     /// How many entries there are. Changed under the lock; read by anyone as a hint (Relaxed), and
@@ -42,7 +42,7 @@ impl ThreadList {
     }
 
     /// Puts an entry in. The caller holds a pass.
-    pub(super) fn insert(&self, entry: Box<Entry>) -> NonNull<Entry> {
+    pub(crate) fn insert(&self, entry: Box<Entry>) -> NonNull<Entry> {
         let entry = NonNull::from(Box::leak(entry));
         self.lock.acquire();
         self.head.with_mut(|head| {
@@ -66,7 +66,7 @@ impl ThreadList {
     /// # Safety
     ///
     /// The entry is in the list, and nobody but the caller will use it from now on.
-    pub(super) unsafe fn remove(&self, entry: NonNull<Entry>) -> Box<Entry> {
+    pub(crate) unsafe fn remove(&self, entry: NonNull<Entry>) -> Box<Entry> {
         self.lock.acquire();
         // SAFETY: under the lock, and in the list by our caller's promise.
         unsafe { self.unlink(entry) };
@@ -159,7 +159,7 @@ impl ThreadList {
     /// of a change of `me`.
     ///
     /// The other entries are never freed: which of their links are whole cannot be told.
-    pub(super) fn leak_and_restart(&self, me: Option<&Entry>) {
+    pub(crate) fn leak_and_restart(&self, me: Option<&Entry>) {
         let me = me.map(NonNull::from);
         // SAFETY: the child has one thread, and this is it. `me` is alive: the thread that frees it is
         // this one.

@@ -18,7 +18,9 @@
 use super::caller::{AttemptError, ThreadCounts};
 use super::scratch::Scratch;
 use crate::Errno;
-use crate::registry::{Closed, Entry, Runtime};
+use crate::registry::Entry;
+use crate::runtime::Runtime;
+use crate::sync::Closed;
 use crate::sys::sync::Ordering;
 use crate::sys::{EXIT_POLLS, ThreadCount, UnregisteredKind};
 

@@ -18,7 +18,7 @@ use core::ptr;
 
 use crate::memory::{NoMemory, try_vec};
 use crate::registry::Entry;
-use crate::round::Epoch;
+use crate::sync::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// Names this file to the models' seeded faults.

@@ -22,27 +22,21 @@
 mod caller;
 mod coverage;
 pub(crate) mod index;
-pub(crate) mod latch;
-mod missed;
+pub(crate) mod missed;
 pub(crate) mod roster;
 mod scratch;
 mod stack;
 mod stopped_world;
 mod target;
-mod wait_policy;
 pub(crate) mod word;
-
-pub(crate) use word::Epoch;
 
 use core::marker::PhantomData;
 use core::ptr;
 
-use latch::Latch;
 use roster::Roster;
-use wait_policy::WaitPolicy;
 use word::Word;
 
-use crate::registry::FairLock;
+use crate::sync::{FairLock, Latch, WaitPolicy};
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 use crate::sys::{LifeMark, const_on_linux};
 use crossbeam_utils::CachePadded;

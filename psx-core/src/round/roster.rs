@@ -18,7 +18,7 @@ use core::ptr;
 use super::index::Index;
 use crate::memory::{NoMemory, try_box, try_vec};
 use crate::registry::Entry;
-use crate::round::Epoch;
+use crate::sync::Epoch;
 use crate::sys::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::sys::{HEADROOM, const_on_linux};
 

@@ -5,14 +5,15 @@
 
 use core::time::Duration;
 
+use super::PublishedCall;
 use super::caller::{AttemptError, Caller};
-use super::latch::Latch;
 use super::scratch::{Scratch, ThreadRecord};
 use super::word::{Phase, State};
-use super::{Epoch, PublishedCall};
 use crate::broadcast::CallName;
-use crate::registry::{Closed, Entry, Runtime, Status};
+use crate::registry::{Entry, Status};
 use crate::report::{Comm, Outcome};
+use crate::runtime::Runtime;
+use crate::sync::{Closed, Epoch, Latch};
 use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::{self, Limit};
 use crate::sys::{SendError, SigpendingLimit};

@@ -3,9 +3,11 @@
 //! docs/signal-safety.md lists all that it touches. Contains `unsafe`: it makes the user's call.
 
 use super::word::{Phase, State};
-use super::{Epoch, Round, stack};
-use crate::registry::{CallResult, Entry, LivenessPoll, Runtime, Status};
+use super::{Round, stack};
+use crate::registry::{CallResult, Entry, Status};
 use crate::report::{Comm, Outcome};
+use crate::runtime::Runtime;
+use crate::sync::{Epoch, LivenessPoll};
 use crate::sys::{Kernel, errno};
 
 /// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.

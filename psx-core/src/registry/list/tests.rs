@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use super::*;
-use crate::registry::Gate;
+use crate::sync::Gate;
 use crate::sys::clock::Deadline;
 
 /// Knuth's linear congruential generator (MMIX): the same numbers everywhere.

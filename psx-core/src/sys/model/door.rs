@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::broadcast::CallName;
-use crate::registry::{Entry, Pass};
+use crate::registry::Entry;
 use crate::round::Call;
+use crate::sync::Pass;
 use crate::sys::choices::Habits;
 use crate::sys::clock::Deadline;
 use crate::sys::fault;

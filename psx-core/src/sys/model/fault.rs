@@ -9,9 +9,9 @@ use std::panic::Location;
 
 use super::machine;
 use super::sync::Ordering;
-use crate::registry::{fair_lock, gate, lock};
 use crate::round::word::{self, Phase};
-use crate::round::{index, latch, roster};
+use crate::round::{index, roster};
+use crate::sync::{Epoch, fair_lock, gate, latch, lock};
 
 /// A rule removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,9 +192,9 @@ pub(super) fn twist(place: &Location<'_>, op: Op, order: Ordering) -> Twist {
 }
 
 fn with_phase(word: u64, phase: Phase) -> u64 {
-    word & !u64::from(Phase::MASK) | u64::from(phase as u32)
+    word & !u64::from(Epoch::LOW_MASK) | u64::from(phase as u32)
 }
 
 fn is_released(word: u64) -> bool {
-    word & u64::from(Phase::MASK) == u64::from(Phase::Released as u32)
+    word & u64::from(Epoch::LOW_MASK) == u64::from(Phase::Released as u32)
 }

@@ -12,7 +12,7 @@ use super::super::{SendError, UnregisteredKind};
 use super::choices::{Choices, Habits, Whim};
 use super::fault::{self, Fault};
 use super::task::{Roused, Sleep, Task};
-use crate::registry::Runtime;
+use crate::runtime::Runtime;
 use crate::sys::Kernel;
 
 /// After how many times that nobody could run but by a timer the deadline itself has come.

@@ -18,7 +18,7 @@
 use core::sync::atomic::AtomicU32 as ForkCount;
 use core::time::Duration;
 
-use super::patrol::LivenessPoll;
+use super::liveness_poll::LivenessPoll;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -56,7 +56,7 @@ impl Gate {
     }
 
     /// Goes through, once the gate is open. `None` when the deadline, if there is one, comes first.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &self,
         deadline: Option<Deadline>,
         mut poll: LivenessPoll<'_>,
@@ -98,7 +98,7 @@ impl Gate {
 
     /// Whether a round has closed it. Acquire pairs with the Release in `close`: with the closed gate, the
     /// owner of the round's lock is seen.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 

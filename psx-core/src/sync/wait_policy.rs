@@ -64,7 +64,7 @@ const CLOSURE: u32 = 8;
 /// How a round's threads wait. All Relaxed: hints, written by the caller before the announcement, or
 /// under the round's lock.
 #[derive(Debug)]
-pub(super) struct WaitPolicy {
+pub(crate) struct WaitPolicy {
     flags: AtomicU32,
     /// For how many rounds yet nobody is to yield.
     cooldown: AtomicU32,
@@ -78,7 +78,7 @@ pub(super) struct WaitPolicy {
 
 impl WaitPolicy {
     const_on_linux! {
-        pub(super) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             Self {
                 flags: AtomicU32::new(0),
                 cooldown: AtomicU32::new(0),
@@ -92,7 +92,7 @@ impl WaitPolicy {
     /// Lets the last round's targets run, before every [`PERIOD`]th round. For a caller that does not have
     /// its turn yet. Does nothing where the last round's threads have slept at once: such a target is not
     /// held up, and the yield would go to another process, or may be forbidden.
-    pub(super) fn let_targets_run(&self) {
+    pub(crate) fn let_targets_run(&self) {
         if !SPIN_BEFORE_SLEEP {
             return;
         }
@@ -103,7 +103,7 @@ impl WaitPolicy {
     }
 
     /// Sets up for a round. For its caller, before the announcement.
-    pub(super) fn set(&self, crowded: bool, may_filter: bool, closure: bool) {
+    pub(crate) fn set(&self, crowded: bool, may_filter: bool, closure: bool) {
         let cooldown = self.cooldown.load(Ordering::Relaxed);
         self.cooldown.store(cooldown.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
@@ -116,7 +116,7 @@ impl WaitPolicy {
     }
 
     /// Somebody else sends our signal. Async-signal-safe.
-    pub(super) fn note_foreign_signal(&self) {
+    pub(crate) fn note_foreign_signal(&self) {
         self.foreign_signals.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -125,22 +125,22 @@ impl WaitPolicy {
     }
 
     /// Whether the call of the round at hand is a closure of the program's.
-    pub(super) fn is_closure(&self) -> bool {
+    pub(crate) fn is_closure(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & CLOSURE != 0
     }
 
     /// Whether the round at hand may be one with no system call but futex.
-    pub(super) fn is_futex_only(&self) -> bool {
+    pub(crate) fn is_futex_only(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & FUTEX_ONLY != 0
     }
 
     /// How a target waits, with so many missing.
-    pub(super) fn of_target(&self, missing: usize) -> SpinWait {
+    pub(crate) fn of_target(&self, missing: usize) -> SpinWait {
         self.spin_wait(missing <= YIELD_MAX_MISSING)
     }
 
     /// How the caller waits.
-    pub(super) fn of_caller(&self) -> SpinWait {
+    pub(crate) fn of_caller(&self) -> SpinWait {
         self.spin_wait(self.flags() & CROWDED == 0)
     }
 
@@ -160,7 +160,7 @@ impl WaitPolicy {
     }
 
     /// Learns from a round that is over.
-    pub(super) fn record_stop(&self, targets: usize, stopped: Duration) {
+    pub(crate) fn record_stop(&self, targets: usize, stopped: Duration) {
         if self.flags() & COOLDOWN != 0 {
             return;
         }
@@ -176,7 +176,7 @@ impl WaitPolicy {
 
 /// The part of one wait before the sleep.
 #[derive(Debug)]
-pub(super) struct SpinWait {
+pub(crate) struct SpinWait {
     /// Until when at most to yield. The clock is read only for that.
     until: Option<Deadline>,
     yields: u32,
@@ -186,7 +186,7 @@ pub(super) struct SpinWait {
 impl SpinWait {
     /// Waits a little and returns true, or returns false when it is time to sleep.
     #[inline]
-    pub(super) fn spin(&mut self) -> bool {
+    pub(crate) fn spin(&mut self) -> bool {
         if self.yields > 0 && !self.until.is_some_and(Deadline::passed) {
             self.yields -= 1;
             yield_now();

@@ -4,8 +4,7 @@
 //! between its arrival and its countdown, and finds its round aborted and another begun, counts
 //! down nothing.
 
-use super::wait_policy::SpinWait;
-use crate::round::Epoch;
+use super::{Epoch, SpinWait};
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU64, Ordering};
@@ -52,7 +51,7 @@ impl Latch {
 
     /// Whether a thread counted down without having stopped, once the latch is open. Only the holder of the round's lock calls
     /// this.
-    pub(super) fn is_marked(&self) -> bool {
+    pub(crate) fn is_marked(&self) -> bool {
         // Relaxed: the read that found the latch open was an Acquire, and came after each countdown.
         self.word.load(Ordering::Relaxed) & MARKED != 0
     }
@@ -84,7 +83,7 @@ impl Latch {
 
     /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
     /// of the round's lock calls this.
-    pub(super) fn wait(&self, limit: Limit, mut spin: SpinWait) -> bool {
+    pub(crate) fn wait(&self, limit: Limit, mut spin: SpinWait) -> bool {
         // Acquire, here and below, pairs with the Release in `count_down`.
         while self.word.load(Ordering::Acquire) & REMAINING != 0 {
             if !spin.spin() {
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
     use core::time::Duration;
 
-    use crate::round::wait_policy::WaitPolicy;
+    use crate::sync::WaitPolicy;
 
     fn opens_soon(latch: &Latch) -> bool {
         let soon = Limit::For(Duration::from_millis(1));

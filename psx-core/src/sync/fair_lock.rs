@@ -15,7 +15,7 @@
 
 use core::time::Duration;
 
-use super::patrol::LivenessPoll;
+use super::liveness_poll::LivenessPoll;
 use crate::sys::clock::Deadline;
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
