@@ -272,7 +272,7 @@ impl From<Error> for io::Error {
 mod tests {
     use super::*;
     use crate::report::Comm;
-    use crate::sys::{Look, UnregisteredKind};
+    use crate::sys::{ThreadInfo, UnregisteredKind};
     use crate::{Divergent, NamedThread, Outcome};
 
     fn thread(tid: u32, name: &str) -> NamedThread {
@@ -283,7 +283,10 @@ mod tests {
 
     fn kernel_thread(tid: u32, name: &str) -> NamedThread {
         let name = thread(tid, name).name;
-        NamedThread::seen(tid, Look { kind: UnregisteredKind::Missed, name, made_by_kernel: true })
+        NamedThread::seen(
+            tid,
+            ThreadInfo { kind: UnregisteredKind::Missed, name, made_by_kernel: true },
+        )
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::Errno;
-use crate::sys::Look;
+use crate::sys::ThreadInfo;
 
 /// What a successful broadcast did.
 ///
@@ -188,8 +188,8 @@ impl NamedThread {
     }
 
     /// A thread as the kernel shows it.
-    pub(crate) const fn seen(tid: u32, look: Look) -> Self {
-        Self { tid, name: look.name, made_by_kernel: look.made_by_kernel }
+    pub(crate) const fn seen(tid: u32, info: ThreadInfo) -> Self {
+        Self { tid, name: info.name, made_by_kernel: info.made_by_kernel }
     }
 
     /// The thread of this process with the id `tid`, by the name that it has now. For psx itself.

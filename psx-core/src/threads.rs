@@ -7,7 +7,7 @@ use crate::memory::{NoMemory, try_vec};
 use crate::registry::Entry;
 use crate::report::NamedThread;
 use crate::runtime::Runtime;
-use crate::sys::{Look, UnregisteredKind, raw, thread_dir};
+use crate::sys::{ThreadInfo, UnregisteredKind, raw, thread_dir};
 use crate::{Errno, Error};
 
 /// How a thread of the process stands to broadcasts.
@@ -90,9 +90,9 @@ impl Runtime {
         let mut threads = try_vec(listed.len()).map_err(out_of_memory)?;
         for listed in listed {
             let status = directory.status(listed.proc_id);
-            let (look, status) = match (directory.look(listed.proc_id), status) {
-                (Some(Look { kind: UnregisteredKind::Dead, .. }), _) => continue,
-                (Some(look), Ok(Some(status))) => (look, status),
+            let (info, status) = match (directory.info(listed.proc_id), status) {
+                (Some(ThreadInfo { kind: UnregisteredKind::Dead, .. }), _) => continue,
+                (Some(info), Ok(Some(status))) => (info, status),
                 _ if self.kernel.is_dead(listed.tid) => continue,
                 (_, status) => {
                     let why = status.err().unwrap_or(Errno::from_raw(libc::ENOENT));
@@ -102,12 +102,12 @@ impl Runtime {
                     )));
                 }
             };
-            let kind = match look.kind {
+            let kind = match info.kind {
                 UnregisteredKind::KernelWorker => ThreadKind::KernelWorker,
                 _ if after.contains(&listed.tid) => ThreadKind::Registered,
                 _ => ThreadKind::Unregistered,
             };
-            let thread = NamedThread::seen(listed.tid, look);
+            let thread = NamedThread::seen(listed.tid, info);
             threads.push(ProcessThread { thread, kind, status });
         }
         Ok(threads)

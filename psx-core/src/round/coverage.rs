@@ -144,10 +144,10 @@ impl Runtime {
             if registered.contains(listed.tid) {
                 return;
             }
-            match threads.look(listed.proc_id) {
+            match threads.info(listed.proc_id) {
                 None => {}
-                Some(look) if look.kind == UnregisteredKind::Missed => {
-                    others.note(listed.tid, look)
+                Some(info) if info.kind == UnregisteredKind::Missed => {
+                    others.note(listed.tid, info)
                 }
                 // One that there is no room for leaves the count too large.
                 Some(_) => {
@@ -161,7 +161,7 @@ impl Runtime {
     fn are_harmless(&self, proc_ids: &[u32]) -> bool {
         let Ok(threads) = self.kernel.threads_in_stop() else { return false };
         let is_harmless =
-            |&id: &u32| threads.look(id).is_some_and(|look| look.kind != UnregisteredKind::Missed);
+            |&id: &u32| threads.info(id).is_some_and(|info| info.kind != UnregisteredKind::Missed);
         proc_ids.iter().all(is_harmless)
     }
 

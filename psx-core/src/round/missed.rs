@@ -17,7 +17,7 @@ use core::time::Duration;
 use crate::memory::{NoMemory, try_vec};
 use crate::report::Threads;
 use crate::sys::clock::Instant;
-use crate::sys::{Kernel, Vitals};
+use crate::sys::{Activity, Kernel};
 
 /// For how long a thread must have been there.
 pub(super) const WINDOW: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ pub(super) struct Missed {
 struct Observation {
     tid: u32,
     /// `None` where `/proc` does not tell.
-    first: Option<Vitals>,
+    first: Option<Activity>,
     since: Instant,
     /// How many looks in a row have found it idle.
     idle_looks: u32,
@@ -49,7 +49,7 @@ impl Missed {
     pub(super) fn update(&mut self, kernel: &Kernel, threads: &Threads) -> Result<(), NoMemory> {
         let mut observations = try_vec(threads.len())?;
         for tid in threads.iter().map(|thread| thread.tid()) {
-            let now = kernel.vitals(tid);
+            let now = kernel.activity(tid);
             let known = self.threads.iter().find(|seen| seen.tid == tid && seen.is_same(now));
             observations.push(known.copied().unwrap_or(Observation {
                 tid,
@@ -71,7 +71,7 @@ impl Missed {
         }
         self.last_look = Some(Instant::now());
         for sighting in &mut self.threads {
-            let now = kernel.vitals(sighting.tid);
+            let now = kernel.activity(sighting.tid);
             let is_idle = !is_gate_wanted && sighting.is_idle(now);
             sighting.idle_looks = if is_idle { sighting.idle_looks + 1 } else { 0 };
         }
@@ -86,15 +86,15 @@ impl Missed {
 
 impl Observation {
     /// Whether it is the same thread, and not a later one with its id.
-    fn is_same(&self, now: Option<Vitals>) -> bool {
-        self.first.map(|first| first.start) == now.map(|now| now.start)
+    fn is_same(&self, now: Option<Activity>) -> bool {
+        self.first.map(|first| first.start_time) == now.map(|now| now.start_time)
     }
 
     /// Whether the thread sleeps or has run: one that waits for a core or a page, and has not had it,
     /// may be about to register.
-    fn is_idle(&self, now: Option<Vitals>) -> bool {
+    fn is_idle(&self, now: Option<Activity>) -> bool {
         let (Some(first), Some(now)) = (self.first, now) else { return false };
-        first.start == now.start && (!now.is_held_up || now.cpu_time > first.cpu_time)
+        first.start_time == now.start_time && (!now.is_active || now.cpu_time > first.cpu_time)
     }
 
     /// Whether it has been there for `time` and idle, so that it has had the time to register.
@@ -107,11 +107,11 @@ impl Observation {
 mod tests {
     use super::*;
 
-    const NEW: Vitals = Vitals { start: 1_000, cpu_time: 0, is_held_up: true };
-    const ASLEEP: Vitals = Vitals { is_held_up: false, ..NEW };
-    const BUSY: Vitals = Vitals { cpu_time: 1, ..NEW };
+    const NEW: Activity = Activity { start_time: 1_000, cpu_time: 0, is_active: true };
+    const ASLEEP: Activity = Activity { is_active: false, ..NEW };
+    const BUSY: Activity = Activity { cpu_time: 1, ..NEW };
 
-    fn seen(first: Option<Vitals>) -> Observation {
+    fn seen(first: Option<Activity>) -> Observation {
         Observation { tid: 1, first, since: Instant::now(), idle_looks: 0 }
     }
 
@@ -122,7 +122,7 @@ mod tests {
         assert!(!idle(NEW), "it has not had a core");
         assert!(!seen(Some(BUSY)).is_idle(Some(BUSY)), "nor has this one");
         assert!(
-            !seen(Some(NEW)).is_idle(Some(Vitals { start: 1_001, ..ASLEEP })),
+            !seen(Some(NEW)).is_idle(Some(Activity { start_time: 1_001, ..ASLEEP })),
             "another thread"
         );
         assert!(!seen(Some(NEW)).is_idle(None) && !seen(None).is_idle(None));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_later_thread_with_the_same_id_is_another() {
-        let later = Vitals { start: 1_001, ..NEW };
+        let later = Activity { start_time: 1_001, ..NEW };
         assert!(seen(Some(NEW)).is_same(Some(BUSY)));
         assert!(!seen(Some(NEW)).is_same(Some(later)));
         assert!(!seen(Some(NEW)).is_same(None));

@@ -2,7 +2,7 @@
 
 use crate::memory::{NoMemory, try_vec};
 use crate::report::{Comm, Divergent, NamedThread, Threads};
-use crate::sys::Look;
+use crate::sys::ThreadInfo;
 use crate::{Errno, Outcome};
 
 /// Something to tell about a thread.
@@ -103,9 +103,9 @@ impl Others {
 
     /// Notes a thread that may run with privileges of its own. Where there is no room, it is one of
     /// those that are not named.
-    pub(super) fn note(&mut self, tid: u32, look: Look) {
+    pub(super) fn note(&mut self, tid: u32, info: ThreadInfo) {
         if self.missed.len() < self.missed.capacity() {
-            self.missed.push(NamedThread::seen(tid, look));
+            self.missed.push(NamedThread::seen(tid, info));
         }
     }
 

@@ -60,34 +60,35 @@ pub(crate) struct ThreadCount {
     pub(crate) main_has_ended: bool,
 }
 
-/// What shows whether a thread has run since it was last looked at. For hints alone.
+/// Whether a thread has run, or waits for something that keeps it from running. For hints only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vitals {
-    /// When it began, in clock ticks since the machine's start.
-    pub(crate) start: u64,
-    /// How long it has run, in clock ticks.
+pub(crate) struct Activity {
+    /// When it started, in clock ticks since boot. Tells it from a later thread with its id.
+    pub(crate) start_time: u64,
+    /// Its user and system time, in clock ticks.
     pub(crate) cpu_time: u64,
-    /// It runs, waits for a core, or waits in the kernel for memory or a disk.
-    pub(crate) is_held_up: bool,
+    /// Its state is R or D: it runs, waits for a core, or waits in the kernel for memory or a disk.
+    /// The load average counts it as active.
+    pub(crate) is_active: bool,
 }
 
-/// What a thread that is not registered turns out to be.
+/// What an unregistered thread is to a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnregisteredKind {
-    /// It has ended and can run nothing: a main thread that left by `pthread_exit`, say.
+    /// It has ended and runs nothing: a main thread that left by `pthread_exit`, for example.
     Dead,
-    /// A thread that the kernel has made for itself, and that does nothing with the credentials that
-    /// it was made with: an io_uring worker, say.
+    /// The kernel created it, and it does nothing with the credentials that it was created with: an
+    /// io_uring worker, for example.
     KernelWorker,
-    /// Anything that may run with privileges of its own.
+    /// Any other thread: it may run with privileges of its own.
     Missed,
 }
 
-/// What there is to see of a thread that is not registered.
+/// What `/proc` says of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct ThreadInfo {
     pub(crate) kind: UnregisteredKind,
     pub(crate) name: Comm,
-    /// The kernel has made it in the process for itself. No program can give its threads that mark.
+    /// The kernel created it in the process for itself. A program cannot set this flag on its threads.
     pub(crate) made_by_kernel: bool,
 }

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::super::{SendError, ThreadCount, Vitals};
+use super::super::{Activity, SendError, ThreadCount};
 use super::fork_detector::ForkDetector;
 use super::main_stack::MainStack;
 use super::signal::{Chain, Handler};
@@ -176,7 +176,7 @@ impl Kernel {
     pub(crate) fn name(&self, tid: u32) -> Option<Comm> {
         let threads = self.threads().ok()?;
         let listed = threads.find(tid)?;
-        threads.look(listed.proc_id).map(|look| look.name)
+        threads.info(listed.proc_id).map(|info| info.name)
     }
 
     /// The name of the calling thread.
@@ -185,8 +185,8 @@ impl Kernel {
     }
 
     /// Whether the thread `tid` has run; `None` where that cannot be read.
-    pub(crate) fn vitals(&self, tid: u32) -> Option<Vitals> {
-        ThreadDir::open().ok()?.vitals(tid)
+    pub(crate) fn activity(&self, tid: u32) -> Option<Activity> {
+        ThreadDir::open().ok()?.activity(tid)
     }
 
     /// Whether the thread `tid` has ended. Needs no system call but futex.

@@ -1,5 +1,6 @@
 //! The Linux side of the seam.
 
+mod activity;
 pub(crate) mod clock;
 pub(crate) mod errno;
 pub(crate) mod fatal;
@@ -18,7 +19,6 @@ mod sigpending_limit;
 mod stat_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
-mod vitals;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use life::LifeMark;

@@ -11,11 +11,11 @@
 use core::ffi::CStr;
 use core::fmt::Write;
 
-use super::super::{Look, UnregisteredKind, Vitals};
+use super::super::{Activity, ThreadInfo, UnregisteredKind};
 use super::procfs::{
     Descriptor, Lookup, is_own_status, last_id, open_proc, open_within, parse, read_at, read_field,
 };
-use super::{raw, vitals};
+use super::{activity, raw};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -120,7 +120,7 @@ impl ThreadDir {
 
     /// What kind of thread it is, and its name; `None` where it has ended. One that cannot be looked
     /// at counts as missed.
-    pub(crate) fn look(&self, proc_id: u32) -> Option<Look> {
+    pub(crate) fn info(&self, proc_id: u32) -> Option<ThreadInfo> {
         let mut buffer = [0_u8; 512];
         match unless_ended(self.read(proc_id, "stat", &mut buffer)) {
             Ok(stat) => stat.map(classify),
@@ -129,9 +129,9 @@ impl ThreadDir {
     }
 
     /// Whether the thread with this id of its own has run; `None` where that cannot be read.
-    pub(super) fn vitals(&self, tid: u32) -> Option<Vitals> {
+    pub(super) fn activity(&self, tid: u32) -> Option<Activity> {
         let mut buffer = [0_u8; 512];
-        vitals::parse(self.read(self.find(tid)?.proc_id, "stat", &mut buffer).ok()?)
+        activity::parse(self.read(self.find(tid)?.proc_id, "stat", &mut buffer).ok()?)
     }
 
     /// The whole of the thread's status; `None` where it has ended. Allocates.
@@ -178,7 +178,7 @@ fn unless_ended<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
 }
 
 /// Reads `/proc/self/task/TID/stat`, see `proc_pid_stat(5)`.
-fn classify(stat: &[u8]) -> Look {
+fn classify(stat: &[u8]) -> ThreadInfo {
     // The name may hold anything, parentheses and blanks included: fields count from the last one.
     let (Some(start), Some(end)) =
         (stat.iter().position(|&b| b == b'('), stat.iter().rposition(|&b| b == b')'))
@@ -197,7 +197,7 @@ fn classify(stat: &[u8]) -> Look {
         _ if is_harmless_worker(flags, text) => UnregisteredKind::KernelWorker,
         _ => UnregisteredKind::Missed,
     };
-    Look { kind, name, made_by_kernel: flags & (IO_WORKER | USER_WORKER) != 0 }
+    ThreadInfo { kind, name, made_by_kernel: flags & (IO_WORKER | USER_WORKER) != 0 }
 }
 
 /// `PF_IO_WORKER` and `PF_USER_WORKER` in the kernel's include/linux/sched.h.
@@ -205,8 +205,8 @@ const IO_WORKER: u32 = 0x10;
 const USER_WORKER: u32 = 0x4000;
 
 /// A thread that cannot be looked at.
-const UNKNOWN: Look =
-    Look { kind: UnregisteredKind::Missed, name: Comm::EMPTY, made_by_kernel: false };
+const UNKNOWN: ThreadInfo =
+    ThreadInfo { kind: UnregisteredKind::Missed, name: Comm::EMPTY, made_by_kernel: false };
 
 /// Whether this is a thread that the kernel has made in the process for itself, and that does nothing
 /// with the credentials that it was made with (docs/threat-model.md says why of each).
@@ -298,8 +298,8 @@ mod tests {
                 "{nonsense:?}"
             );
         }
-        let look = classify(b"1 (a name of more than 16 bytes) S 1 1 1 0 -1 0 0");
-        assert_eq!(look.name.as_str(), "a name of more t");
+        let info = classify(b"1 (a name of more than 16 bytes) S 1 1 1 0 -1 0 0");
+        assert_eq!(info.name.as_str(), "a name of more t");
     }
 
     #[test]
@@ -319,13 +319,13 @@ mod tests {
                 .unwrap();
             assert_eq!(found, 1);
             assert_eq!(
-                directory.look(raw::gettid().unwrap()).unwrap().kind,
+                directory.info(raw::gettid().unwrap()).unwrap().kind,
                 UnregisteredKind::Missed
             );
-            assert_eq!(directory.look(u32::MAX), None);
-            let vitals = directory.vitals(raw::gettid().unwrap()).unwrap();
-            assert!(vitals.is_held_up && vitals.start > 0, "{vitals:?}");
-            assert_eq!(directory.vitals(u32::MAX), None);
+            assert_eq!(directory.info(u32::MAX), None);
+            let activity = directory.activity(raw::gettid().unwrap()).unwrap();
+            assert!(activity.is_active && activity.start_time > 0, "{activity:?}");
+            assert_eq!(directory.activity(u32::MAX), None);
             let status = directory.status(raw::gettid().unwrap()).unwrap().unwrap();
             assert!(status.windows(8).any(|text| text == b"\nGroups:"));
         }

@@ -1,6 +1,6 @@
 //! What the kernel does for a round, asked of the machine.
 
-use super::super::{Look, SendError, ThreadCount, UnregisteredKind, Vitals};
+use super::super::{Activity, SendError, ThreadCount, ThreadInfo, UnregisteredKind};
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
@@ -80,7 +80,7 @@ impl Kernel {
     }
 
     /// Time has no length here, so that no thread has ever had its time.
-    pub(crate) fn vitals(&self, _: u32) -> Option<Vitals> {
+    pub(crate) fn activity(&self, _: u32) -> Option<Activity> {
         None
     }
 
@@ -107,9 +107,9 @@ impl ThreadDir {
         Ok(())
     }
 
-    pub(crate) fn look(&self, proc_id: u32) -> Option<Look> {
+    pub(crate) fn info(&self, proc_id: u32) -> Option<ThreadInfo> {
         let kind = machine::get().kind(proc_id)?;
-        Some(Look { kind, name: Comm::default(), made_by_kernel: false })
+        Some(ThreadInfo { kind, name: Comm::default(), made_by_kernel: false })
     }
 }
 
