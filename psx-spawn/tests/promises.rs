@@ -45,7 +45,13 @@ fn every_promise_names_tests_that_exist() {
     assert_eq!(promises, PROMISES);
     let arguments = read("docs/protocol.md");
     for (promise, section) in PROMISES.iter().zip(sections) {
-        assert!(arguments.contains(&format!("\n**{promise}, ")), "protocol.md says why {promise}");
+        let (_, title) =
+            section.lines().next().unwrap_or_default().split_once(": ").expect("a title");
+        let heading = format!("\n### {promise}: {title}\n");
+        assert!(arguments.contains(&heading), "protocol.md says why {promise} holds");
+        let anchor = format!("{promise}-{title}").to_lowercase().replace(' ', "-");
+        let link = format!("](protocol.md#{anchor})");
+        assert!(section.contains(&link), "{promise} links to its argument: {link}");
         let mut named = 0;
         for row in section.lines().filter_map(|line| line.strip_prefix("| ")) {
             let Some((kind, names)) = row.split_once(" | ") else { continue };
