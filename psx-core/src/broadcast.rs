@@ -1,11 +1,10 @@
-//! How a user asks for a round: what must be proven, how long it may take, what is done with
-//! threads that disagree.
+//! The settings of a broadcast: coverage, timeout and the handling of divergence.
 
 use core::ffi::c_long;
 use core::fmt;
 use core::time::Duration;
 
-/// What a broadcast must prove before it changes anything.
+/// What a broadcast proves before any thread makes the call.
 ///
 /// # Examples
 ///
@@ -13,22 +12,21 @@ use core::time::Duration;
 /// # extern crate psx_core as psx;
 /// use psx::{Broadcast, Coverage};
 ///
-/// // A program that knows of an unregistered thread, and accepts that it keeps what it has.
+/// // For a program that accepts that its unregistered threads keep their privileges.
 /// const LENIENT: Broadcast = Broadcast::new().coverage(Coverage::Registered);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Coverage {
-    /// Go ahead only when the kernel's own count of the process's threads proves that every one of
-    /// them is stopped or is the caller. The default.
+    /// Make the call only if the kernel's count of the process's threads proves that every thread is stopped
+    /// or is the caller. The default.
     #[default]
     Require,
-    /// Go ahead with the registered threads. Every other thread of the process **keeps the privileges
-    /// that it has**, and can use them for whatever code runs in it;
-    /// [`Report::left_out`](crate::Report::left_out) names these threads.
+    /// Make the call on the registered threads. Every other thread **keeps its privileges**, and any code
+    /// that runs in it can use them; [`Report::left_out`](crate::Report::left_out) names these threads.
     Registered,
 }
 
-/// What is done when a thread's outcome is not the caller's.
+/// What a broadcast does when a thread's outcome differs from the caller's.
 ///
 /// # Examples
 ///
@@ -39,23 +37,22 @@ pub enum Coverage {
 /// let every_thread = Broadcast::new().divergence(Divergence::Report);
 /// // SAFETY: gettid(2) reads one number and changes nothing.
 /// let report = unsafe { every_thread.syscall(libc::SYS_gettid, [0; 6])? };
-/// // Every thread but the caller has another id.
+/// // Each thread returns its own id.
 /// assert_eq!(report.divergent().len(), report.threads() - 1);
 /// # Ok::<(), psx::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Divergence {
-    /// End the process by SIGABRT while all threads still stand where they are, after a message on
-    /// standard error that names the call and the threads. The default, as in the Go package: no
-    /// thread goes on with privileges that the others do not have. Handlers that the program has
-    /// for SIGABRT are not run.
+    /// End the process by SIGABRT while all threads are still stopped, with a message on standard error that
+    /// names the call and the threads. The default, as in the Go package: no thread continues with
+    /// privileges that other threads have lost. The program's handlers of SIGABRT do not run.
     #[default]
     Abort,
     /// ThreadList the threads in the [`Report`](crate::Report).
     Report,
 }
 
-/// How a round is to run.
+/// How a call is made on every thread: the settings of a broadcast.
 ///
 /// # Examples
 ///
@@ -89,32 +86,32 @@ impl Broadcast {
         }
     }
 
-    /// How long the round may take until its commit point, the registration of a calling thread that is
-    /// not registered yet included. It may not be zero. From the commit point on there is no timeout:
-    /// there the round cannot be taken back, and waits until every thread has made the call.
+    /// Sets how long the broadcast may take until its commit point, at which the first thread makes the
+    /// call. The registration of the calling thread, if it is not registered yet, counts. Zero is an error.
+    /// From the commit point on there is no timeout: the broadcast cannot be undone, and waits until every
+    /// thread has made the call.
     ///
-    /// A round fails before its timeout where waiting makes no sense: with
-    /// [`Error::Uncovered`](crate::Error::Uncovered) about threads that have had the time to register,
-    /// and did not.
+    /// A broadcast fails before its timeout with [`Error::Uncovered`](crate::Error::Uncovered) where
+    /// unregistered threads have had enough time to register.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// What must be proven.
+    /// Sets what is proven before any thread makes the call.
     pub const fn coverage(mut self, coverage: Coverage) -> Self {
         self.coverage = coverage;
         self
     }
 
-    /// Whether a round of these rules reaches every thread of the process, or none. For psx itself.
+    /// Whether a broadcast of these settings reaches every thread of the process, or none. For psx itself.
     #[doc(hidden)]
     #[must_use]
     pub const fn proves_coverage(&self) -> bool {
         !matches!(self.coverage, Coverage::Registered)
     }
 
-    /// What is done when threads disagree.
+    /// Sets what happens when a thread's outcome differs from the caller's.
     pub const fn divergence(mut self, divergence: Divergence) -> Self {
         self.divergence = divergence;
         self
@@ -129,23 +126,21 @@ impl Broadcast {
     /// Makes the system call `nr` with `args` on every thread: on the caller first and, if it
     /// succeeds there, on all others.
     ///
-    /// Neither the caller's errno nor anyone else's is touched. Arguments beyond those that the
-    /// call has are ignored.
+    /// No thread's errno changes. The kernel ignores arguments beyond those that the call has.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`](crate::Error::Os) with the caller's errno where the call fails on the caller;
-    /// then no other thread makes it. Any other error means that no thread has made it.
+    /// [`Error::Os`](crate::Error::Os) with the kernel's error number if the call fails on the caller; then no
+    /// other thread makes it. Any other error means that no thread has made it.
     ///
     /// # Safety
     ///
-    /// - The call with these arguments is one that may be made on any thread at any time, between
-    ///   any two instructions, [`vfork(2)`], `clone`, `exit`, `rt_sigreturn` and calls that wait
-    ///   for another thread excepted.
-    /// - Memory that it reads or writes stays valid until this returns, and may be written by all
-    ///   threads at once.
-    /// - What it changes is something that the program's threads can live with: whoever closes a
-    ///   descriptor on every thread closes it once, and something else the other times.
+    /// - The call with these arguments must be sound on any thread, between any two instructions. Never
+    ///   sound are [`vfork(2)`], `clone`, `exit`, `rt_sigreturn` and calls that wait for another thread.
+    /// - Memory that the call reads or writes must be valid until this function returns, and all threads may
+    ///   write it at once.
+    /// - The program must stay correct when every thread makes the call. `close` closes the descriptor on the
+    ///   first thread; on the others it fails, or closes what has been opened under the same number since.
     ///
     /// [`vfork(2)`]: https://man7.org/linux/man-pages/man2/vfork.2.html
     #[doc(alias = "psx_syscall6")]
@@ -155,7 +150,7 @@ impl Broadcast {
         nr: c_long,
         args: [usize; 6],
     ) -> Result<crate::Report, crate::Error> {
-        // SAFETY: our caller's promise.
+        // SAFETY: the caller promises that the call is sound on every thread.
         let op = || unsafe { crate::sys::raw::syscall(nr, args) };
         let may_filter =
             nr == libc::SYS_seccomp || (nr == libc::SYS_prctl && args[0] == SET_SECCOMP);
@@ -165,38 +160,37 @@ impl Broadcast {
 
     /// Runs `op` on every thread: on the caller first and, if it succeeds there, on all others.
     ///
-    /// On the others it runs in a signal handler, on top of whatever the thread was doing, while
-    /// all threads stand still. Each thread's errno is saved and restored around it.
+    /// On the others it runs in a signal handler while all threads are stopped. Each thread's errno is saved
+    /// and restored around it.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`](crate::Error::Os) with the `Errno` that `op` returns on the caller; then no
-    /// other thread runs it, and what it did on the caller before it failed stays done. Any other
-    /// error means that no thread has run it.
+    /// [`Error::Os`](crate::Error::Os) with the `Errno` that `op` returns on the caller; then no other thread
+    /// runs it. What it did on the caller before it failed is not undone. Any other error means that no
+    /// thread has run it.
     ///
     /// # Panics
     ///
-    /// A panic in `op` ends the process: there is no way back from it.
+    /// A panic in `op` ends the process.
     ///
     /// # Safety
     ///
-    /// - `op` is async-signal-safe ([`signal-safety(7)`]): it allocates nothing, takes no lock,
-    ///   waits for no other thread, touches no thread-local that is initialised lazily or has a
-    ///   destructor, and does not unwind. A stopped thread may hold any lock, the allocator's and
-    ///   standard output's included. Plain system calls are what it is for; the libc's `set*id`
-    ///   and `setgroups`, which make broadcasts of their own, are not.
-    /// - It uses at most 2 KiB of stack, its callees included, in the build that runs: on a thread with an
-    ///   alternate signal stack it runs there, and std gives its threads one of 8 KiB on x86_64, more than
-    ///   a third of which the kernel's frame takes. A thread with less than 2 KiB left for `op` refuses
-    ///   before any thread has made the call
-    ///   ([`Error::StackTooSmall`](crate::Error::StackTooSmall)); what `op` uses beyond that, nothing
-    ///   checks.
-    /// - It returns, on every thread: it ends, creates or replaces none.
-    /// - It is one that can run on any thread.
+    /// - `op` must be async-signal-safe ([`signal-safety(7)`]): it must not allocate, take a lock, wait for
+    ///   another thread, use a thread-local that is initialised lazily or has a destructor, or unwind. A
+    ///   stopped thread may hold any lock, those of the allocator and of standard output included. Plain
+    ///   system calls are safe; the libc's `set*id` and `setgroups`, which signal all threads themselves,
+    ///   are not.
+    /// - `op` and its callees must use at most 2 KiB of stack, in the build that runs. It runs on the thread's
+    ///   alternate signal stack, if there is one: std gives its threads one of 8 KiB on x86_64, of which the
+    ///   kernel's frame takes more than a third. If a thread has less than 2 KiB left, no thread makes the
+    ///   call ([`Error::StackTooSmall`](crate::Error::StackTooSmall)); an `op` that uses more than 2 KiB is
+    ///   not detected.
+    /// - `op` must return on every thread: it must not end, create or replace threads.
+    /// - `op` must be sound on any thread, between any two instructions.
     ///
     /// # Examples
     ///
-    /// Two steps in one stop:
+    /// Two calls in one stop:
     ///
     /// ```
     /// # extern crate psx_core as psx;
@@ -210,7 +204,7 @@ impl Broadcast {
     ///     }
     /// }
     ///
-    /// // SAFETY: two plain system calls and the thread's own errno.
+    /// // SAFETY: two plain system calls and a read of the thread's errno.
     /// let report = unsafe {
     ///     Broadcast::new().run(|| {
     ///         prctl(libc::PR_SET_TIMERSLACK, 50_000)?;
@@ -232,9 +226,9 @@ impl Broadcast {
 
     /// [`run`](Self::run) for a closure that installs no seccomp filter.
     ///
-    /// Since `run` cannot know what its closure does, its threads wait for each other by futex alone:
-    /// a filter that the closure installs might end the process over any other system call. Here
-    /// they wait by `sched_yield` too, which takes a third off the stop.
+    /// In `run`, threads wait for each other by futex alone: the closure may install a filter that kills the
+    /// process on any other system call. Here they call `sched_yield` as well, which shortens the stop by a
+    /// third.
     ///
     /// # Errors
     ///
@@ -242,7 +236,7 @@ impl Broadcast {
     ///
     /// # Safety
     ///
-    /// As [`run`](Self::run).
+    /// As [`run`](Self::run). A closure that installs a seccomp filter may end the process.
     ///
     /// # Examples
     ///
@@ -263,8 +257,8 @@ impl Broadcast {
         crate::process::broadcast(self, call)
     }
 
-    /// [`run_without_seccomp`](Self::run_without_seccomp), named as what it is in messages. For psx itself: the
-    /// steps of `psx::Privileges`.
+    /// [`run_without_seccomp`](Self::run_without_seccomp) for the steps of `psx::Privileges`, with their name
+    /// in messages. For psx itself.
     ///
     /// # Errors
     ///
@@ -289,12 +283,12 @@ impl Default for Broadcast {
     }
 }
 
-/// What a round's call is called in messages.
+/// The name of a broadcast's call in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallName {
     /// A system call, by its number on this machine.
     Syscall(c_long),
-    /// Something that the program made itself.
+    /// The program's closure.
     Closure,
     /// The steps of `psx::Privileges`.
     Privileges,

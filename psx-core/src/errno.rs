@@ -1,12 +1,12 @@
-//! The number by which the kernel says why a call failed.
+//! Linux error numbers.
 
 use std::{error, fmt, io};
 
 /// A Linux error number, as the kernel returned it. `{}` and `{:?}` print its text and number:
 /// `Operation not permitted (os error 1)`.
 ///
-/// The thread's own `errno` is never read or written by psx, so this is the only place where a
-/// broadcast call's failure can be read.
+/// psx neither reads nor changes a thread's `errno`, so only this value tells why a broadcast's call
+/// failed.
 ///
 /// # Examples
 ///
@@ -31,14 +31,14 @@ impl Errno {
         Self(raw)
     }
 
-    /// The calling thread's `errno`, for closures that call the libc. Reads one thread-local, so it
-    /// may be called in a broadcast.
+    /// The calling thread's `errno`, for closures that call libc functions. Async-signal-safe: it reads one
+    /// thread-local.
     #[must_use]
     pub fn last() -> Self {
         Self(io::Error::last_os_error().raw_os_error().unwrap_or(0))
     }
 
-    /// The number itself, comparable with libc's constants (`libc::EPERM`, ...).
+    /// The number, comparable with libc's constants (`libc::EPERM`, ...).
     #[must_use]
     pub const fn raw(self) -> i32 {
         self.0

@@ -7,50 +7,51 @@ use crate::{Errno, NamedThread, Threads};
 
 /// Why a broadcast did not happen.
 ///
-/// After [`Error::Os`] the calling thread alone made the call, and the kernel refused it. Every other
+/// [`Error::Os`] means that the calling thread alone made the call, and that the call failed. Every other
 /// variant means that no thread made the call.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The call failed on the caller, which makes it first and alone.
+    /// The call failed on the calling thread, which makes it first and alone.
     Os(Errno),
-    /// These registered threads did not stop in time.
+    /// These registered threads did not stop before the timeout.
     Unreachable(Threads),
-    /// These registered threads have an alternate signal stack ([`sigaltstack(2)`]) with too little
-    /// room for psx's handler, or for a closure of [`Broadcast::run`](crate::Broadcast::run).
+    /// The alternate signal stacks ([`sigaltstack(2)`]) of these registered threads are too small for psx's
+    /// handler, or for a closure of [`Broadcast::run`](crate::Broadcast::run).
     ///
     /// [`sigaltstack(2)`]: https://man7.org/linux/man-pages/man2/sigaltstack.2.html
     StackTooSmall(Threads),
-    /// These threads of the process are not registered, or could only be counted
+    /// These threads of the process are not registered. Some may be counted and not named
     /// ([`Threads::unnamed`]).
     Uncovered(Threads),
-    /// The kernel's count of the process's threads cannot be read, so nothing can be proven.
+    /// The kernel's count of the process's threads cannot be read, so coverage cannot be proven.
     ThreadCountUnavailable(Errno),
     /// The kernel does not let this process signal its own threads.
     SignalDenied(Errno),
-    /// This thread is already inside a round, or in the middle of starting a thread.
+    /// The calling thread is already inside a broadcast, or is starting a thread.
     Reentrant,
-    /// Another round, or a thread that was being started, was in the way until the timeout.
+    /// Another broadcast, or the start of a thread, lasted until the timeout.
     Busy,
-    /// The timeout is zero, so that no thread could have answered.
+    /// The timeout is zero.
     ZeroTimeout,
-    /// There is no memory left for the round's records, which are laid out before anything stops.
+    /// No memory for the broadcast's records, which are allocated before any thread is stopped.
     OutOfMemory,
-    /// The thread cannot be registered: the libc has no key for thread-specific data left
-    /// ([`pthread_key_create(3)`]) or no memory, or a filter refuses `gettid` or `getpid`.
+    /// The calling thread cannot be registered: the libc has no key for thread-specific data left
+    /// ([`pthread_key_create(3)`]) or no memory, or a seccomp filter refuses `gettid` or `getpid`.
     ///
     /// [`pthread_key_create(3)`]: https://man7.org/linux/man-pages/man3/pthread_key_create.3p.html
     RegistrationFailed(Errno),
-    /// psx's handler of signal 33 cannot be installed, this thread's signal mask cannot be changed, or the
-    /// handler that was there before cannot be remembered: psx keeps up to eight different ones (`ENOSPC` after that).
+    /// psx's handler of signal 33 cannot be installed, or the calling thread's signal mask cannot be
+    /// changed. `ENOSPC` where psx cannot keep one more handler that the program installed for this signal:
+    /// it keeps eight.
     Handler(Errno),
-    /// The monotonic clock cannot be read, so that no timeout would hold.
+    /// The monotonic clock cannot be read, so a timeout cannot be kept.
     ClockUnavailable(Errno),
-    /// This code runs in a child of `vfork`, or of `clone` with `CLONE_VM`: another process that uses
-    /// the memory of the one that psx counts.
+    /// The caller is a child of `vfork`, or of `clone` with `CLONE_VM`: a process that uses the memory of
+    /// another process.
     OtherProcess,
-    /// This thread uses the thread-local storage of another thread, as one made by a raw `clone`
-    /// without `CLONE_SETTLS` does.
+    /// The calling thread uses the thread-local storage of another thread, as after a raw `clone` without
+    /// `CLONE_SETTLS`.
     SharedThreadLocals,
 }
 
@@ -63,26 +64,24 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable(threads) => write!(
                 f,
-                "nothing changed: {} did not stop in time: {threads}; look for a blocked signal \
-                 33 (a raw rt_sigprocmask, or a signal set of all ones where sigfillset leaves 33 \
-                 out), a vfork that has not reached its exec, a debugger, or a full signal queue \
+                "nothing changed: {} did not stop before the timeout: {threads}; look for a blocked \
+                 signal 33 (a raw rt_sigprocmask, or a signal set of all ones, where sigfillset \
+                 leaves 33 out), a vfork before its exec, a debugger, or a full signal queue \
                  (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
             ),
             Self::StackTooSmall(threads) => write!(
                 f,
                 "nothing changed: the alternate signal stack is too small for psx's handler on {}: \
-                 {threads}; give such a thread, by sigaltstack, one of getauxval(AT_MINSIGSTKSZ) \
-                 plus 8 KiB or more",
+                 {threads}; call sigaltstack there with at least getauxval(AT_MINSIGSTKSZ) plus 8 KiB",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
             Self::ThreadCountUnavailable(errno) => write!(
                 f,
                 "nothing changed: the kernel's thread count of this process cannot be read \
-                 ({errno}); call psx::thread::adopt() before /proc goes away; \
-                 Coverage::Registered needs no count, and leaves every other thread with the \
-                 privileges that it has"
+                 ({errno}); call psx::thread::adopt() before /proc becomes unreachable, or use \
+                 Coverage::Registered, which needs no count and leaves unregistered threads as they are"
             ),
             Self::SignalDenied(errno) => write!(
                 f,
@@ -91,32 +90,29 @@ impl fmt::Display for Error {
                  before it is installed"
             ),
             Self::Reentrant => f.write_str(
-                "nothing changed: this thread is already inside a broadcast or a spawn; make the \
-                 call after it",
+                "nothing changed: this thread is already inside a broadcast or is starting a thread; \
+                 make the call afterwards",
             ),
             Self::Busy => f.write_str(
-                "nothing changed: another broadcast or a starting thread was in the way until the \
+                "nothing changed: another broadcast, or the start of a thread, lasted until the \
                  timeout; try again",
             ),
             Self::ZeroTimeout => f.write_str(
-                "nothing changed: a broadcast with a timeout of zero cannot reach any thread; \
-                 give it a longer one",
+                "nothing changed: with a timeout of zero no thread can be stopped; set a longer one",
             ),
             Self::OutOfMemory => f.write_str(
-                "nothing changed: no memory for the broadcast's records, which are laid out \
-                 before any thread is stopped",
+                "nothing changed: no memory for the broadcast's records; free some, and try again",
             ),
             Self::RegistrationFailed(errno) => write!(
                 f,
-                "nothing changed: this thread could not be registered with psx ({errno}); EAGAIN and \
-                 ENOMEM mean that the libc has no key for thread-specific data left (1024 in a \
-                 process) or no memory; for another number look for a seccomp filter against gettid \
-                 or getpid"
+                "nothing changed: psx cannot register this thread ({errno}); on EAGAIN or ENOMEM the \
+                 libc has no key for thread-specific data left (of 1024 in a process) or no memory; \
+                 on another error look for a seccomp filter against gettid or getpid"
             ),
             Self::Handler(errno) if errno.raw() == libc::ENOSPC => f.write_str(
-                "nothing changed: signal 33 has had more than eight different handlers beside \
-                 psx's, and psx keeps no more to pass signals on to; install one handler once, \
-                 not a new one each time",
+                "nothing changed: the program has installed more than eight different handlers for \
+                 signal 33, and psx keeps eight to forward signals to; install the same handler each \
+                 time",
             ),
             Self::Handler(errno) => write!(
                 f,
@@ -126,24 +122,22 @@ impl fmt::Display for Error {
             ),
             Self::ClockUnavailable(errno) => write!(
                 f,
-                "nothing changed: the clock cannot be read ({errno}), so that no timeout would \
-                 hold; look for a seccomp filter against clock_gettime"
+                "nothing changed: the clock cannot be read ({errno}), so a timeout cannot be kept; \
+                 look for a seccomp filter against clock_gettime"
             ),
             Self::OtherProcess => f.write_str(
-                "nothing changed: this is a child of vfork, or of clone with CLONE_VM, which uses \
-                 the memory of another process; use psx in that process, or after fork or exec",
+                "nothing changed: this process is a child of vfork, or of clone with CLONE_VM, and \
+                 uses the memory of another process; call psx in that process, or after a fork or exec",
             ),
             Self::SharedThreadLocals => f.write_str(
-                "nothing changed: this thread uses another thread's thread-local storage, and psx \
-                 cannot tell the two apart; start it by pthread_create, or by clone with \
-                 CLONE_SETTLS and a thread-local storage of its own",
+                "nothing changed: this thread uses another thread's thread-local storage; start it by \
+                 pthread_create, or by clone with CLONE_SETTLS and its own thread-local storage",
             ),
         }
     }
 }
 
-/// The variant's name, and then what [`Display`](fmt::Display) says: `fn main() -> Result<(), Box<dyn
-/// Error>>` prints this, for the person who has to act on it.
+/// The variant's name and the [`Display`](fmt::Display) text: a `main` that returns the error prints this.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variant = match self {
@@ -173,7 +167,7 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
         "nothing changed: {} of this process cannot be stopped by psx: {threads}",
         Counted(threads.len())
     )?;
-    // The main thread's id is the process's.
+    // The main thread's id is the process id.
     let main = std::process::id();
     if threads.iter().any(|thread| thread.tid() == main) {
         write!(
@@ -184,29 +178,28 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     }
     if threads.iter().any(|thread| !thread.is_made_by_kernel() && thread.tid() != main) {
         f.write_str(
-            "; what was not started through psx can call psx::thread::adopt() itself, be \
-             registered by psx's feature `interpose`, or be left with the privileges that they have \
-             by Coverage::Registered",
+            "; call psx::thread::adopt() in each thread that psx did not start, enable psx's feature \
+             `interpose`, or use Coverage::Registered, which leaves these threads as they are",
         )?;
     }
     if threads.iter().any(NamedThread::is_uring_poller) {
         f.write_str(
-            "; an iou-sqp thread serves an io_uring ring with the credentials that the ring was \
-             made with: close the ring first, and make it anew afterwards",
+            "; an iou-sqp thread serves an io_uring ring with the credentials of the ring's creation: \
+             close the ring first, and create a new one afterwards",
         )?;
     }
     if let Some(other) = threads.iter().find(|t| t.is_made_by_kernel() && !t.is_uring_poller()) {
         write!(
             f,
-            "; {} was made by the kernel, for a device that this process has opened: close the \
-             device first, and open it again afterwards",
+            "; {} was made by the kernel for a device that this process opened: close the device \
+             first, and reopen it afterwards",
             other.tid()
         )?;
     }
     if threads.unnamed() > 0 {
         f.write_str(
-            "; without /proc psx cannot tell which threads these are, nor that one is an io_uring \
-             worker, which would be no obstacle: broadcast while /proc is there, or call \
+            "; without /proc psx cannot name these threads, and cannot recognise io_uring workers, \
+             which need not be stopped: broadcast while /proc is reachable, or call \
              psx::thread::adopt() in every thread",
         )?;
     }
@@ -228,11 +221,11 @@ impl error::Error for Error {
 }
 
 impl From<Error> for io::Error {
-    /// Keeps the whole error, so that the text is psx's. The kind is that of the kernel's error number
-    /// where there is one; the number itself is in [`source`](error::Error::source), an [`Errno`], and
-    /// [`get_ref`](io::Error::get_ref) has the psx error.
-    /// [`raw_os_error`](io::Error::raw_os_error) is `None`: std prints nothing else of an error that
-    /// has it.
+    /// Keeps the whole error and its text; [`get_ref`](io::Error::get_ref) returns it. The
+    /// [`kind`](io::Error::kind) is that of the kernel's error number, if there is one, and
+    /// [`source`](error::Error::source) is that number, an [`Errno`].
+    /// [`raw_os_error`](io::Error::raw_os_error) is `None`, because std prints nothing but the number of an
+    /// error that has one.
     ///
     /// # Examples
     ///
@@ -307,7 +300,7 @@ mod tests {
         assert!(text.contains("2 threads") && text.contains("1 (iou-sqp-9), 2 (x)"), "{text}");
         assert!(text.contains("close the ring") && text.contains("adopt()"), "{text}");
 
-        // The same name on a thread of the program's.
+        // The program gave this name to one of its own threads.
         let posing = Error::Uncovered([thread(1, "iou-sqp-9")].into_iter().collect());
         assert!(!posing.to_string().contains("close the ring"), "{posing}");
 
@@ -354,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_what_main_prints_and_a_person_reads() {
+    fn debug_is_the_sentence_that_main_prints() {
         let worker = thread(4711, "worker-1");
         assert_eq!(format!("{worker:?}"), "4711 (worker-1)");
         assert_eq!(format!("{:?}", worker.name), "worker-1");
@@ -384,13 +377,13 @@ mod tests {
             ("SharedThreadLocals", Error::SharedThreadLocals),
         ];
         for (variant, error) in errors {
-            // The alternate form too: that is what `dbg!` and many loggers use.
+            // The alternate form too: `dbg!` and many loggers use it.
             assert_eq!(format!("{error:#?}"), format!("{variant}: {error}"));
         }
     }
 
     #[test]
-    fn names_are_read_up_to_what_is_readable() {
+    fn names_end_at_the_first_byte_that_is_not_utf8() {
         assert_eq!(Comm::default().as_str(), "?");
         assert_eq!(Comm(*b"exactly16bytes!!").as_str(), "exactly16bytes!!");
         assert_eq!(Comm(*b"ab\xff\0\0\0\0\0\0\0\0\0\0\0\0\0").as_str(), "ab");

@@ -1,25 +1,26 @@
 //! The protocol under [`psx`](https://docs.rs/psx-spawn): stop every registered thread of the
-//! process, prove by the kernel's own count that none was missed, and make one call on all of them
+//! process, prove by the kernel's thread count that none was missed, and make one call on all of them
 //! at one instant, or on none.
 //!
-//! Applications use `psx`, which wraps `std::thread` so that threads are registered without
-//! anybody thinking of it. This crate is for those who start threads in another way: [`adopt`] in
-//! a thread that exists, [`SpawnGuard`] and [`Ticket`] around one about to be started.
+//! Applications use `psx`, which wraps `std::thread` so that threads register by themselves. This crate is
+//! for code that starts threads in another way: [`adopt`] registers a thread that runs, [`SpawnGuard`] and
+//! [`Ticket`] register one that is about to start.
 //!
-//! | folder | concept |
+//! | folder | contents |
 //! |---|---|
-//! | `registry/` | who belongs to the process: entries in a list, behind a gate that a round closes |
+//! | `registry/` | the registered threads: entries in a list, behind a gate that a round closes |
 //! | `round/` | stop, prove, commit, release |
-//! | `sys/` | what is below: futexes, signal 33, `/proc`; or a model of it |
-//! | `spawn_guard.rs` | what goes around the start of a thread |
-//! | `process.rs` | the process's one registry, and what the system calls of its own accord |
+//! | `sys/` | the kernel's interfaces: futexes, signal 33, `/proc`; or a model of them |
+//! | `spawn_guard.rs` | the guard around the start of a thread |
+//! | `process.rs` | the process's one registry, and the hooks that the libc calls |
 //!
-//! docs/protocol.md tells the whole, docs/invariants.md numbers what the SAFETY comments cite.
+//! docs/protocol.md describes the protocol, docs/invariants.md lists the invariants that SAFETY comments
+//! cite.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(psx_loom, allow(dead_code, reason = "what process.rs alone uses"))]
+#![cfg_attr(psx_loom, allow(dead_code, reason = "only process.rs uses it"))]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("psx is about Linux threads: it builds for Linux only");
+compile_error!("psx builds for Linux only");
 
 mod broadcast;
 mod errno;

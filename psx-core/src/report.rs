@@ -1,4 +1,4 @@
-//! What a round that went through tells its caller, and how threads are named in it.
+//! What a successful broadcast returns, and the names of threads in reports and errors.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::Errno;
 use crate::sys::ThreadInfo;
 
-/// What a successful broadcast did.
+/// The result of a successful broadcast.
 ///
 /// # Examples
 ///
@@ -33,32 +33,31 @@ pub struct Report {
 }
 
 impl Report {
-    /// What the call returned on the caller.
+    /// The value that the call returned on the calling thread.
     #[must_use]
     pub fn value(&self) -> usize {
         self.value
     }
 
-    /// How many threads made the call, the caller included.
+    /// The number of threads that made the call, the caller included.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// The threads of the process that did not make the call, because they are not registered. Each
-    /// goes on with the privileges that it had.
+    /// The threads of the process that did not make the call, because they are not registered. They keep
+    /// their privileges.
     ///
     /// Empty under [`Coverage::Require`](crate::Coverage::Require), which proves that there are none.
-    /// Under [`Coverage::Registered`](crate::Coverage::Registered) it lists those that were there
-    /// when the calling thread was about to make the call, with the registered threads stopped;
-    /// threads that they start later are not registered either. Those that the kernel has made for
-    /// itself, and that do nothing with privileges of their own, are not among them. Looking at them is
-    /// part of the stop, and takes about 10 µs for each thread that is not registered.
+    /// Under [`Coverage::Registered`](crate::Coverage::Registered) it lists the unregistered threads at the
+    /// moment before the call, when the registered threads are stopped; threads that these start later are
+    /// not registered either. Threads that the kernel created and that use no privileges of their own are
+    /// not listed. The listing is part of the stop, and takes about 10 µs for each unregistered thread.
     ///
     /// # Errors
     ///
-    /// The kernel's error number where the process's threads could not be counted, so that nothing
-    /// is known of other threads: `/proc` was out of reach when psx was first used.
+    /// The kernel's error number if the process's threads could not be counted: `/proc` was out of reach
+    /// when psx was first used. There may be unregistered threads then.
     ///
     /// # Examples
     ///
@@ -81,34 +80,34 @@ impl Report {
         self.left_out.as_ref().map_err(|&errno| errno)
     }
 
-    /// The threads whose outcome was not the caller's. Empty unless the broadcast ran under
-    /// [`Divergence::Report`](crate::Divergence::Report), since otherwise the process has ended.
+    /// The threads whose outcome differs from the caller's. Always empty under
+    /// [`Divergence::Abort`](crate::Divergence::Abort), which ends the process instead.
     #[must_use]
     pub fn divergent(&self) -> &[Divergent] {
         &self.divergent
     }
 
-    /// Whether every thread got the caller's result.
+    /// Whether the outcome is the same on every thread.
     #[must_use]
     pub fn is_unanimous(&self) -> bool {
         self.divergent.is_empty()
     }
 
-    /// How often the threads were stopped until the coverage proof held; 1 where nothing was in
-    /// the way.
+    /// The number of rounds that the broadcast took, each of which stopped the threads; 1 if the first
+    /// succeeded.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// How long the last attempt kept the program still: from the first summons to the release.
+    /// The length of the last round's stop, from the first signal to the release.
     #[must_use]
     pub fn stopped(&self) -> Duration {
         self.stopped
     }
 }
 
-/// A thread whose outcome was not the caller's. `{:?}` prints what `{}` prints.
+/// A thread whose outcome differs from the caller's. `{:?}` prints what `{}` prints.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Divergent {
     pub(crate) thread: NamedThread,
@@ -116,13 +115,13 @@ pub struct Divergent {
 }
 
 impl Divergent {
-    /// Which thread it was.
+    /// The thread.
     #[must_use]
     pub fn thread(&self) -> &NamedThread {
         &self.thread
     }
 
-    /// What became of its call.
+    /// The outcome of its call.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
@@ -141,15 +140,15 @@ impl fmt::Debug for Divergent {
     }
 }
 
-/// What became of one thread's call.
+/// The outcome of one thread's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It returned this value.
+    /// The call returned this value.
     Returned(usize),
-    /// It failed.
+    /// The call failed.
     Failed(Errno),
-    /// The thread ended inside its call and never came back from it.
+    /// The thread ended inside the call.
     Died,
 }
 
@@ -172,8 +171,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A thread as an operator knows it: its kernel id and its name. `{}` and `{:?}` print
-/// `4711 (worker-1)`.
+/// A thread's kernel id and its name. `{}` and `{:?}` print `4711 (worker-1)`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NamedThread {
     pub(crate) tid: u32,
@@ -182,17 +180,17 @@ pub struct NamedThread {
 }
 
 impl NamedThread {
-    /// A thread of the program's.
+    /// A registered thread.
     pub(crate) const fn registered(tid: u32, name: Comm) -> Self {
         Self { tid, name, made_by_kernel: false }
     }
 
-    /// A thread as the kernel shows it.
+    /// A thread as `/proc` shows it.
     pub(crate) const fn seen(tid: u32, info: ThreadInfo) -> Self {
         Self { tid, name: info.name, made_by_kernel: info.made_by_kernel }
     }
 
-    /// The thread of this process with the id `tid`, by the name that it has now. For psx itself.
+    /// The thread of this process with the id `tid` and its current name. For psx itself.
     #[cfg(not(psx_loom))]
     #[doc(hidden)]
     #[must_use]
@@ -200,7 +198,7 @@ impl NamedThread {
         crate::process::name(tid)
     }
 
-    /// The kernel's id of the thread, as in [`gettid(2)`] and the names in `/proc/self/task`.
+    /// The thread's kernel id, as in [`gettid(2)`] and `/proc/self/task`.
     ///
     /// [`gettid(2)`]: https://man7.org/linux/man-pages/man2/gettid.2.html
     #[must_use]
@@ -208,22 +206,22 @@ impl NamedThread {
         self.tid
     }
 
-    /// The thread's name as the kernel has it, at most 15 bytes; `?` where it could not be read.
-    /// Bytes that are no UTF-8 end it early.
+    /// The thread's name in the kernel, at most 15 bytes; `?` if it could not be read. It ends at the first
+    /// byte that is not UTF-8.
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// Whether this is the kernel's submission poller of an io_uring ring, which goes on with the
-    /// credentials that the ring was made with.
+    /// Whether this is the kernel's submission poller of an io_uring ring. It keeps the credentials of the
+    /// ring's creation.
     #[must_use]
     pub fn is_uring_poller(&self) -> bool {
         self.made_by_kernel && self.name().starts_with("iou-sqp-")
     }
 
-    /// Whether the kernel has made this thread in the process for a device or a ring that the
-    /// program has opened. psx cannot stop such a thread, and it cannot register itself.
+    /// Whether the kernel created this thread in the process, for a device or a ring that the program
+    /// opened. psx cannot stop such a thread, and it cannot register itself.
     #[must_use]
     pub fn is_made_by_kernel(&self) -> bool {
         self.made_by_kernel
@@ -244,14 +242,14 @@ impl fmt::Debug for NamedThread {
 
 /// A list of threads. `{}` and `{:?}` print `4711 (worker-1), 4712 (worker-2)`.
 ///
-/// Dereferences to the threads that have a name and an id here. There may be more, which the kernel
-/// counts and psx cannot name ([`unnamed`](Self::unnamed)): where `/proc` is out of reach, as after a
-/// `chroot`. [`len`](Self::len) and [`is_empty`](Self::is_empty) count them too.
+/// Dereferences to the named threads. Where `/proc` is out of reach, as after a `chroot`, the kernel may
+/// count more threads than psx can name ([`unnamed`](Self::unnamed)). [`len`](Self::len) and
+/// [`is_empty`](Self::is_empty) include these.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Threads {
     pub(crate) named: Box<[NamedThread]>,
     pub(crate) unnamed: usize,
-    /// Why there are unnamed ones.
+    /// Why some threads are unnamed.
     pub(crate) reason: Option<Errno>,
 }
 
@@ -260,20 +258,19 @@ impl Threads {
         Self { named: threads.into_boxed_slice(), unnamed: 0, reason: None }
     }
 
-    /// How many threads there are, those that cannot be named included.
+    /// The number of threads, named and unnamed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.named.len() + self.unnamed
     }
 
-    /// Whether there are no threads, not even any that cannot be named.
+    /// Whether there are no threads, named or unnamed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many threads there are besides those that are listed: the kernel counts them, and their
-    /// ids and names cannot be read.
+    /// The number of threads that the kernel counts and psx cannot name.
     #[must_use]
     pub fn unnamed(&self) -> usize {
         self.unnamed
@@ -331,8 +328,8 @@ impl fmt::Display for Counted {
     }
 }
 
-/// A thread's name in the kernel's own form (`TASK_COMM_LEN`): 16 bytes, the rest zero. Fixed
-/// size, so that it can be read and stored where nothing may be allocated.
+/// A thread's name in the kernel's form (`TASK_COMM_LEN`): 16 bytes, padded with zeros. Of fixed size, so
+/// that it can be stored without allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Comm(pub(crate) [u8; 16]);
 

@@ -1,4 +1,4 @@
-//! Which threads the process has, registered or not: for logs, health checks and
+//! Lists the threads of the process, registered or not, for `psx::threads` and
 //! `psx::Privileges::verify`.
 
 use std::io;
@@ -10,7 +10,7 @@ use crate::runtime::Runtime;
 use crate::sys::{ThreadInfo, UnregisteredKind, raw, thread_dir};
 use crate::{Errno, Error};
 
-/// How a thread of the process stands to broadcasts.
+/// Whether broadcasts reach a thread.
 ///
 /// # Examples
 ///
@@ -28,15 +28,15 @@ use crate::{Errno, Error};
 pub enum ThreadKind {
     /// Broadcasts reach it.
     Registered,
-    /// Broadcasts do not reach it: it keeps the privileges that it has until it changes them itself. A
-    /// thread that has just been started is one for as long as it takes to register.
+    /// Broadcasts do not reach it: it keeps its privileges until it changes them itself. A thread that has
+    /// just been started is unregistered until it registers.
     Unregistered,
-    /// The kernel has made it in the process for itself, and it does nothing with the privileges that
-    /// it was made with: an io_uring worker acts with those of each request. Nothing is to be changed.
+    /// The kernel created it in the process, and it does not use the privileges of its creation: an
+    /// io_uring worker acts with those of each request. It needs no change.
     KernelWorker,
 }
 
-/// A thread of the process, as [`threads`](crate::threads) found it.
+/// A thread of the process, from [`threads`](crate::threads).
 #[derive(Clone, Debug)]
 pub struct ProcessThread {
     thread: NamedThread,
@@ -45,19 +45,19 @@ pub struct ProcessThread {
 }
 
 impl ProcessThread {
-    /// Its id and name.
+    /// The thread's id and name.
     #[must_use]
     pub fn thread(&self) -> &NamedThread {
         &self.thread
     }
 
-    /// How it stands to broadcasts.
+    /// Whether broadcasts reach the thread.
     #[must_use]
     pub fn kind(&self) -> ThreadKind {
         self.kind
     }
 
-    /// The text of its `status` file, see `proc_pid_status(5)`. For psx itself.
+    /// The text of the thread's `status` file (`proc_pid_status(5)`). For psx itself.
     #[doc(hidden)]
     #[must_use]
     pub fn status(&self) -> &[u8] {
@@ -66,12 +66,12 @@ impl ProcessThread {
 }
 
 impl Runtime {
-    /// Every thread of the process. The calling thread is registered, and no round is on.
+    /// Every thread of the process. Called by a registered thread, outside a round.
     pub(crate) fn threads(&self) -> io::Result<Vec<ProcessThread>> {
         let before = self.registered_ids()?;
         let directory = self.kernel.threads().map_err(|errno| match errno.raw() {
             libc::ENOENT if self.kernel.has_procfs() => unreadable(format_args!(
-                "/proc does not show this process; it may belong to another pid namespace"
+                "/proc does not contain this process; it may belong to another pid namespace"
             )),
             libc::ENOENT => {
                 unreadable(format_args!("there is no /proc, or it is not the kernel's"))
@@ -98,7 +98,7 @@ impl Runtime {
                     let why = status.err().unwrap_or(Errno::from_raw(libc::ENOENT));
                     let tid = listed.tid;
                     return Err(unreadable(format_args!(
-                        "thread {tid} lives and cannot be read: {why}"
+                        "the status of thread {tid} cannot be read: {why}"
                     )));
                 }
             };
@@ -119,9 +119,9 @@ impl Runtime {
             let room = self.list.len() + 16;
             let mut tids = try_vec(room).map_err(out_of_memory)?;
             let mut is_whole = true;
-            // Nothing is allocated under the list's lock: only what fits goes in.
+            // Allocate nothing under the list's lock: an entry that does not fit starts another pass.
             self.list.for_each(|entry| {
-                // A dead thread's id may be an unregistered thread's by now.
+                // The kernel may have given a dead thread's id to an unregistered thread.
                 if entry.tid() != Entry::NO_TID && !entry.has_died() {
                     is_whole &= tids.len() < room;
                     if is_whole {
@@ -135,7 +135,7 @@ impl Runtime {
         }
     }
 
-    /// The process's threads, and maybe some that have just ended.
+    /// The threads of the process, possibly with some that have just ended.
     fn list_threads(
         &self,
         directory: &thread_dir::ThreadDir,
@@ -150,10 +150,12 @@ impl Runtime {
     }
 }
 
-/// Reads a list until it is the same twice and as long as `count`. The kernel ends a list of threads
-/// early, and says nothing, when the thread that it has come to ends (`proc_task_readdir` in
-/// fs/proc/base.c). Where threads come and go without a pause, the list is read so often that no thread
-/// was left out each time. Returns all that were in any of the lists.
+/// Reads a list until two readings are equal and as long as `count`, at most 100 times, and returns the
+/// union of all readings.
+///
+/// The kernel cuts a list of threads short without an error when the thread at its position ends
+/// (`proc_task_readdir` in fs/proc/base.c). Where threads start and end all the time, no two readings need
+/// be equal, but a living thread is in at least one of so many.
 fn read_until_whole<T: Ord + Copy>(
     mut list: impl FnMut() -> io::Result<Vec<T>>,
     count: impl Fn() -> Option<usize>,
@@ -175,7 +177,7 @@ fn read_until_whole<T: Ord + Copy>(
 }
 
 fn unreadable(what: std::fmt::Arguments<'_>) -> io::Error {
-    io::Error::other(format!("the list of this process's threads is not whole: {what}"))
+    io::Error::other(format!("the list of this process's threads is incomplete: {what}"))
 }
 
 fn out_of_memory(_: NoMemory) -> io::Error {
@@ -197,22 +199,22 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_ended_early_is_read_again() {
+    fn a_list_cut_short_is_read_again() {
         assert_eq!(whole(&[&[1, 2, 3]], 3), (vec![1, 2, 3], 2));
-        // Thread 2 ended as the list came to it; 3 is there all the same.
+        // Cut short at thread 2, which ended; thread 3 lives.
         assert_eq!(whole(&[&[1], &[1, 3]], 2), (vec![1, 3], 3));
-        // The same early end twice: the count says that there is more.
+        // Cut short twice at the same place: the count shows that a thread is missing.
         assert_eq!(whole(&[&[1], &[1], &[3, 1]], 2), (vec![1, 3], 4));
-        // What one list has is not lost because two later ones agree.
+        // A thread in one reading is kept, although two later readings agree without it.
         assert_eq!(whole(&[&[1, 3], &[1], &[1]], 1), (vec![1, 3], 3));
     }
 
     #[test]
     fn lists_that_never_agree_are_merged() {
-        let mut born = 0;
+        let mut started = 0;
         let list = || {
-            born += 1;
-            Ok(vec![1, born + 1])
+            started += 1;
+            Ok(vec![1, started + 1])
         };
         assert_eq!(read_until_whole(list, || Some(2)).unwrap().len(), 101);
     }

@@ -1,5 +1,5 @@
-//! What a round tells `tracing`: before it begins and after it is over, from the caller. Never in
-//! between, since a subscriber takes locks that a stopped thread may hold; never from a handler.
+//! The `tracing` span of a broadcast. The caller records it before the first attempt and after the
+//! release, never while threads are stopped: a subscriber takes locks that a stopped thread may hold.
 
 use crate::broadcast::CallName;
 use crate::{Broadcast, Error, Report};
@@ -7,7 +7,7 @@ use crate::{Broadcast, Error, Report};
 #[cfg(feature = "tracing")]
 pub(crate) use tracing::Span;
 
-/// Opens the round's span.
+/// Opens the span.
 #[cfg(feature = "tracing")]
 pub(crate) fn begin(call: CallName, plan: &Broadcast) -> Span {
     tracing::debug_span!(
@@ -20,7 +20,7 @@ pub(crate) fn begin(call: CallName, plan: &Broadcast) -> Span {
     )
 }
 
-/// Says in the span how it went.
+/// Records the result in the span.
 #[cfg(feature = "tracing")]
 pub(crate) fn end(span: &Span, result: &Result<Report, Error>) {
     match result {
@@ -32,11 +32,11 @@ pub(crate) fn end(span: &Span, result: &Result<Report, Error>) {
             match report.left_out() {
                 Ok(threads) if threads.is_empty() => {}
                 Ok(threads) => {
-                    tracing::warn!(parent: span, "not registered, and as they were: {threads}");
+                    tracing::warn!(parent: span, "unregistered threads did not make the call: {threads}");
                 }
                 Err(errno) => tracing::warn!(
                     parent: span,
-                    "threads that are not registered are as they were; there is no count of them: {errno}"
+                    "unregistered threads did not make the call, and cannot be counted: {errno}"
                 ),
             }
             for divergent in report.divergent() {
