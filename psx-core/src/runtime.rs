@@ -31,7 +31,9 @@ impl Runtime {
     /// Goes through the gate, once it is open.
     pub(crate) fn enter(&self) -> Pass<'_> {
         loop {
-            if let Some(pass) = self.gate.enter(None, LivenessPoll::new(&|| self.look_at_gate())) {
+            if let Some(pass) =
+                self.gate.enter(None, LivenessPoll::new(&|| self.check_gate_closer()))
+            {
                 return pass;
             }
         }
@@ -39,16 +41,16 @@ impl Runtime {
 
     /// The same, or `None` where the gate is closed until the deadline.
     pub(crate) fn try_enter(&self, deadline: Deadline) -> Option<Pass<'_>> {
-        self.gate.enter(Some(deadline), LivenessPoll::new(&|| self.look_at_gate()))
+        self.gate.enter(Some(deadline), LivenessPoll::new(&|| self.check_gate_closer()))
     }
 
-    fn look_at_gate(&self) {
+    fn check_gate_closer(&self) {
         self.end_if_caller_died(|| self.gate.is_closed());
     }
 
     /// For a thread that waits for the round's lock. An owner that has died before it closed the gate has
     /// changed nothing: the lock goes on without it.
-    pub(crate) fn look_at_round(&self) {
+    pub(crate) fn check_lock_owner(&self) {
         let is_on = || self.gate.is_closed() || self.round.is_on();
         self.end_if_caller_died(is_on);
         self.round.lock.release_if(|owner| self.kernel.is_dead(owner) && !is_on());
@@ -101,7 +103,7 @@ impl Runtime {
     /// or by the owner's death; a wait for the list's lock by neither.
     pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
         let lock = &self.round.lock;
-        let look = || self.look_at_round();
+        let look = || self.check_lock_owner();
         let deadline = Deadline::after(FORK_WAIT);
         lock.try_acquire_now(me) || lock.try_acquire(me, deadline, LivenessPoll::new(&look))
     }

@@ -15,7 +15,8 @@
 //! has started are counted. The rest takes `/proc` itself: where that is out of reach, what is left
 //! over is counted and not named, and is taken for missed.
 
-use super::caller::{AttemptError, ThreadCounts};
+use super::broadcast::ThreadCounts;
+use super::caller::AttemptError;
 use super::scratch::Scratch;
 use crate::Errno;
 use crate::registry::Entry;

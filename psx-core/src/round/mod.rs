@@ -19,6 +19,7 @@
 //! hold any lock of the program: the allocator's, standard output's, a tracing subscriber's. So
 //! between the two the caller allocates nothing, takes no lock and logs nothing.
 
+mod broadcast;
 mod caller;
 mod coverage;
 pub(crate) mod index;
@@ -27,6 +28,7 @@ pub(crate) mod roster;
 mod scratch;
 mod stack;
 mod stopped_world;
+mod summon;
 mod target;
 pub(crate) mod word;
 

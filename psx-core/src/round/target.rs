@@ -2,16 +2,13 @@
 //! thread was doing: it allocates nothing, locks nothing, logs nothing and does not panic.
 //! docs/signal-safety.md lists all that it touches. Contains `unsafe`: it makes the user's call.
 
+use super::stack;
 use super::word::{Phase, State};
-use super::{Round, stack};
 use crate::registry::{CallResult, Entry, Status};
 use crate::report::{Comm, Outcome};
 use crate::runtime::Runtime;
 use crate::sync::{Epoch, LivenessPoll};
-use crate::sys::{Kernel, errno};
-
-/// How many others a thread summons as it arrives: two, so that the summonses spread like a tree.
-const SUMMONS_PER_TARGET: usize = 2;
+use crate::sys::errno;
 
 impl Runtime {
     /// Stops the calling thread if a round has summoned it, until the round lets it go. Called for
@@ -60,7 +57,7 @@ impl Runtime {
         // Before the countdown: once nobody is missing, nobody is in the middle of a summons. And before
         // the arrival: a thread that a filter kills over one of these calls is found dead among those
         // that have not arrived.
-        round.help(&self.kernel, epoch);
+        round.help_summon(&self.kernel, epoch);
         // Whoever may not ask for it later asks before the countdown, hence before the commit.
         let futex_only = round.wait_policy.is_futex_only();
         let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
@@ -103,27 +100,5 @@ impl Runtime {
             let now = self.round.word.read();
             now.epoch == epoch && now.phase != Phase::Released
         });
-    }
-}
-
-impl Round {
-    /// Summons the next few of those whom nobody has summoned yet.
-    fn help(&self, kernel: &Kernel, epoch: Epoch) {
-        for _ in 0..SUMMONS_PER_TARGET {
-            if self.summon_next(kernel, epoch).is_none() {
-                return;
-            }
-        }
-    }
-
-    /// Claims and summons one target. `None` when none is left, else whether the kernel took the
-    /// summons; where it did not, the caller of the round will see to it.
-    pub(super) fn summon_next(&self, kernel: &Kernel, epoch: Epoch) -> Option<bool> {
-        let claim = self.roster.claim(epoch)?;
-        let taken = kernel.summon(claim.tid).is_ok();
-        if !taken {
-            self.roster.refuse(epoch, claim);
-        }
-        Some(taken)
     }
 }
