@@ -173,7 +173,7 @@ fn register(leftovers: &mut Leftovers, pass: &Pass<'_>) -> Result<&'static Entry
     }
     let Some(mut entry) = leftovers.entry.take() else { return Err(Error::OutOfMemory) };
     if let Err(error) = ready(&mut entry) {
-        entry.life().give_back();
+        entry.robust_mutex().unlock();
         leftovers.entry = Some(entry);
         return Err(error);
     }
@@ -344,13 +344,13 @@ unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     compiler_fence(Ordering::SeqCst);
     // SAFETY: this thread's entry, which is in the list until here.
     let entry = unsafe { RUNTIME.unregister(me, &pass) };
-    entry.life().give_back();
+    entry.robust_mutex().unlock();
     drop(pass);
     drop(masked);
     drop(entry);
 }
 
-// The forking thread's mark of life is given back before the fork and taken again after it, in the
+// The forking thread's robust mutex is unlocked before the fork and locked again after it, in the
 // parent and in the child, where the libc has another id for the thread.
 
 unsafe extern "C" fn before_fork() {
@@ -361,7 +361,7 @@ unsafe extern "C" fn before_fork() {
     }
     // Not under the round's lock: a program may have a `pthread_mutex_unlock` of its own.
     if let Ok(Place::Own(me)) = place() {
-        me.life().give_back();
+        me.robust_mutex().unlock();
     }
     if !is_in_round() {
         let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.hold_for_fork(me));
@@ -377,7 +377,7 @@ unsafe extern "C" fn after_fork_in_parent() {
             RUNTIME.release_after_fork(me);
         }
         if let Ok(Place::Own(me)) = place() {
-            me.life().take(me.tid());
+            me.robust_mutex().lock(me.tid());
         }
     }
     end_fork();
@@ -410,6 +410,6 @@ fn reset_after_fork(rounds_held: bool) {
     let tid = tid.unwrap_or(Entry::NO_TID);
     RUNTIME.reset_after_fork(me, tid);
     if let Some(me) = me {
-        me.life().take_in_child(tid);
+        me.robust_mutex().lock_in_child(tid);
     }
 }

@@ -63,14 +63,14 @@ impl Runtime {
     ///
     /// No false alarm: a caller that has ended its round has given the lock back before it could die, and
     /// a thread that finds it dead sees that. Asked twice, since the next caller may be a new thread with
-    /// the same id. Where the caller's id is another thread's or process's by now, its mark of life tells.
+    /// the same id. Where the caller's id is another thread's or process's by now, its robust mutex tells.
     /// Async-signal-safe, and no system call but futex.
     pub(crate) fn end_if_caller_died(&self, is_on: impl Fn() -> bool) {
         let lock = &self.round.lock;
         let caller = lock.owner();
-        let life = &self.round.caller_life;
+        let mutex = &self.round.caller_mutex;
         let is_dead =
-            || caller != FairLock::NO_OWNER && (life.is_dead() || self.kernel.is_dead(caller));
+            || caller != FairLock::NO_OWNER && (mutex.owner_died() || self.kernel.is_dead(caller));
         if is_dead() && is_on() && lock.owner() == caller && is_dead() {
             fatal::caller_died(caller, self.round.is_first_to_end());
         }

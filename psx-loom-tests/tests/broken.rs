@@ -53,7 +53,7 @@ const BROKEN: &[Broken] = broken! {
     TurnBlocksSummons: two_callers says LOST;
     WakeAllWakesOne: two_targets says LOST;
     DeathUnnoticed: death_in_the_call says "time goes by and nothing comes of it";
-    LifeMarkUnread: id_of_the_dead says "summonses of an unregistered thread";
+    OwnerDiedUnread: id_of_the_dead says "summonses of an unregistered thread";
     DuplicateIdKept: two_entries_with_one_id says LOST;
     CountOfOnesOwn: adoption says MIXED;
     StackRefusalLost: stack_too_small says RACE;

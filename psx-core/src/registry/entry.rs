@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU8 as OwnedU8, AtomicU32 as OwnedU32, Ordering::R
 use crate::memory::{NoMemory, try_box};
 use crate::report::{Comm, Outcome};
 use crate::sync::Epoch;
-use crate::sys::LifeMark;
+use crate::sys::RobustMutex;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 /// How a thread stands in the round of an epoch. A standing of an earlier epoch means
@@ -59,7 +59,7 @@ pub(crate) struct Entry {
     generation: OwnedU32,
     /// Tells that the thread is dead, also when another thread has its id. Taken and given back by
     /// the thread itself; read by the caller of a round, and by whoever runs a handler under the id.
-    life: LifeMark,
+    robust_mutex: RobustMutex,
     /// What the last call came to. Written by the thread itself between `Arrived` and `Done`, read by
     /// the caller once it has seen `Done`.
     result: UnsafeCell<CallResult>,
@@ -105,7 +105,7 @@ impl Entry {
             status: AtomicU32::new(0),
             tid: OwnedU32::new(0),
             generation: OwnedU32::new(0),
-            life: LifeMark::new(),
+            robust_mutex: RobustMutex::new(),
             result: UnsafeCell::new(CallResult { outcome: Outcome::Died, name: Comm::default() }),
             in_round: OwnedU8::new(0),
             spawns_in_progress: OwnedU8::new(0),
@@ -114,26 +114,27 @@ impl Entry {
     }
 
     /// Whose place it is. Said by the thread itself, before the entry is in the list. Returns whether
-    /// the libc takes the thread for the one of that id too ([`LifeMark::take`]).
+    /// the libc takes the thread for the one of that id too ([`RobustMutex::lock`]).
     pub(crate) fn set_owner(&mut self, tid: u32, generation: u32) -> bool {
         self.tid.store(tid, Relaxed);
         self.generation.store(generation, Relaxed);
-        self.life.take(tid)
+        self.robust_mutex.lock(tid)
     }
 
-    /// The thread's mark of life. For the thread itself, around a fork and before the entry is freed.
-    pub(crate) fn life(&self) -> &LifeMark {
-        &self.life
+    /// The mutex that the thread holds until it ends. For the thread itself, around a fork and before the
+    /// entry is freed.
+    pub(crate) fn robust_mutex(&self) -> &RobustMutex {
+        &self.robust_mutex
     }
 
     /// Whether the thread is known to be dead, whoever has its id now.
     pub(crate) fn has_died(&self) -> bool {
-        self.life.is_dead()
+        self.robust_mutex.owner_died()
     }
 
-    /// Whether the mark of life says that the thread lives. Where it says nothing, `false`.
-    pub(crate) fn is_marked_alive(&self) -> bool {
-        self.life.is_held_by(self.tid())
+    /// Whether the thread holds its robust mutex. `false` where that is not known.
+    pub(crate) fn holds_robust_mutex(&self) -> bool {
+        self.robust_mutex.is_locked_by(self.tid())
     }
 
     /// The thread's id. Relaxed: written before the list's lock was released, or before the child's

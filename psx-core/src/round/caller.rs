@@ -95,15 +95,15 @@ impl<'r> RoundGuard<'r> {
             return Err(AttemptError::Busy);
         }
         me.enter_round();
-        // If it cannot be taken, the other threads look the caller up by its id alone.
-        round.caller_life.take(me.tid());
+        // If it cannot be locked, the other threads look the caller up by its id alone.
+        round.caller_mutex.lock(me.tid());
         Ok(Self { round, me, _masked: masked })
     }
 }
 
 impl Drop for RoundGuard<'_> {
     fn drop(&mut self) {
-        self.round.caller_life.give_back();
+        self.round.caller_mutex.unlock();
         self.round.lock.release();
         self.me.leave_round();
     }

@@ -40,7 +40,7 @@ use word::Word;
 
 use crate::sync::{FairLock, Latch, WaitPolicy};
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
-use crate::sys::{LifeMark, const_on_linux};
+use crate::sys::{RobustMutex, const_on_linux};
 use crossbeam_utils::CachePadded;
 
 use crate::Errno;
@@ -52,9 +52,9 @@ pub(crate) struct Round {
     /// Held by the caller, from before the gate closes until it is open again. Its owner is how other
     /// threads know who leads. Also held around a fork.
     pub(crate) lock: FairLock,
-    /// Tells that the caller is dead, whatever thread or process has its id by then. Taken by the
-    /// caller once it has the lock, given back before it releases it; read by any thread.
-    pub(crate) caller_life: LifeMark,
+    /// Tells that the caller is dead, whatever thread or process has its id by then. Locked by the
+    /// caller once it has the lock, unlocked before it releases it; read by any thread.
+    pub(crate) caller_mutex: RobustMutex,
     word: CachePadded<Word>,
     /// Targets that have not arrived.
     arrivals: CachePadded<Latch>,
@@ -85,7 +85,7 @@ impl Round {
         pub(crate) fn new() -> Self {
             Self {
                 lock: FairLock::new(),
-                caller_life: LifeMark::new(),
+                caller_mutex: RobustMutex::new(),
                 word: CachePadded::new(Word::new()),
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
@@ -123,7 +123,7 @@ impl Round {
         self.harmless_hint.store(0, Ordering::Relaxed);
         self.proven_hint.store(0, Ordering::Relaxed);
         self.lock.reset_after_fork();
-        self.caller_life.reset_after_fork();
+        self.caller_mutex.reset_after_fork();
     }
 }
 

@@ -55,7 +55,7 @@ impl<'a> StoppedWorld<'a> {
             if core::ptr::eq(*entry, me) {
                 return false;
             }
-            // A dead thread's id may have a new owner, which must not be signalled. If the mark of life
+            // A dead thread's id may have a new owner, which must not be signalled. If the robust mutex
             // says nothing: the list has the newest entries first, and no two living threads have the same
             // id, so of two entries with one id the second is a dead thread's.
             let is_alive = entry.tid() != Entry::NO_TID
@@ -63,7 +63,7 @@ impl<'a> StoppedWorld<'a> {
                 && round.roster.enter_index(epoch, entry);
             // The entry of a living thread is in the kernel's list of its robust mutexes, and must not be
             // freed: so a second entry of the caller stays (invariant I14).
-            let is_callers = entry.tid() == me.tid() && entry.is_marked_alive();
+            let is_callers = entry.tid() == me.tid() && entry.holds_robust_mutex();
             if !is_alive && !is_callers {
                 entry.clear_owner();
                 saw_dead = true;
@@ -173,10 +173,10 @@ impl<'a> StoppedWorld<'a> {
         Ok(gone)
     }
 
-    /// Whether the thread has ended: its mark says so, or there is no thread with its id. Makes no system
+    /// Whether the thread has ended: its robust mutex says so, or there is no thread with its id. Makes no system
     /// call but futex.
     fn is_dead(&self, entry: &Entry) -> bool {
-        // Both, in this order: when the whole process ends, this thread may find the others' marks set, and
+        // Both, in this order: when the whole process ends, the mutexes of other threads may say so, and
         // then the system call does not return.
         entry.has_died() | self.runtime.kernel.is_dead(entry.tid())
     }

@@ -12,7 +12,7 @@
 //! | [`clock`] | the monotonic clock and [`clock::Deadline`] |
 //! | [`errno`] | what a handler must put back |
 //! | [`mask`] | which signals the calling thread takes |
-//! | [`LifeMark`] | tells that its thread is dead, whoever has the id now |
+//! | [`RobustMutex`] | tells that the thread which holds it is dead, whatever thread has its id now |
 //! | [`Kernel`] | summons, the thread count, who is dead: what the kernel knows of this process |
 
 #[cfg(not(psx_loom))]

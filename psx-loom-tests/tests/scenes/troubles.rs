@@ -190,7 +190,7 @@ pub(crate) mod two_entries_with_one_id {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_life_marks().no_timer_needed().preemptions(2)
+        Model::new().no_robust_mutexes().no_timer_needed().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {

@@ -42,10 +42,10 @@ impl Default for Gate {
 impl Pair {
     fn insert(&mut self) {
         self.next += 1;
-        // No thread's id: this thread would hold the mark of life of an entry with its own.
+        // No thread's id: this thread would hold the robust mutex of an entry with its own.
         let tid = 1 << 30 | self.next;
         let mut entry = Entry::allocate().unwrap();
-        assert!(!entry.set_owner(tid, 0), "the mark is not taken");
+        assert!(!entry.set_owner(tid, 0), "the mutex is not locked");
         self.expected.push((tid, self.list.insert(entry)));
     }
 

@@ -8,12 +8,12 @@ mod fork_detector;
 pub(crate) mod futex;
 pub(crate) mod hooks;
 mod kernel;
-mod life;
 mod main_stack;
 pub(crate) mod mask;
 mod pin;
 mod procfs;
 pub(crate) mod raw;
+mod robust_mutex;
 pub(crate) mod signal;
 mod sigpending_limit;
 mod stat_file;
@@ -21,7 +21,7 @@ pub(crate) mod sync;
 pub(crate) mod thread_dir;
 
 pub(crate) use kernel::Kernel;
-pub(crate) use life::LifeMark;
+pub(crate) use robust_mutex::RobustMutex;
 pub(crate) use sigpending_limit::SigpendingLimit;
 
 /// How much room a round lays out beyond what it counts.

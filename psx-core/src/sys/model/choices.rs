@@ -57,7 +57,7 @@ pub(crate) struct Habits {
     /// Threads are counted and not listed.
     pub(crate) proc_out_of_reach: bool,
     /// No entry tells by itself whether its thread is dead.
-    pub(crate) no_life_marks: bool,
+    pub(crate) no_robust_mutexes: bool,
 }
 
 /// Decisions that loom takes: a load of a number that another thread has stored to with nothing in

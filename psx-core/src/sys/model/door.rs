@@ -121,8 +121,8 @@ impl Model {
     /// Entries do not tell that their threads are dead: not every libc, and not every thread, lets
     /// the kernel mark them.
     #[must_use]
-    pub fn no_life_marks(mut self) -> Self {
-        self.habits.no_life_marks = true;
+    pub fn no_robust_mutexes(mut self) -> Self {
+        self.habits.no_robust_mutexes = true;
         self
     }
 

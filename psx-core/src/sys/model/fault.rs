@@ -59,7 +59,7 @@ pub enum Fault {
     /// A dead thread is waited for.
     DeathUnnoticed,
     /// A thread is known by its id alone.
-    LifeMarkUnread,
+    OwnerDiedUnread,
     /// Of two entries with the same id, both are summoned.
     DuplicateIdKept,
     /// A summons that may be lost is not sent again.

@@ -121,7 +121,7 @@ pub(crate) struct Machine {
     no_timer_needed: bool,
     everywhere: bool,
     lists_threads: bool,
-    pub(super) no_life_marks: bool,
+    pub(super) no_robust_mutexes: bool,
     /// Another handler has taken a summons, and is in the place of ours.
     pub(super) handler_replaced: Cell<bool>,
     /// A thread that has died unwinds, or has unwound.
@@ -150,7 +150,7 @@ impl Machine {
             no_timer_needed: habits.no_timer_needed,
             everywhere: habits.interrupted_everywhere,
             lists_threads: !habits.proc_out_of_reach,
-            no_life_marks: habits.no_life_marks,
+            no_robust_mutexes: habits.no_robust_mutexes,
             handler_replaced: Cell::new(false),
             unwinds: Cell::new(false),
             fallen: Cell::new(false),

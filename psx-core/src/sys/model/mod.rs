@@ -6,7 +6,7 @@
 //! | `choices` | what that kernel is free to do |
 //! | `task` | one of its threads: asleep, dead, with which credentials |
 //! | `sync` | loom's atomics, each operation a place where a signal may arrive |
-//! | `futex`, `clock`, `mask`, `kernel`, `life`, `errno`, `fatal` | as on the Linux side |
+//! | `futex`, `clock`, `mask`, `kernel`, `robust_mutex`, `errno`, `fatal` | as on the Linux side |
 //! | `fault` | rules of the protocol that a test removes, to see a model fail |
 //! | `door` | what psx-loom-tests writes its models with |
 //!
@@ -22,14 +22,14 @@ pub(crate) mod fatal;
 pub(crate) mod fault;
 pub(crate) mod futex;
 mod kernel;
-mod life;
 pub(crate) mod machine;
 pub(crate) mod mask;
+mod robust_mutex;
 pub(crate) mod sync;
 pub(crate) mod task;
 
 pub(crate) use kernel::{Kernel, SigpendingLimit};
-pub(crate) use life::LifeMark;
+pub(crate) use robust_mutex::RobustMutex;
 
 /// How much room a round lays out beyond what it counts. Small, so that growth is explored too.
 pub(crate) const HEADROOM: usize = 1;
