@@ -1,24 +1,23 @@
 //! Feature `interpose`: the program's `pthread_create` and `thrd_create`, so that every thread is
 //! registered without a change to the code that starts it.
 //!
-//! A program's own definition of a libc function comes before the libc's, for the program and for
-//! every shared library that it loads. What the libc calls within itself (a timer's helper thread),
-//! what a library loaded with `RTLD_DEEPBIND` starts, and threads made by `clone` do not pass here:
-//! the coverage proof finds those. docs/integration.md lists them.
+//! A program's own definition of a libc function takes precedence over the libc's, for the program and
+//! for every shared library that it loads. The libc's internal calls (a timer's helper thread), a
+//! library loaded with `RTLD_DEEPBIND`, and `clone` do not use it: the coverage proof finds their
+//! threads. docs/integration.md lists them.
 //!
-//! The libc's own function is behind ours: in a program with a shared libc the dynamic linker finds
-//! the next definition of the name; a static libc has the function under a second name, which is
-//! internal to it, the same in glibc and musl.
+//! This function calls the libc's: with a shared libc the dynamic linker finds the next definition of
+//! the name; a static libc has the function under a second, internal name, the same in glibc and musl.
 //!
-//! The parent's side of a birth is the same as in [`thread::spawn`](crate::thread::spawn). A thread
-//! that is started there passes here too: it enters a second time without waiting, and its second
-//! ticket is spent without effect.
+//! The parent does the same as in [`thread::spawn`](crate::thread::spawn). A thread that starts there
+//! passes here too: the parent's guard is nested and does not wait, and redeeming the second ticket does
+//! nothing.
 //!
-//! Nothing of this needs an initialisation, so that a library's constructor may start threads
-//! before `main`. It allocates, in the parent and before the thread exists; an allocator that starts
-//! its first thread in the middle of that gets one that is not registered, and no second loop.
+//! Nothing here needs initialisation, so a library's constructor may start threads before `main`. The
+//! parent allocates before the thread exists. If the allocator starts its first thread in that
+//! allocation, that thread is not registered, which ends the recursion.
 //!
-//! Contains `unsafe`: it stands between a C function and its callers.
+//! Contains `unsafe`: it replaces a C function.
 
 use std::alloc::{Layout, alloc};
 use std::arch::global_asm;
@@ -30,7 +29,7 @@ use psx_core::{SpawnGuard, Ticket};
 
 use crate::Error;
 
-/// What a thread begins with.
+/// The type of a start routine.
 type Start = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 type PthreadCreate = unsafe extern "C" fn(
     *mut libc::pthread_t,
@@ -71,10 +70,10 @@ unsafe extern "C" fn pthread_create(
     argument: *mut c_void,
 ) -> c_int {
     let Some(create) = real_pthread_create() else { return libc::ENOSYS };
-    // SAFETY: the arguments are our caller's, for whom the libc's own function is meant.
-    let create_as_it_is = || unsafe { create(thread, attributes, start, argument) };
+    // SAFETY: the caller keeps the contract of pthread_create(3).
+    let create_unregistered = || unsafe { create(thread, attributes, start, argument) };
     if PREPARING.replace(true) {
-        return create_as_it_is();
+        return create_unregistered();
     }
     let prepared = prepare(StartRoutine { start, argument });
     PREPARING.set(false);
@@ -82,7 +81,7 @@ unsafe extern "C" fn pthread_create(
         Ok(prepared) => prepared,
         Err(Error::OutOfMemory | Error::Reentrant) => return libc::EAGAIN,
         // A failed registration must not make `pthread_create` fail.
-        Err(_) => return create_as_it_is(),
+        Err(_) => return create_unregistered(),
     };
     let args = Box::into_raw(args);
     // SAFETY: `begin` takes the box, once.
@@ -94,7 +93,7 @@ unsafe extern "C" fn pthread_create(
     result
 }
 
-/// What C11's function returns, in the numbers of glibc and musl.
+/// The results of C11's function, with the numbers of glibc and musl.
 mod thrd {
     use std::ffi::c_int;
 
@@ -104,10 +103,10 @@ mod thrd {
 }
 
 /// Starts a registered thread: C11's `thrd_create(3)` otherwise. The libc's own calls its
-/// `pthread_create` by the internal name, past ours.
+/// `pthread_create` by the internal name and not this module's.
 ///
-/// A `thrd_t` is a `pthread_t` in both libcs. The function returns an `int` where `Start` returns a
-/// pointer: the same register, of which `thrd_join` reads the half that an `int` has.
+/// A `thrd_t` is a `pthread_t` in both libcs. A C11 start routine returns an `int` and `Start` a pointer:
+/// both are in the same register, and `thrd_join` reads the half that holds the `int`.
 ///
 /// # Safety
 ///
@@ -118,17 +117,17 @@ unsafe extern "C" fn thrd_create(
     start: Start,
     argument: *mut c_void,
 ) -> c_int {
-    // SAFETY: the arguments are our caller's; without attributes a thread has the default ones.
+    // SAFETY: the caller keeps the contract of thrd_create(3); null attributes are the default ones.
     match unsafe { pthread_create(thread, ptr::null(), start, argument) } {
         0 => thrd::SUCCESS,
         libc::ENOMEM => thrd::NOMEM,
-        // The standard's word for it, and musl's; glibc says "error".
+        // As the standard says, and musl returns; glibc returns `thrd_error`.
         libc::EAGAIN if cfg!(target_env = "musl") => thrd::NOMEM,
         _ => thrd::ERROR,
     }
 }
 
-/// Enters the passage, takes the child's ticket and allocates its arguments.
+/// Enters the guard, takes the child's ticket and allocates its arguments.
 fn prepare(routine: StartRoutine) -> Result<(SpawnGuard, Box<StartArgs>), Error> {
     let guard = SpawnGuard::enter()?;
     let ticket = guard.ticket()?;
@@ -153,10 +152,10 @@ unsafe extern "C" fn redeem(args: *mut c_void) -> StartRoutine {
     routine
 }
 
-// The first function of a registered thread: `redeem`, and then a jump to what that returns, with
-// nothing left on the stack. `pthread_exit` and cancellation end a glibc thread by unwinding from
-// `start` to the thread's first frame, and a frame of Rust's on the way would end the process in
-// programs that are built with `panic = "abort"`.
+// The first function of a registered thread: calls `redeem` and jumps to the routine that it returns,
+// with nothing left on the stack. `pthread_exit` and cancellation end a glibc thread by unwinding from
+// `start` to the thread's first frame. With `panic = "abort"`, a Rust frame in between would end the
+// process.
 #[cfg(target_arch = "x86_64")]
 global_asm!(
     ".pushsection .text.psx_interpose_begin,\"ax\",@progbits",
@@ -210,14 +209,14 @@ unsafe extern "C" {
     fn begin(args: *mut c_void) -> *mut c_void;
 }
 
-/// The libc's `pthread_create`, behind ours. `None` only in a static program that was not linked by
-/// rustc, and that has not asked the linker for the function (docs/integration.md).
+/// The libc's `pthread_create`. `None` only in a static program that rustc did not link, and whose linker
+/// was not told to keep the function (docs/integration.md).
 #[cfg(not(target_feature = "crt-static"))]
 fn real_pthread_create() -> Option<PthreadCreate> {
     use std::mem;
     use std::sync::atomic::{AtomicPtr, Ordering};
 
-    /// Relaxed: every thread finds the same.
+    /// Relaxed: every thread finds the same address.
     static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let mut found = FOUND.load(Ordering::Relaxed);
     if found.is_null() {
@@ -232,8 +231,8 @@ fn real_pthread_create() -> Option<PthreadCreate> {
     unsafe { mem::transmute::<*mut c_void, Option<PthreadCreate>>(found) }
 }
 
-/// In a program that rustc links with a static libc there is no other definition to look for at run
-/// time. This name makes the linker take the libc's function in beside ours.
+/// The libc's `pthread_create`. A program that rustc links with a static libc has no other definition to
+/// find at run time. A reference to this name makes the linker include the libc's function.
 #[cfg(target_feature = "crt-static")]
 fn real_pthread_create() -> Option<PthreadCreate> {
     unsafe extern "C" {
@@ -247,7 +246,7 @@ fn real_pthread_create() -> Option<PthreadCreate> {
     Some(__pthread_create)
 }
 
-// The address of a static libc's function, if the program has it, else null: a weak reference, which
+// The address of a static libc's function if the program has it, else null: a weak reference, which
 // stable Rust cannot declare.
 #[cfg(all(not(target_feature = "crt-static"), target_arch = "x86_64"))]
 global_asm!(

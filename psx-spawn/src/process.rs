@@ -1,4 +1,4 @@
-//! Replacing the program, which is the one thing that a round must not be in the middle of.
+//! `execve` outside a round.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -6,17 +6,17 @@ use std::process::Command;
 
 use psx_core::SpawnGuard;
 
-/// Replaces the program, as [`CommandExt::exec`]: it returns only if that fails.
+/// Replaces the program, as [`CommandExt::exec`]: returns only on failure.
 ///
-/// For programs in which another thread may be broadcasting. The kernel keeps a signal that is on
-/// its way to the thread that execs, and the new program, which knows nothing of signal 33, is
-/// killed by it: so the thread waits here until no round is on, and none begins until the program
-/// is another. [`Command::spawn`] needs no such care, since a child takes over no signals.
+/// For programs in which another thread may broadcast. A signal 33 that is pending for the calling thread
+/// survives `execve` and kills the new program, which has no handler for it. So this function waits until
+/// no round is in progress, and none begins before the program is replaced. [`Command::spawn`] needs no
+/// such function: a child inherits no pending signals.
 ///
 /// # Errors
 ///
-/// What [`CommandExt::exec`] returns; or a [`psx::Error`](crate::Error) in an [`io::Error`] where
-/// the calling thread cannot be registered, or is inside a broadcast.
+/// The error of [`CommandExt::exec`]; or a [`psx::Error`](crate::Error) in an [`io::Error`] if the calling
+/// thread cannot be registered, or is inside a broadcast.
 ///
 /// # Examples
 ///
@@ -24,7 +24,7 @@ use psx_core::SpawnGuard;
 /// let error = psx::process::exec(std::process::Command::new("/usr/sbin/nologin").arg("now"));
 /// eprintln!("nologin could not be started: {error}");
 /// ```
-#[must_use = "where this returns, the program has not been replaced"]
+#[must_use = "if this returns, the program has not been replaced"]
 #[doc(alias = "execve")]
 pub fn exec(command: &mut Command) -> io::Error {
     match SpawnGuard::enter() {

@@ -1,4 +1,4 @@
-//! Threads that live as long as they like.
+//! `spawn` and `Builder`: threads that borrow nothing.
 
 use std::{io, thread};
 
@@ -8,9 +8,9 @@ use super::{JoinHandle, Scope, ScopedJoinHandle, prepare_spawn};
 ///
 /// # Panics
 ///
-/// Where [`std::thread::spawn`] does: if the operating system refuses a thread. Also if the calling
-/// thread cannot be registered, which [`adopt`](super::adopt) would tell. [`Builder::spawn`] gives an
-/// error instead.
+/// As [`std::thread::spawn`], if the operating system cannot start a thread. Also if the calling thread
+/// cannot be registered ([`adopt`](super::adopt) returns the error). [`Builder::spawn`] returns an error
+/// instead.
 ///
 /// # Examples
 ///
@@ -54,13 +54,13 @@ impl Builder {
     /// assert_eq!(handle.join().unwrap(), "done");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    #[expect(clippy::new_without_default, reason = "std's has none")]
+    #[expect(clippy::new_without_default, reason = "std's Builder has none")]
     pub fn new() -> Self {
         Self(thread::Builder::new())
     }
 
-    /// Names the thread, as [`std::thread::Builder::name`]. psx's errors show the first 15 bytes,
-    /// which is what the kernel keeps.
+    /// Names the thread, as [`std::thread::Builder::name`]. The kernel keeps the first 15 bytes, which psx's
+    /// errors show.
     ///
     /// # Examples
     ///
@@ -93,12 +93,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The operating system's, if it refuses a thread; or a [`psx::Error`](crate::Error) in an
-    /// [`io::Error`] if the calling thread cannot be registered. Nothing is left behind by either.
+    /// The operating system's error if it cannot start a thread; or a [`psx::Error`](crate::Error) in an
+    /// [`io::Error`] if the calling thread cannot be registered.
     ///
     /// # Panics
     ///
-    /// If the name contains a zero byte, as std's.
+    /// If the name contains a zero byte, as std does.
     ///
     /// # Examples
     ///
@@ -129,8 +129,8 @@ impl Builder {
     ///
     /// # Safety
     ///
-    /// As std's: the thread must be joined before what `f` borrows, or what its result borrows,
-    /// goes away.
+    /// As [`std::thread::Builder::spawn_unchecked`]: the thread must be joined before the borrows of `f` and
+    /// of its result end.
     ///
     /// # Examples
     ///
@@ -149,8 +149,8 @@ impl Builder {
         T: Send,
     {
         let (_guard, body) = prepare_spawn(f)?;
-        // SAFETY: the body borrows what `f` does, for which this function's caller vouches; the
-        // ticket borrows nothing.
+        // SAFETY: the body borrows what `f` borrows, for which the caller keeps std's contract; the ticket
+        // borrows nothing.
         unsafe { self.0.spawn_unchecked(body) }
     }
 

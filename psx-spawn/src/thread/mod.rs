@@ -1,21 +1,20 @@
-//! `std::thread`, with every thread registered: `use psx::thread` in place of `use std::thread` is
-//! the only change that a program makes.
+//! `std::thread`, with every thread registered: a program only replaces `use std::thread` by
+//! `use psx::thread`.
 //!
-//! [`spawn`], [`Builder`], [`scope`] and [`Scope`] do what std's items of the same name do, and
-//! start threads that psx covers from before their first line to after their last thread-local's
-//! destructor. [`adopt`] is psx's own. Everything else *is* std's, re-exported: a [`JoinHandle`] from
-//! here is one of std's.
+//! [`spawn`], [`Builder`], [`scope`] and [`Scope`] are std's items of the same name, except that their
+//! threads are registered from before the first line of their closure until after the destructor of their
+//! last thread-local. [`adopt`] is psx's own. Everything else is re-exported from std, [`JoinHandle`]
+//! included.
 //!
-//! The thread that calls [`spawn`] or its like is registered on the way, as by [`adopt`], so that a
-//! main thread which starts its threads here needs no call. One that starts none and does not broadcast,
-//! because an async runtime does both, calls [`adopt`] at the start of `main`.
+//! A thread that calls [`spawn`] or another function here that starts threads is registered too, as by
+//! [`adopt`]. A main thread that starts no thread here and does not broadcast, because an async runtime does
+//! both, calls [`adopt`] at the start of `main`.
 //!
 //! # Differences to std
 //!
-//! - No broadcast begins between the start of a thread and its registration; so a thread that
-//!   starts one waits while a broadcast is under way.
-//! - Starting a thread inside a broadcast's own closure fails with
-//!   [`Error::Reentrant`], as an [`io::Error`].
+//! - No round begins between the start of a thread and its registration, so starting a thread waits while a
+//!   broadcast is in progress.
+//! - Starting a thread inside a broadcast's closure fails with [`Error::Reentrant`], as an [`io::Error`].
 
 mod builder;
 mod scope;
@@ -27,7 +26,7 @@ pub use std::thread::{
     AccessError, JoinHandle, LocalKey, Result, ScopedJoinHandle, Thread, ThreadId,
     available_parallelism, current, panicking, park, park_timeout, sleep, yield_now,
 };
-#[allow(deprecated, reason = "a program that still uses them shall not need another change")]
+#[allow(deprecated, reason = "for programs that still use them")]
 pub use std::thread::{park_timeout_ms, sleep_ms};
 
 pub use builder::{Builder, spawn};
@@ -37,26 +36,26 @@ use crate::Error;
 
 /// Registers the calling thread until it exits; does nothing if it is registered already.
 ///
-/// For threads that other code starts: a thread pool's start hook (tokio's `on_thread_start`,
-/// rayon's `start_handler`), a callback from another language, a library's own thread. Threads
-/// started by [`spawn`] and its like, and those that broadcast, need no call.
+/// For threads that other code starts: in a thread pool's start hook (tokio's `on_thread_start`,
+/// rayon's `start_handler`), in a callback from another language, in a library's thread. Threads that
+/// [`spawn`] and the other functions here start, and threads that broadcast, need no call.
 ///
-/// Make it the thread's first act. A broadcast that finds a thread unregistered tries again, so that a
-/// newborn may be a moment late; where the thread has had 100 ms and has run in them, or sleeps, the
-/// broadcast fails with [`Error::Uncovered`].
-/// Under [`Coverage::Registered`](crate::Coverage::Registered) it leaves that thread with the
-/// privileges that it has, and names it in the report.
+/// Call it first in the thread. A broadcast that finds an unregistered thread tries again, since a thread
+/// that has just started may be about to register. If the thread has had 100 ms and has run in this time,
+/// or sleeps, the broadcast fails with [`Error::Uncovered`].
+/// Under [`Coverage::Registered`](crate::Coverage::Registered) the thread keeps its privileges, and the
+/// report names it.
 ///
-/// Registering waits while a broadcast is on, and so do the start and the end of a registered thread. None
-/// of these has a timeout: the wait is as long as the broadcasts of other threads take, each of which ends
-/// by its own [timeout](crate::Broadcast::timeout), or with its call on every thread.
+/// Registering waits while a broadcast is in progress, as do the start and the end of a registered thread.
+/// These waits have no timeout: they last as long as the broadcasts of other threads, each of which ends at
+/// its own [timeout](crate::Broadcast::timeout), or when every thread has made its call.
 ///
 /// # Errors
 ///
-/// [`Error::RegistrationFailed`] if the C library has no room for the thread's exit hook, or a filter refuses
-/// a system call that registration needs; [`Error::OutOfMemory`]; [`Error::OtherProcess`] in a child of
-/// `vfork`; [`Error::SharedThreadLocals`] in a thread that was made by a raw `clone` without
-/// thread-local storage of its own.
+/// [`Error::RegistrationFailed`] if the libc has no room for the thread's exit hook, or a seccomp filter
+/// refuses a system call that registration needs; [`Error::OutOfMemory`]; [`Error::OtherProcess`] in a child
+/// of `vfork`; [`Error::SharedThreadLocals`] in a thread of a raw `clone` without its own thread-local
+/// storage.
 ///
 /// # Examples
 ///
@@ -73,9 +72,9 @@ pub fn adopt() -> std::result::Result<(), Error> {
     psx_core::adopt()
 }
 
-/// Prepares the birth of a thread that is to run `f`: its body, which registers the thread before
-/// it runs `f`, and the parent's passage, which must live until the thread has been started, or has
-/// failed to. Either way the ticket goes where the body goes: a body that is dropped gives it back.
+/// Prepares the start of a thread that runs `f`. Returns the parent's guard, which must live until the
+/// start has succeeded or failed, and the thread's body, which registers the thread and runs `f`. The body
+/// owns the ticket, so dropping it without running it gives the ticket back.
 fn prepare_spawn<F, T>(f: F) -> io::Result<(SpawnGuard, impl FnOnce() -> T)>
 where
     F: FnOnce() -> T,

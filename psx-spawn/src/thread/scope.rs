@@ -1,6 +1,6 @@
-//! Threads that may borrow, because they end with a scope.
+//! `scope`: threads that may borrow, because they end before the scope does.
 //!
-//! Unsafe: one cast between references, so that a [`Scope`] has std's lifetimes and inference.
+//! Contains `unsafe`: one cast between references, which gives [`Scope`] std's lifetimes and inference.
 
 use std::{ptr, thread};
 
@@ -8,7 +8,7 @@ use super::{Builder, ScopedJoinHandle};
 
 /// A scope in which registered threads are started: [`std::thread::Scope`] otherwise.
 ///
-/// [`scope`] hands it out.
+/// [`scope`] passes it to its closure.
 ///
 /// # Examples
 ///
@@ -26,12 +26,12 @@ use super::{Builder, ScopedJoinHandle};
 #[repr(transparent)]
 pub struct Scope<'scope, 'env: 'scope>(thread::Scope<'scope, 'env>);
 
-/// Runs `f`, and ends when all registered threads that it has started in the scope have ended:
-/// [`std::thread::scope`] otherwise.
+/// Runs `f`, and returns when all registered threads of the scope have ended: [`std::thread::scope`]
+/// otherwise.
 ///
 /// # Panics
 ///
-/// As std's: if a thread of the scope panicked that was not joined by hand.
+/// As [`std::thread::scope`], if a thread of the scope panicked and was not joined by hand.
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ///
     /// # Panics
     ///
-    /// As [`psx::thread::spawn`](super::spawn); [`Builder::spawn_scoped`] gives an error instead.
+    /// As [`psx::thread::spawn`](super::spawn); [`Builder::spawn_scoped`] returns an error instead.
     ///
     /// # Examples
     ///
@@ -78,7 +78,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     }
 
     fn from_std<'a>(scope: &'a thread::Scope<'scope, 'env>) -> &'a Self {
-        // SAFETY: `Self` is a transparent wrapper, so both have one layout and validity, and the
+        // SAFETY: `Self` is a transparent wrapper, so both types have the same layout and validity, and the
         // reference keeps its lifetime.
         unsafe { &*ptr::from_ref(scope).cast::<Self>() }
     }
