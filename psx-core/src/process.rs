@@ -22,7 +22,7 @@ use crate::{Broadcast, Errno, Error, NamedThread, ProcessThread, Report, SpawnGu
 
 static RUNTIME: Runtime = Runtime::new(Kernel::new(on_signal));
 static EXIT_HOOK: ExitHook = ExitHook::new();
-/// Whether [`hooks::around_fork`] has been called. Relaxed: only whose swap comes first matters.
+/// Whether [`hooks::pthread_atfork`] has been called. Relaxed: only whose swap comes first matters.
 static FORK_HOOKED: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
@@ -106,7 +106,7 @@ pub(crate) fn ensure_current(deadline: Option<Deadline>) -> Result<&'static Entr
     match place().map_err(Error::RegistrationFailed)? {
         Place::Own(entry) => {
             // std's start may have come after this thread's registration.
-            RUNTIME.kernel.settle_signal_stack(entry.tid());
+            RUNTIME.kernel.keep_signal_stack_mapped(entry.tid());
             Ok(entry)
         }
         Place::None => {
@@ -140,7 +140,7 @@ pub(crate) fn allocate() -> Result<Box<Entry>, Error> {
 fn prepare(entry: &Entry) -> Result<(), Error> {
     RUNTIME.kernel.init().map_err(Error::RegistrationFailed)?;
     if FORK_HOOKED.load(Ordering::Relaxed) == 0 && FORK_HOOKED.swap(1, Ordering::Relaxed) == 0 {
-        hooks::around_fork(before_fork, after_fork_in_parent, after_fork_in_child)
+        hooks::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child)
             .inspect_err(|_| FORK_HOOKED.store(0, Ordering::Relaxed))
             .map_err(Error::RegistrationFailed)?;
     }
@@ -197,7 +197,7 @@ fn ready(entry: &mut Box<Entry>) -> Result<(), Error> {
     if !entry.set_owner(tid, RUNTIME.gate.generation()) && tid != pid {
         return Err(Error::SharedThreadLocals);
     }
-    RUNTIME.kernel.settle_signal_stack(tid);
+    RUNTIME.kernel.keep_signal_stack_mapped(tid);
     EXIT_HOOK.arm((&raw const **entry).cast()).map_err(Error::RegistrationFailed)
 }
 
@@ -305,7 +305,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     // SAFETY: the kernel calls this handler with SA_SIGINFO, and a handler that passes the signal on
     // to this one passes on what it was given.
     unsafe {
-        RUNTIME.answer(signal::room(context));
+        RUNTIME.answer(signal::stack_left(context));
         if !RUNTIME.kernel.is_summons(info) {
             RUNTIME.round.note_foreign_signal();
             RUNTIME.kernel.pass_on(signal, info, context);

@@ -139,7 +139,7 @@ impl Runtime {
     fn list_threads(
         &self,
         directory: &thread_dir::ThreadDir,
-    ) -> io::Result<Vec<thread_dir::Listed>> {
+    ) -> io::Result<Vec<thread_dir::ThreadIds>> {
         let list = || {
             let mut listed = Vec::new();
             let read = directory.for_each(|thread| listed.push(thread));

@@ -72,14 +72,14 @@ impl Runtime {
         };
         loop {
             attempts.count += 1;
-            if !self.kernel.is_ready() {
+            if !self.kernel.has_stat_file() {
                 // The program has closed the descriptor. Reopening looks up a path, so not in an attempt.
-                let _ = self.kernel.reopen();
+                let _ = self.kernel.reopen_stat_file();
             }
             let seen = self.expected_counts(plan, attempts.count);
             let mut garbage = Garbage::default();
             let mut scratch = self.prepare(seen, &mut garbage).map_err(out_of_memory)?;
-            let close_by = deadline.sooner(attempts.close_wait);
+            let close_by = deadline.at_most(attempts.close_wait);
             let caller = Caller { runtime: self, me, plan, call, deadline, seen };
             let attempt = caller.attempt(close_by, &mut scratch, &mut garbage);
             drop(garbage);
@@ -154,8 +154,8 @@ impl Attempts<'_> {
             }
             AttemptError::Os(errno) => Err(Error::Os(errno)),
             AttemptError::ThreadCountUnavailable(errno) => {
-                let was_closed = !kernel.is_ready();
-                if was_closed && kernel.reopen() && !deadline.passed() {
+                let was_closed = !kernel.has_stat_file();
+                if was_closed && kernel.reopen_stat_file() && !deadline.passed() {
                     return Ok(());
                 }
                 Err(Error::ThreadCountUnavailable(errno))
@@ -169,7 +169,7 @@ impl Attempts<'_> {
     /// and looks at the missed threads. Returns `false` if that does not happen within the retry wait.
     fn await_change(&mut self, seen: ThreadCounts) -> bool {
         let Self { runtime, .. } = *self;
-        let until = self.deadline.sooner(self.retry_wait);
+        let until = self.deadline.at_most(self.retry_wait);
         let mut wait = MIN_COUNT_WAIT;
         loop {
             self.missed.look(&runtime.kernel, runtime.gate.is_wanted());

@@ -84,7 +84,7 @@ impl<'r> RoundGuard<'r> {
             let poll = LivenessPoll::new(&check_owner);
             // A thread that waits for the lock still answers the summons of the lock's owner.
             let wait = || is_ours = round.lock.try_acquire(me.tid(), deadline, poll);
-            if let Err(errno) = masked.except_summons(wait) {
+            if let Err(errno) = masked.with_summons_unblocked(wait) {
                 if is_ours {
                     round.lock.release();
                 }

@@ -45,7 +45,7 @@ impl Runtime {
             return self.note_proof(0);
         }
         if count == 0 {
-            return Err(AttemptError::ThreadCountUnavailable(self.kernel.implausible()));
+            return Err(AttemptError::ThreadCountUnavailable(self.kernel.zero_count_error()));
         }
         // Somebody has ended after it arrived; the next attempt finds it dead.
         if count < held {
@@ -92,7 +92,7 @@ impl Runtime {
     ) -> Result<Result<(), Errno>, AttemptError> {
         let held = stopped + 1;
         let count = match self.kernel.thread_count() {
-            Ok(ThreadCount { threads: 0, .. }) => return Ok(Err(self.kernel.implausible())),
+            Ok(ThreadCount { threads: 0, .. }) => return Ok(Err(self.kernel.zero_count_error())),
             Ok(count) if count.threads <= held => return Ok(Ok(())),
             Ok(count) => count.threads,
             Err(errno) => return Ok(Err(errno)),

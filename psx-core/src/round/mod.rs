@@ -190,6 +190,6 @@ struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
-        crate::sys::fatal::unwound();
+        crate::sys::fatal::closure_unwound();
     }
 }

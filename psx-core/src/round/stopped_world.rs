@@ -101,7 +101,9 @@ impl<'a> StoppedWorld<'a> {
         let mut lost = false;
         // A summons of the caller's own that was refused is looked at without a wait.
         while refused
-            || !round.arrivals.wait(Limit::At(deadline.sooner(look)), round.wait_policy.of_caller())
+            || !round
+                .arrivals
+                .wait(Limit::At(deadline.at_most(look)), round.wait_policy.of_caller())
         {
             refused = false;
             let found_gone =

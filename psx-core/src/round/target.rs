@@ -34,7 +34,7 @@ impl Runtime {
             return;
         }
         // Only now is it sure that the thread has an errno of its own.
-        let _errno = errno::Saved::here();
+        let _errno = errno::Saved::new();
         if room < stack::needed(round.wait_policy.is_closure()) {
             if me.transition(epoch, Status::Summoned, Status::StackTooSmall) {
                 round.arrivals.count_down_marked(epoch);

@@ -127,7 +127,7 @@ impl FairLock {
             } else if over {
                 return false;
             } else if is_free {
-                if self.sleep(seen, Limit::At(deadline.sooner(ABSENT))) {
+                if self.sleep(seen, Limit::At(deadline.at_most(ABSENT))) {
                     absent = Some(seen.serving);
                     over = deadline.passed();
                 }

@@ -131,7 +131,7 @@ impl Gate {
     /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
     /// when the deadline comes first. Only the holder of the round's lock calls this.
     pub(crate) fn close(&self, deadline: Deadline) -> Option<Closed<'_>> {
-        self.let_waiting_through(deadline.sooner(COURTESY));
+        self.let_waiting_through(deadline.at_most(COURTESY));
         // Release pairs with the Acquire in `is_closed`.
         self.word.fetch_or(CLOSED, Ordering::Release);
         let closed = Closed { gate: self };

@@ -23,12 +23,12 @@ impl<'p> LivenessPoll<'p> {
 
     /// How long to sleep before the next look, and no longer than until `deadline`.
     pub(crate) fn limit(&self, deadline: Deadline) -> Limit {
-        Limit::At(deadline.sooner(self.interval))
+        Limit::At(deadline.at_most(self.interval))
     }
 
     /// The same for a wait without a deadline. Needs no clock.
     pub(crate) fn unbounded(&self) -> Limit {
-        Limit::Look(self.interval)
+        Limit::Poll(self.interval)
     }
 
     /// Looks. To be called when a sleep has reached its limit, and before the state that it waited for is

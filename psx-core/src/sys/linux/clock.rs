@@ -58,7 +58,7 @@ impl Deadline {
     }
 
     /// This one, or the one after `timeout` from now if that comes first.
-    pub(crate) fn sooner(self, timeout: Duration) -> Self {
+    pub(crate) fn at_most(self, timeout: Duration) -> Self {
         self.min(Self::after(timeout))
     }
 

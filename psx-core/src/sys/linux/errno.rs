@@ -11,7 +11,7 @@ pub(crate) struct Saved {
 impl Saved {
     /// Takes note of the errno. The calling thread must have a thread-local storage of its own, as
     /// every registered thread has.
-    pub(crate) fn here() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: the libc's errno is the thread's own, and exists for as long as the thread.
         Self { errno: unsafe { *libc::__errno_location() } }
     }

@@ -102,6 +102,6 @@ pub(crate) fn caller_died(tid: u32, speaks: bool) -> ! {
 }
 
 /// A panic has left a broadcast closure.
-pub(crate) fn unwound() {
+pub(crate) fn closure_unwound() {
     abort();
 }

@@ -37,7 +37,7 @@ pub(crate) enum Limit {
     /// From now on, again at every sleep. Needs no clock.
     For(Duration),
     /// The same, for a thread that waits without a limit and looks after others now and then.
-    Look(Duration),
+    Poll(Duration),
 }
 
 /// Sleeps while the word is `expected`. Returns whether the limit has been reached.
@@ -48,7 +48,7 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     // A plain wait takes a time, a wait for any of a set of bits a point in time.
     let (op, until) = match limit {
         Limit::Never => (libc::FUTEX_WAIT, None),
-        Limit::For(time) | Limit::Look(time) => (libc::FUTEX_WAIT, Some(clock::timespec(time))),
+        Limit::For(time) | Limit::Poll(time) => (libc::FUTEX_WAIT, Some(clock::timespec(time))),
         Limit::At(deadline) => (libc::FUTEX_WAIT_BITSET, Some(deadline.timespec())),
     };
     let args = [

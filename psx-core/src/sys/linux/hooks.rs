@@ -54,7 +54,7 @@ impl ExitHook {
 }
 
 /// Has the three functions called around every `fork`.
-pub(crate) fn around_fork(
+pub(crate) fn pthread_atfork(
     before: unsafe extern "C" fn(),
     parent: unsafe extern "C" fn(),
     child: unsafe extern "C" fn(),

@@ -9,7 +9,7 @@ use super::signal::{Chain, Handler};
 use super::stat_file::StatFile;
 use super::sync::{AtomicU32, Ordering};
 use super::thread_dir::ThreadDir;
-use super::{pin, procfs, raw, signal};
+use super::{nodelete, procfs, raw, signal};
 use crate::Errno;
 use crate::report::Comm;
 
@@ -18,7 +18,7 @@ pub(crate) struct Kernel {
     /// The process's id. Relaxed: set before the first thread registers, and in a child before the
     /// fork's mark says that it is known.
     pid: AtomicU32,
-    mark: ForkDetector,
+    fork_detector: ForkDetector,
     stat: StatFile,
     chain: Chain,
     handler: Handler,
@@ -33,7 +33,7 @@ impl Kernel {
         Self {
             handler,
             pid: AtomicU32::new(0),
-            mark: ForkDetector::new(),
+            fork_detector: ForkDetector::new(),
             stat: StatFile::new(),
             chain: Chain::new(),
             main_stack: MainStack::new(),
@@ -47,9 +47,9 @@ impl Kernel {
             return Ok(());
         }
         let pid = raw::getpid()?;
-        pin::keep_loaded(self.handler as *const ())?;
+        nodelete::keep_loaded(self.handler as *const ())?;
         self.stat.open();
-        self.mark.install();
+        self.fork_detector.install();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cores.store(cores, Ordering::Relaxed);
         self.pid.store(pid, Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Kernel {
     /// Runs `reinit_after_fork` if this process was forked behind the libc's back and is not known yet: in
     /// one of its threads, while the others wait.
     pub(crate) fn run_if_forked(&self, reinit_after_fork: impl FnOnce()) {
-        self.mark.run_if_forked(reinit_after_fork);
+        self.fork_detector.run_if_forked(reinit_after_fork);
     }
 
     /// Starts afresh in a forked child.
@@ -74,25 +74,25 @@ impl Kernel {
         self.stat.open();
         // Without an id the kernel refuses each summons, and says so.
         self.pid.store(raw::getpid().unwrap_or(0), Ordering::Relaxed);
-        self.mark.set_known();
+        self.fork_detector.set_known();
     }
 
     /// Makes sure that the signal stack of the calling thread `tid` stays mapped, where it is the main
     /// thread: no other thread's is unmapped by a thread that it does not belong to.
-    pub(crate) fn settle_signal_stack(&self, tid: u32) {
+    pub(crate) fn keep_signal_stack_mapped(&self, tid: u32) {
         if tid == self.pid.load(Ordering::Relaxed) {
-            self.main_stack.settle();
+            self.main_stack.replace_std_stack();
         }
     }
 
     /// Whether there is nothing to be opened again.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn has_stat_file(&self) -> bool {
         self.stat.is_open()
     }
 
     /// Opens again what a program may have closed. Looks up a path, so it comes before anything is
     /// frozen. Returns whether it could.
-    pub(crate) fn reopen(&self) -> bool {
+    pub(crate) fn reopen_stat_file(&self) -> bool {
         self.stat.open()
     }
 
@@ -109,7 +109,7 @@ impl Kernel {
     /// The calling thread's id, if it is a thread of the process that the registry is about, and not
     /// of a child that was forked behind the libc's back. Async-signal-safe.
     pub(crate) fn own_tid(&self) -> Option<u32> {
-        if self.mark.is_forked() { None } else { raw::gettid().ok() }
+        if self.fork_detector.is_forked() { None } else { raw::gettid().ok() }
     }
 
     /// Asks the thread `tid` to answer the round.
@@ -153,7 +153,7 @@ impl Kernel {
     }
 
     /// What to say of a count of zero: no Linux has that, but a kernel that poses as one may.
-    pub(crate) fn implausible(&self) -> Errno {
+    pub(crate) fn zero_count_error(&self) -> Errno {
         Errno::from_raw(libc::ENOSYS)
     }
 

@@ -37,7 +37,7 @@ impl MainStack {
     /// free what it gets. Where there is none yet (functions that run before `main` come before std's
     /// start), where main is on it at this moment, or where memory is short, the next call tries again, up to
     /// [`TRIES`] times.
-    pub(super) fn settle(&self) {
+    pub(super) fn replace_std_stack(&self) {
         let tries = self.tries.load(Ordering::Relaxed);
         if tries == TRIES {
             return;
@@ -116,11 +116,11 @@ mod tests {
         let main = MainStack::new();
         let of_std = exchange(None).unwrap();
         assert!(is_like_std(&of_std));
-        main.settle();
+        main.replace_std_stack();
         let ours = exchange(None).unwrap();
         assert!(ours.ss_size >= ROOM && ours.ss_sp != of_std.ss_sp);
         exchange(Some(&of_std)).unwrap();
-        main.settle();
+        main.replace_std_stack();
         assert_eq!(exchange(None).unwrap().ss_sp, of_std.ss_sp);
     }
 
@@ -131,7 +131,7 @@ mod tests {
         let own =
             libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: memory.len() };
         exchange(Some(&own)).unwrap();
-        MainStack::new().settle();
+        MainStack::new().replace_std_stack();
         assert_eq!(exchange(Some(&of_std)).unwrap().ss_sp, own.ss_sp);
     }
 
@@ -141,10 +141,10 @@ mod tests {
         let none = libc::stack_t { ss_flags: libc::SS_DISABLE, ..of_std };
         exchange(Some(&none)).unwrap();
         let main = MainStack::new();
-        main.settle();
+        main.replace_std_stack();
         assert_eq!(exchange(None).unwrap().ss_flags, libc::SS_DISABLE);
         exchange(Some(&of_std)).unwrap();
-        main.settle();
+        main.replace_std_stack();
         assert_ne!(exchange(None).unwrap().ss_sp, of_std.ss_sp);
     }
 }

@@ -47,7 +47,7 @@ impl Masked {
     /// Waits with the summons unblocked, and no other signal: a caller that waits its turn must
     /// still answer another caller's summons, but must not run a handler of the program's. Where this
     /// fails, the wait may have been made, and 33 may be unblocked.
-    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
+    pub(crate) fn with_summons_unblocked<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
         unblock_summons()?;
         let waited = wait();
         change(libc::SIG_BLOCK, only(SUMMONS))?;

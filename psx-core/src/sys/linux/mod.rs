@@ -10,7 +10,7 @@ pub(crate) mod hooks;
 mod kernel;
 mod main_stack;
 pub(crate) mod mask;
-mod pin;
+mod nodelete;
 mod procfs;
 pub(crate) mod raw;
 mod robust_mutex;

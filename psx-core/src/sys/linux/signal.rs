@@ -86,7 +86,7 @@ pub(crate) unsafe fn is_summons(info: *const libc::siginfo_t, runtime: usize) ->
 /// # Safety
 ///
 /// `context` is what the kernel gave to a handler with `SA_SIGINFO`.
-pub(crate) unsafe fn room(context: *const c_void) -> usize {
+pub(crate) unsafe fn stack_left(context: *const c_void) -> usize {
     // SAFETY: as our caller promises. The stack is described at the same place on all machines that
     // psx builds for, and is all zero where the thread has none.
     let stack = unsafe { (*context.cast::<libc::ucontext_t>()).uc_stack };

@@ -28,7 +28,7 @@ pub(crate) struct ThreadDir {
 
 /// A thread by its two ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Listed {
+pub(crate) struct ThreadIds {
     /// What `gettid` returns in it.
     pub(crate) tid: u32,
     /// What `/proc` calls it.
@@ -63,7 +63,7 @@ impl ThreadDir {
 
     /// Calls `found` with each thread. The kernel ends the list early, and says nothing, when the
     /// thread that it has come to ends: only the kernel's count says whether the list is whole.
-    pub(crate) fn for_each(&self, mut found: impl FnMut(Listed)) -> Result<(), Errno> {
+    pub(crate) fn for_each(&self, mut found: impl FnMut(ThreadIds)) -> Result<(), Errno> {
         const HEADER: usize = 19;
         let fd = self.directory.number();
         let mut entries = [0_u8; 4096];
@@ -85,7 +85,7 @@ impl ThreadDir {
                 let name = rest[HEADER..length].split(|&byte| byte == 0).next();
                 if let Some(proc_id) = name.and_then(parse) {
                     if let Some(tid) = self.own_id(proc_id)? {
-                        found(Listed { tid, proc_id });
+                        found(ThreadIds { tid, proc_id });
                     }
                 }
                 rest = &rest[length..];
@@ -105,9 +105,9 @@ impl ThreadDir {
     }
 
     /// The thread with this id of its own.
-    pub(super) fn find(&self, tid: u32) -> Option<Listed> {
+    pub(super) fn find(&self, tid: u32) -> Option<ThreadIds> {
         if !self.is_translated {
-            return Some(Listed { tid, proc_id: tid });
+            return Some(ThreadIds { tid, proc_id: tid });
         }
         let mut thread = None;
         let _ = self.for_each(|listed| {

@@ -41,7 +41,7 @@ impl Deadline {
         Ok(Self::after(timeout))
     }
 
-    pub(crate) fn sooner(self, _: Duration) -> Self {
+    pub(crate) fn at_most(self, _: Duration) -> Self {
         self
     }
 

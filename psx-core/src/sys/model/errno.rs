@@ -4,7 +4,7 @@
 pub(crate) struct Saved;
 
 impl Saved {
-    pub(crate) fn here() -> Self {
+    pub(crate) fn new() -> Self {
         Self
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn abort() -> ! {
 }
 
 /// A thread that dies in its call leaves by unwinding: there is no other way off a stack of loom's.
-pub(crate) fn unwound() {}
+pub(crate) fn closure_unwound() {}
 
 /// The process ends, because the caller of a round has died in it.
 pub(crate) fn caller_died(tid: u32, _: bool) -> ! {

@@ -52,7 +52,7 @@ pub(crate) enum Limit {
     At(Deadline),
     For(#[allow(dead_code, reason = "time has no length here")] Duration),
     /// Of a thread that looks whether another is still alive.
-    Look(#[allow(dead_code, reason = "as above")] Duration),
+    Poll(#[allow(dead_code, reason = "as above")] Duration),
 }
 
 /// Sleeps while the word is `expected`. Returns whether the limit has been reached.
@@ -68,8 +68,8 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     let kind = match limit {
         Limit::Never => Sleep::Endless,
         Limit::At(_) | Limit::For(_) => Sleep::Timed,
-        Limit::Look(_) if fault::is(Fault::CallerNotWatched) => Sleep::Endless,
-        Limit::Look(_) => Sleep::Look,
+        Limit::Poll(_) if fault::is(Fault::CallerNotWatched) => Sleep::Endless,
+        Limit::Poll(_) => Sleep::Look,
     };
     let at_once = match kind {
         Sleep::Timed => machine.whim(Whim::Timer),

@@ -13,11 +13,11 @@ pub(crate) struct Kernel;
 impl Kernel {
     pub(crate) fn reinit_after_fork(&self) {}
 
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn has_stat_file(&self) -> bool {
         true
     }
 
-    pub(crate) fn reopen(&self) -> bool {
+    pub(crate) fn reopen_stat_file(&self) -> bool {
         true
     }
 
@@ -58,7 +58,7 @@ impl Kernel {
         1
     }
 
-    pub(crate) fn implausible(&self) -> Errno {
+    pub(crate) fn zero_count_error(&self) -> Errno {
         Errno::from_raw(libc::ENOSYS)
     }
 
@@ -95,14 +95,14 @@ pub(crate) struct ThreadDir;
 
 /// A thread by its id.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ThreadIds {
     pub(crate) tid: u32,
     pub(crate) proc_id: u32,
 }
 
 impl ThreadDir {
-    pub(crate) fn for_each(&self, found: impl FnMut(Listed)) -> Result<(), Errno> {
-        let listed = |tid| Listed { tid, proc_id: tid };
+    pub(crate) fn for_each(&self, found: impl FnMut(ThreadIds)) -> Result<(), Errno> {
+        let listed = |tid| ThreadIds { tid, proc_id: tid };
         machine::get().alive().into_iter().map(listed).for_each(found);
         Ok(())
     }

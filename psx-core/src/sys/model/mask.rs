@@ -17,7 +17,7 @@ pub(crate) fn block_all() -> Result<Masked, Errno> {
 
 impl Masked {
     /// Waits with the summons unblocked.
-    pub(crate) fn except_summons<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
+    pub(crate) fn with_summons_unblocked<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
         set(fault::is(Fault::TurnBlocksSummons));
         let waited = wait();
         set(true);
