@@ -8,16 +8,18 @@
 //!
 //! | folder | contents |
 //! |---|---|
-//! | `registry/` | the registered threads: entries in a list, behind a gate that a round closes |
-//! | `round/` | stop, prove, commit, release |
-//! | `sys/` | the kernel's interfaces: futexes, signal 33, `/proc`; or a model of them |
+//! | `process/` | the process's one runtime, the signal handler, and the hooks that the libc calls |
 //! | `spawn_guard.rs` | the guard around the start of a thread |
-//! | `process.rs` | the process's one registry, and the hooks that the libc calls |
+//! | `runtime.rs` | what the rounds of a process need, in one struct |
+//! | `registry/` | the list of registered threads |
+//! | `round/` | broadcast: stop, prove, commit, release |
+//! | `sync/` | the gate, locks and latch that threads wait on |
+//! | `sys/` | the kernel's interfaces: futexes, signal 33, `/proc`; or a model of them |
 //!
 //! docs/protocol.md describes the protocol, docs/invariants.md lists the invariants that SAFETY comments
 //! cite.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(psx_loom, allow(dead_code, reason = "only process.rs uses it"))]
+#![cfg_attr(psx_loom, allow(dead_code, reason = "only process/ uses it"))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("psx builds for Linux only");

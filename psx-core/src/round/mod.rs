@@ -1,19 +1,19 @@
 //! A round: all registered threads stop, and then make one call at one instant, or none does.
 //!
-//! | file | concept |
+//! | file | contents |
 //! |---|---|
-//! | `caller` | the thread that leads the round: lay out, freeze, gather, prove, commit, release |
-//! | `gathering` | the world while it is stopped: summon, wait, lend the call, let go |
-//! | `target` | a thread that is summoned: arrive, wait, make the call, wait |
-//! | `word` | what all of them sleep on: epoch and phase |
-//! | `patience` | how they wait before they sleep |
-//! | `latch` | how many have not arrived, how many have not made the call |
-//! | `roster` | who is to be summoned, and by whom: helped signalling |
+//! | `broadcast` | attempts of a round, until one is committed or the deadline passes |
+//! | `caller` | one attempt: close the gate, stop, prove, call, publish, release |
+//! | `stopped_world` | the targets, from the announcement to the release |
+//! | `target` | a summoned thread: arrive, wait, make the call, wait |
+//! | `summon` | sends summonses; the caller and the targets share the work |
+//! | `roster` | the ids of the targets, to be claimed |
 //! | `index` | from a thread's id to its entry, for the signal handler |
-//! | `stack` | how much stack a thread must have left |
+//! | `word` | the epoch and the phase, on which targets sleep |
+//! | `stack` | how much stack a target must have left |
 //! | `coverage` | the proof that no thread was missed |
 //! | `missed` | whether to wait for the threads that a proof has missed |
-//! | `ledger` | records laid out before the stop, since nothing is allocated inside it |
+//! | `scratch` | buffers that are allocated before the stop |
 //!
 //! Between the first summons and the release every other registered thread stands still, and may
 //! hold any lock of the program: the allocator's, standard output's, a tracing subscriber's. So
