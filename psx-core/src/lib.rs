@@ -29,7 +29,7 @@ mod errno;
 mod error;
 mod memory;
 #[cfg(psx_loom)]
-#[path = "sys/model/door.rs"]
+#[path = "sys/model/harness/mod.rs"]
 pub mod model;
 #[cfg(not(psx_loom))]
 mod process;

@@ -1,18 +1,17 @@
-//! Removes one rule of the protocol at a time, and expects a scene to find out. A model that cannot
-//! fail proves nothing.
+//! Removes one rule of the protocol at a time, and expects a named scene to fail with a named symptom: a
+//! model that cannot fail proves nothing. A fault that never applies is an error too.
 //!
-//! Each fault is explored in a process of its own: a model that fails in the middle of an unwinding
-//! may take the process with it, and what it says of that goes to nobody's screen.
+//! Each fault is explored in a process of its own: a model that panics while it unwinds aborts.
 
 mod scenes;
 
 use std::process::Command;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use psx_model::model::Fault;
-use scenes::PIECES;
+use psx_model::model::{APPLIES, Fault};
+use scenes::SCENARIOS;
 
-/// A rule, the scene that needs it, and what the scene says without it.
+/// A rule, the scene that needs it, and the message with which the scene fails without it.
 struct Broken {
     fault: Fault,
     scene: &'static str,
@@ -20,65 +19,64 @@ struct Broken {
 }
 
 macro_rules! broken {
-    ($($fault:ident: $scene:ident says $symptom:expr;)*) => {
+    ($($fault:ident: $scene:ident fails with $symptom:expr;)*) => {
         &[$(Broken { fault: Fault::$fault, scene: stringify!($scene), symptom: $symptom }),*]
     };
 }
 
-/// Something that nothing orders: loom's words.
+/// Two accesses that nothing orders, in loom's words.
 const RACE: &str = "Causality violation";
-/// Everybody sleeps, and only a timer would help.
 const LOST: &str = "a wake-up was lost";
 const MIXED: &str = "runs between the first call and the last";
 
 const BROKEN: &[Broken] = broken! {
-    GateNotClosed: birth says RACE;
-    PassesNotAwaited: birth says RACE;
-    GateBarged: exit_with_old_values says RACE;
-    PassReturnRelaxed: birth says RACE;
-    GateCloseRelaxed: birth says RACE;
-    GateOpenRelaxed: death_in_the_call says RACE;
-    PhaseStoreRelaxed: one_target says RACE;
-    PhaseLoadRelaxed: one_target says RACE;
-    PhaseNotReadAgain: one_target says RACE;
-    EpochStandsStill: late_arrival says MIXED;
-    CountdownRelaxed: one_target says RACE;
-    LatchWaitRelaxed: one_target says RACE;
-    LatchForgetsToWake: one_target says LOST;
-    CountedTwice: late_arrivals says MIXED;
-    ClaimNotAtomic: helped_signalling says "summonses of thread";
-    RefusalForgotten: helped_signalling says "Unreachable";
-    LockNotTriedAgain: registering_and_walking says RACE;
-    LockReleaseRelaxed: registering_and_walking says RACE;
-    TurnBlocksSummons: two_callers says LOST;
-    WakeAllWakesOne: two_targets says LOST;
-    DeathUnnoticed: death_in_the_call says "time goes by and nothing comes of it";
-    OwnerDiedUnread: id_of_the_dead says "summonses of an unregistered thread";
-    DuplicateIdKept: two_entries_with_one_id says LOST;
-    CountOfOnesOwn: adoption says MIXED;
-    StackRefusalLost: stack_too_small says RACE;
-    MainEndSeenAfterCount: main_leaves says MIXED;
-    MainTakenForEnded: main_leaves says MIXED;
-    LostNotSentAgain: summons_lost says "Unreachable";
-    CallerNotWatched: caller_dies says "deadlock";
-    RoundNotCheckedAgain: caller_leaves says "a false alarm";
-    DeadOwnerKeepsLock: caller_dies_early says "Busy";
-    TurnNotMarked: two_callers says LOST;
+    GateNotClosed: spawn fails with RACE;
+    PassesNotAwaited: spawn fails with RACE;
+    GateBypassed: exit_with_old_values fails with RACE;
+    PassReturnRelaxed: spawn fails with RACE;
+    GateCloseRelaxed: spawn fails with RACE;
+    GateOpenRelaxed: death_in_the_call fails with RACE;
+    PhaseStoreRelaxed: one_target fails with RACE;
+    PhaseLoadRelaxed: one_target fails with RACE;
+    PhaseNotReloaded: one_target fails with RACE;
+    EpochNotAdvanced: late_arrival fails with MIXED;
+    CountdownRelaxed: one_target fails with RACE;
+    LatchWaitRelaxed: one_target fails with RACE;
+    LatchNotWoken: one_target fails with LOST;
+    CountedTwice: late_arrivals fails with MIXED;
+    ClaimNotAtomic: helped_signalling fails with "summonses of thread";
+    RefusalNotRecorded: helped_signalling fails with "Unreachable";
+    LockNotRetried: registering_and_walking fails with RACE;
+    LockReleaseRelaxed: registering_and_walking fails with RACE;
+    LockWaitBlocksSummons: two_callers fails with LOST;
+    WakeAllWakesOne: two_targets fails with LOST;
+    DeathNotDetected: death_in_the_call fails with "no progress";
+    OwnerDiedIgnored: reused_id fails with "summonses of an unregistered thread";
+    DuplicateIdKept: duplicate_id fails with LOST;
+    KernelCountIgnored: adoption fails with MIXED;
+    StackRefusalLost: stack_too_small fails with RACE;
+    MainEndReadAfterCount: main_exits fails with MIXED;
+    MainAssumedEnded: main_exits fails with MIXED;
+    LostNotResent: summons_lost fails with "Unreachable";
+    CallerNotPolled: caller_dies fails with "deadlock";
+    RoundNotRechecked: caller_exits fails with "a false alarm";
+    DeadOwnerKeepsLock: caller_dies_before_round fails with "Busy";
+    OwnerNotRecorded: two_callers fails with LOST;
 };
 
-/// Names, for the child process, the fault that it is to explore.
+/// Names, for the child process, the fault that it explores.
 const FAULT: &str = "PSX_MODEL_FAULT";
 
 fn main() {
     if let Ok(name) = std::env::var(FAULT) {
         let broken = BROKEN.iter().find(|broken| format!("{:?}", broken.fault) == name).unwrap();
-        let piece = PIECES.iter().find(|piece| piece.name == broken.scene).unwrap();
-        let interleavings = (piece.model)().without(broken.fault).explore(piece.scene);
-        println!("{name}: nothing noticed in {interleavings} interleavings");
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == broken.scene).unwrap();
+        let interleavings = (scenario.model)().with_fault(broken.fault).explore(scenario.scene);
+        println!("{name}: not noticed in {interleavings} interleavings");
         return;
     }
     let trials = BROKEN.iter().map(|broken| {
-        let name = format!("{}_without_{:?}", broken.scene, broken.fault);
+        let name = format!("{}_with_{:?}", broken.scene, broken.fault);
         Trial::test(name, || expect_symptom(broken))
     });
     let trials = trials.collect::<Vec<_>>();
@@ -93,12 +91,17 @@ fn expect_symptom(broken: &Broken) -> Result<(), Failed> {
         .env(FAULT, format!("{:?}", broken.fault))
         .env("RUST_BACKTRACE", "0")
         .output()?;
-    let said = String::from_utf8_lossy(&explored.stderr);
-    if explored.status.success() {
-        return Err(format!("not noticed: {}", String::from_utf8_lossy(&explored.stdout)).into());
+    let output = String::from_utf8_lossy(&explored.stderr);
+    let applied = output.lines().filter(|line| line.starts_with(APPLIES)).count();
+    let places = broken.fault.places();
+    if applied != places {
+        return Err(format!("applied at {applied} of {places} places:\n{output}").into());
     }
-    if !said.contains(broken.symptom) {
-        return Err(format!("noticed, but not as \"{}\":\n{said}", broken.symptom).into());
+    if explored.status.success() {
+        return Err(String::from_utf8_lossy(&explored.stdout).into_owned().into());
+    }
+    if !output.contains(broken.symptom) {
+        return Err(format!("noticed, but not as \"{}\":\n{output}", broken.symptom).into());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Explores each scene with the protocol as it is. Prints how many interleavings that took.
+//! Explores each scene with the unchanged protocol, and prints the number of interleavings.
 
 mod scenes;
 
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
-use scenes::PIECES;
+use scenes::SCENARIOS;
 
 fn main() {
     static HELD: AtomicU64 = AtomicU64::new(0);
     static INTERLEAVINGS: AtomicU64 = AtomicU64::new(0);
 
-    let trials = PIECES.iter().map(|piece| {
-        Trial::test(piece.name, || {
-            let began = Instant::now();
-            let interleavings = (piece.model)().explore(piece.scene);
-            println!("{}: {interleavings} interleavings, {:.1?}", piece.name, began.elapsed());
+    let trials = SCENARIOS.iter().map(|scenario| {
+        Trial::test(scenario.name, || {
+            let start = Instant::now();
+            let interleavings = (scenario.model)().explore(scenario.scene);
+            println!("{}: {interleavings} interleavings, {:.1?}", scenario.name, start.elapsed());
             HELD.fetch_add(1, Ordering::Relaxed);
             INTERLEAVINGS.fetch_add(interleavings, Ordering::Relaxed);
             Ok(())

@@ -7,6 +7,8 @@ use std::process::Command;
 use std::{env, fs};
 
 const PROMISES: [&str; 9] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P10"];
+/// In psx-loom-tests/tests/scenes.
+const SCENE_FILES: [&str; 3] = ["rounds", "lists", "failures"];
 
 fn read(file: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository's folder");
@@ -28,7 +30,8 @@ fn listed(test: &str) -> BTreeSet<String> {
 fn scenes() -> BTreeSet<String> {
     let list = read("psx-loom-tests/tests/scenes/mod.rs");
     let names = list.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once("::"));
-    names.map(|(_, name)| name.to_owned()).collect()
+    let of_files = names.filter(|(file, _)| SCENE_FILES.contains(file));
+    of_files.map(|(_, name)| name.to_owned()).collect()
 }
 
 #[test]
@@ -63,4 +66,46 @@ fn every_promise_names_tests_that_exist() {
         }
         assert!(named > 0, "nothing tries {promise}");
     }
+}
+
+/// The promises that the doc of each scene begins with, as in `/// P1, P6: ...`.
+fn promises_of_scenes() -> BTreeSet<(String, String)> {
+    let mut pairs = BTreeSet::new();
+    for file in SCENE_FILES {
+        let text = read(&format!("psx-loom-tests/tests/scenes/{file}.rs"));
+        let mut doc = None;
+        for line in text.lines() {
+            if let Some(text) = line.strip_prefix("/// ") {
+                doc = doc.or(Some(text));
+                continue;
+            }
+            let scene = line.strip_prefix("pub(crate) mod ").and_then(|l| l.strip_suffix(" {"));
+            if let (Some(scene), Some((promises, _))) =
+                (scene, doc.take().and_then(|doc| doc.split_once(": ")))
+            {
+                pairs.extend(promises.split(", ").map(|p| (scene.to_owned(), p.to_owned())));
+            }
+        }
+    }
+    pairs
+}
+
+#[test]
+fn every_scene_names_its_promises() {
+    let named = promises_of_scenes();
+    let scenes_with_a_promise: BTreeSet<_> = named.iter().map(|(scene, _)| scene.clone()).collect();
+    assert_eq!(scenes_with_a_promise, scenes(), "the scenes whose doc names a promise, all scenes");
+    let page = read("docs/promises.md");
+    let mut on_page = BTreeSet::new();
+    for section in page.split("\n## ").skip(1) {
+        let promise = section.split(':').next().unwrap_or_default();
+        let row = section.lines().find_map(|line| line.strip_prefix("| scenes | "));
+        let names = row.unwrap_or_default().split('`').skip(1).step_by(2);
+        on_page.extend(names.map(|scene| (scene.to_owned(), promise.to_owned())));
+    }
+    let differences: Vec<_> = named.symmetric_difference(&on_page).collect();
+    assert!(
+        differences.is_empty(),
+        "in a scene's doc or on the page, not in both: {differences:?}"
+    );
 }

@@ -1,10 +1,10 @@
-//! Who belongs to the process: births, exits, adoptions, with and without rounds.
+//! Threads start, register and exit, with and without rounds.
 
-use psx_model::model::{Conduct, Model, Scene};
+use psx_model::model::{CallBehavior, Model, Scene};
 
-use super::{plan, registered_only};
+use super::{registered_only, with_proof};
 
-/// The list alone: two threads come and go, a third walks.
+/// P5: the list alone: two threads register and unregister, a third walks it.
 pub(crate) mod registering_and_walking {
     use super::*;
 
@@ -17,16 +17,16 @@ pub(crate) mod registering_and_walking {
             assert!((1..=3).contains(&walker.walk()));
         });
         for _ in 0..2 {
-            scene.foreign(|comer| {
-                comer.adopt();
-                comer.leave();
+            scene.unregistered(|thread| {
+                thread.adopt();
+                thread.unregister();
             });
         }
     }
 }
 
-/// P5: a birth and a round, in any order.
-pub(crate) mod birth {
+/// P2, P5: a thread starts, and a round runs, in any order.
+pub(crate) mod spawn {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -35,19 +35,19 @@ pub(crate) mod birth {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
             assert!((2..=3).contains(&report.threads()));
         });
         scene.registered(|parent| {
-            parent.give_birth(|child| child.step());
-            parent.step();
+            parent.spawn(|child| child.run_user_code());
+            parent.run_user_code();
         });
     }
 }
 
-/// P5 with the proof: a thread that is born and exits meanwhile is never taken for a stranger, nor
-/// a stranger for it.
-pub(crate) mod birth_and_exit {
+/// P4, P5: the same with the proof of coverage: a thread that starts and exits meanwhile is never counted
+/// as unregistered, nor an unregistered thread as registered.
+pub(crate) mod spawn_and_exit {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -56,21 +56,21 @@ pub(crate) mod birth_and_exit {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&with_proof(), 1, CallBehavior::default()).unwrap();
             assert!((2..=3).contains(&report.threads()));
-            caller.step();
+            caller.run_user_code();
         });
         scene.registered(|parent| {
-            parent.give_birth(|child| {
-                child.step();
-                child.leave();
+            parent.spawn(|child| {
+                child.run_user_code();
+                child.unregister();
                 child.exit();
             });
         });
     }
 }
 
-/// A thread that exits makes the call, or runs no more user code; its entry is gone.
+/// P2, P5: a thread that exits makes the call, or runs no more user code; its entry is gone.
 pub(crate) mod exit {
     use super::*;
 
@@ -80,11 +80,11 @@ pub(crate) mod exit {
 
     pub(crate) fn scene(scene: &Scene) {
         exit_with_old_values::scene(scene);
-        scene.registered(|stayer| stayer.step());
+        scene.registered(|target| target.run_user_code());
     }
 }
 
-/// The same without a third thread, and with all that the orderings let a load see.
+/// P2, P5: the same without a third thread, and with all values that the orderings let a load see.
 pub(crate) mod exit_with_old_values {
     use super::*;
 
@@ -94,22 +94,22 @@ pub(crate) mod exit_with_old_values {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
             assert!((1..=3).contains(&report.threads()));
-            caller.step();
+            caller.run_user_code();
         });
-        scene.registered(|leaver| {
-            leaver.step();
-            leaver.leave();
-            leaver.exit();
+        scene.registered(|exiting| {
+            exiting.run_user_code();
+            exiting.unregister();
+            exiting.exit();
         });
     }
 }
 
-/// P4 without a list of threads: a main thread that psx does not know of starts another one, and ends
-/// before or after the round counts. The kernel goes on counting it, and the round may leave it out;
-/// never the other one, and never a main thread that still runs.
-pub(crate) mod main_leaves {
+/// P4, P10: without a list of threads: an unregistered main thread starts another thread, and ends before
+/// or after the round counts. The kernel still counts it. The round may leave out a main thread that has
+/// ended, never one that runs, and never the other thread.
+pub(crate) mod main_exits {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -117,25 +117,25 @@ pub(crate) mod main_leaves {
     }
 
     pub(crate) fn scene(scene: &Scene) {
-        scene.foreign(|main| {
-            main.give_foreign_birth(|other| {
+        scene.unregistered(|main| {
+            main.spawn_unregistered(|other| {
                 other.adopt();
-                other.step();
+                other.run_user_code();
             });
             main.exit_as_main();
         });
         scene.registered(|caller| {
-            match caller.broadcast(&plan(), 1, Conduct::default()) {
+            match caller.broadcast(&with_proof(), 1, CallBehavior::default()) {
                 Ok(report) => assert!((1..=2).contains(&report.threads())),
                 Err(psx_model::Error::Uncovered(missed)) => assert!(missed.unnamed() > 0),
                 Err(other) => panic!("{other}"),
             }
-            caller.step();
+            caller.run_user_code();
         });
     }
 }
 
-/// P4: a foreign thread adopts while a round wants a proof.
+/// P4, P10: a thread registers while a round proves coverage.
 pub(crate) mod adoption {
     use super::*;
 
@@ -145,13 +145,13 @@ pub(crate) mod adoption {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let result = caller.broadcast(&plan(), 1, Conduct::default());
+            let result = caller.broadcast(&with_proof(), 1, CallBehavior::default());
             assert!(result.is_ok() || matches!(result, Err(psx_model::Error::Uncovered(_))));
-            caller.step();
+            caller.run_user_code();
         });
-        scene.foreign(|foreign| {
-            foreign.adopt();
-            foreign.step();
+        scene.unregistered(|thread| {
+            thread.adopt();
+            thread.run_user_code();
         });
     }
 }

@@ -1,25 +1,34 @@
-//! The scenes that loom explores, each with a bound on how often a thread that could go on is kept
-//! from it: as high as leaves the scene a minute. Without one, a round of two threads has more
-//! orders than anyone can wait for, most of them alike. `LOOM_MAX_PREEMPTIONS=4` sets another.
+//! The scenes that loom explores, each with a bound on preemptions: as high as keeps the scene below a
+//! minute. Without a bound even a round of two threads takes days. `LOOM_MAX_PREEMPTIONS=4` overrides all
+//! bounds.
+//!
+//! The doc of each scene begins with the promises that it explores (docs/promises.md), which
+//! psx-spawn/tests/promises.rs checks.
+//!
+//! | file | scenes |
+//! |---|---|
+//! | `rounds` | rounds that succeed, and calls that fail |
+//! | `lists` | threads start, register, exit |
+//! | `failures` | late and dead threads, lost summonses, callers that die |
 
+mod failures;
 mod lists;
 mod rounds;
-mod troubles;
 
 use psx_model::model::{Model, Scene};
 use psx_model::{Broadcast, Coverage, Divergence};
 
 /// A scene and how it is explored.
 #[derive(Clone, Copy)]
-pub(crate) struct Piece {
+pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) model: fn() -> Model,
     pub(crate) scene: fn(&Scene),
 }
 
-macro_rules! pieces {
+macro_rules! scenarios {
     ($($module:ident :: $name:ident),* $(,)?) => {
-        &[$(Piece {
+        &[$(Scenario {
             name: stringify!($name),
             model: $module::$name::model,
             scene: $module::$name::scene,
@@ -27,8 +36,7 @@ macro_rules! pieces {
     };
 }
 
-/// All of them.
-pub(crate) const PIECES: &[Piece] = pieces![
+pub(crate) const SCENARIOS: &[Scenario] = scenarios![
     rounds::one_target,
     rounds::one_target_interrupted_everywhere,
     rounds::two_targets,
@@ -38,35 +46,35 @@ pub(crate) const PIECES: &[Piece] = pieces![
     rounds::two_callers_and_a_target,
     rounds::helped_signalling,
     lists::registering_and_walking,
-    lists::birth,
-    lists::birth_and_exit,
+    lists::spawn,
+    lists::spawn_and_exit,
     lists::exit,
     lists::exit_with_old_values,
     lists::adoption,
-    lists::main_leaves,
-    troubles::late_arrival,
-    troubles::late_arrivals,
-    troubles::uncovered_and_retried,
-    troubles::death_in_the_call,
-    troubles::death_without_an_answer,
-    troubles::stack_too_small,
-    troubles::id_of_the_dead,
-    troubles::two_entries_with_one_id,
-    troubles::summons_lost,
-    troubles::death_while_helping,
-    troubles::caller_dies,
-    troubles::caller_dies_having_called,
-    troubles::caller_dies_alone,
-    troubles::caller_dies_early,
-    troubles::caller_leaves,
+    lists::main_exits,
+    failures::late_arrival,
+    failures::late_arrivals,
+    failures::uncovered_and_retried,
+    failures::death_in_the_call,
+    failures::death_before_answer,
+    failures::stack_too_small,
+    failures::reused_id,
+    failures::duplicate_id,
+    failures::summons_lost,
+    failures::death_while_helping,
+    failures::caller_dies,
+    failures::caller_dies_after_call,
+    failures::caller_dies_alone,
+    failures::caller_dies_before_round,
+    failures::caller_exits,
 ];
 
-/// As users have it by default, but that results which differ are reported.
-fn plan() -> Broadcast {
+/// The default, except that results that differ are reported.
+fn with_proof() -> Broadcast {
     Broadcast::new().divergence(Divergence::Report)
 }
 
-/// Without the proof of coverage.
+/// The same without the proof of coverage.
 fn registered_only() -> Broadcast {
-    plan().coverage(Coverage::Registered)
+    with_proof().coverage(Coverage::Registered)
 }

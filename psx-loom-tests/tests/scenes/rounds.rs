@@ -1,27 +1,27 @@
-//! Rounds among threads that do nothing but answer.
+//! Rounds that succeed, and calls that fail.
 
-use psx_model::model::{Conduct, Model, Scene, Thread};
+use psx_model::model::{CallBehavior, Model, Scene, Thread};
 use psx_model::{Errno, Error};
 
-use super::{plan, registered_only};
+use super::{registered_only, with_proof};
 
 fn target(scene: &Scene) {
     scene.registered(|target| {
-        target.step();
-        target.step();
+        target.run_user_code();
+        target.run_user_code();
     });
 }
 
 fn round(threads: usize) -> impl FnOnce(&Thread) {
     move |caller| {
-        let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+        let report = caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
         assert_eq!((report.threads(), report.attempts()), (threads, 1));
         assert!(report.is_unanimous());
-        caller.step();
+        caller.run_user_code();
     }
 }
 
-/// P2, P3 with one target, and all that the orderings let a load see.
+/// P2, P3: one target, and all values that the orderings let a load see.
 pub(crate) mod one_target {
     use super::*;
 
@@ -35,7 +35,7 @@ pub(crate) mod one_target {
     }
 }
 
-/// The same, and the signal may arrive before each of the target's atomic operations.
+/// P2: the same, and the signal may arrive before each atomic operation of the target.
 pub(crate) mod one_target_interrupted_everywhere {
     use super::*;
 
@@ -46,14 +46,14 @@ pub(crate) mod one_target_interrupted_everywhere {
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(round(2));
         scene.registered(|target| {
-            target.step();
+            target.run_user_code();
             assert_eq!(target.walk(), 2);
-            target.step();
+            target.run_user_code();
         });
     }
 }
 
-/// P2, P3: each thread makes the call once, after the caller, and runs nothing in between.
+/// P2, P3: each thread makes the call once, after the caller, and runs no user code in between.
 pub(crate) mod two_targets {
     use super::*;
 
@@ -68,7 +68,7 @@ pub(crate) mod two_targets {
     }
 }
 
-/// The same with all that the orderings let a load see, and fewer turns.
+/// P2, P3: the same with all values that the orderings let a load see, and fewer preemptions.
 pub(crate) mod two_targets_with_old_values {
     use super::*;
 
@@ -78,12 +78,12 @@ pub(crate) mod two_targets_with_old_values {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(round(3));
-        scene.registered(Thread::step);
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// P3: what fails on the caller is made by nobody.
+/// P3: no target makes a call that fails on the caller.
 pub(crate) mod call_fails_on_the_caller {
     use super::*;
 
@@ -93,10 +93,10 @@ pub(crate) mod call_fails_on_the_caller {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let fails = Conduct { fails: true, ..Conduct::default() };
-            let refused = caller.broadcast(&plan(), 1, fails).unwrap_err();
+            let fails = CallBehavior { fails: true, ..CallBehavior::default() };
+            let refused = caller.broadcast(&with_proof(), 1, fails).unwrap_err();
             assert_eq!(refused, Error::Os(Errno::from_raw(1)));
-            caller.step();
+            caller.run_user_code();
         });
         target(scene);
         target(scene);
@@ -105,13 +105,13 @@ pub(crate) mod call_fails_on_the_caller {
 
 fn calls(number: u32) -> impl FnOnce(&Thread) {
     move |caller| {
-        let report = caller.broadcast(&registered_only(), number, Conduct::default()).unwrap();
+        let report = caller.broadcast(&registered_only(), number, CallBehavior::default()).unwrap();
         assert!(report.is_unanimous());
-        caller.step();
+        caller.run_user_code();
     }
 }
 
-/// Two callers, each the other's target: both get through, in the same order for both.
+/// P2, P6: two callers, each the target of the other: both rounds succeed, in one order for both.
 pub(crate) mod two_callers {
     use super::*;
 
@@ -125,7 +125,7 @@ pub(crate) mod two_callers {
     }
 }
 
-/// The same before a third thread.
+/// P2, P6: the same with a third thread.
 pub(crate) mod two_callers_and_a_target {
     use super::*;
 
@@ -140,7 +140,7 @@ pub(crate) mod two_callers_and_a_target {
     }
 }
 
-/// Whoever claims an entry, it is summoned once, refused summonses not counted.
+/// P6: each target is summoned once, whichever thread claims it; refused summonses do not count.
 pub(crate) mod helped_signalling {
     use super::*;
 
@@ -150,12 +150,12 @@ pub(crate) mod helped_signalling {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
             assert_eq!(report.threads(), 4);
         });
         for _ in 0..3 {
             scene.registered(|target| {
-                target.until_over();
+                target.idle();
                 assert_eq!(target.summonses(), 1, "summonses of thread {}", target.number());
             });
         }

@@ -1,13 +1,13 @@
-//! A clock that may say at any moment that the time is up.
+//! A clock on which any deadline may have passed at any time.
 
 use core::time::Duration;
 
-use super::choices::Whim;
+use super::choice::Choice;
 use super::machine;
 use super::task::Sleep;
 use crate::Errno;
 
-/// A point in time. All are the same: what matters is decided by [`Deadline`].
+/// A point in time. All are the same: [`Deadline`] decides what has passed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instant;
 
@@ -25,14 +25,14 @@ impl Instant {
     }
 }
 
-/// The point in time at which a wait gives up. Of each thread's deadlines only the last counts.
+/// The time at which a wait ends. Of the deadlines of one thread only the last counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline;
 
 impl Deadline {
     pub(crate) fn after(_: Duration) -> Self {
         if let Some(me) = machine::get().me() {
-            me.be_late(false);
+            me.deadline_passed.set(false);
         }
         Self
     }
@@ -45,20 +45,20 @@ impl Deadline {
         self
     }
 
-    /// For a caller that was stopped, which no thread of the model is: [`Instant`] never moves. That a
-    /// deadline comes later than others expect is covered by [`Self::passed`], which may say so or not.
+    /// For a caller that was stopped, which no thread of the model is. [`Self::passed`] explores
+    /// deadlines that come later than other threads expect.
     pub(crate) fn at_least(self, _: Duration) -> Self {
         self
     }
 
-    /// Whether it has passed; once it has, it stays so.
+    /// Whether it has passed. Once passed, it stays passed.
     pub(crate) fn passed(self) -> bool {
         let machine = machine::get();
         let Some(me) = machine.me() else { return false };
-        if !me.is_late() && machine.whim(Whim::Deadline) {
-            me.be_late(true);
+        if !me.deadline_passed.get() && machine.choose(Choice::Deadline) {
+            me.deadline_passed.set(true);
         }
-        me.is_late()
+        me.deadline_passed.get()
     }
 
     pub(crate) fn passed_at(self, _: Instant) -> bool {
@@ -66,16 +66,16 @@ impl Deadline {
     }
 }
 
-/// Sleeps for a while. Whoever naps does so while others are at work, and then for a while longer:
-/// until the model's time passes.
+/// Sleeps for a fixed time: lets other threads run while any is awake, and otherwise until the model's time
+/// advances.
 pub(crate) fn sleep(_: Duration) {
     let machine = machine::get();
     let Some(me) = machine.me() else { return };
-    machine.interrupt(&me);
+    machine.signal_point(&me);
     if machine.others_are_awake(&me) {
         loom::thread::yield_now();
     } else {
-        machine.sleep(&me, 0, Sleep::Nap);
+        machine.sleep(&me, 0, Sleep::Fixed);
     }
-    machine.interrupt(&me);
+    machine.signal_point(&me);
 }

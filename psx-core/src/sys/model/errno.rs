@@ -1,6 +1,6 @@
-//! No thread of a model has an errno.
+//! The threads of a model have no errno.
 
-/// What would be put back.
+/// An errno to restore.
 pub(crate) struct Saved;
 
 impl Saved {

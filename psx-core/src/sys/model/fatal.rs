@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::machine;
 
-/// Where the process says why it ends: the panic message does that here.
+/// The destination of the last message. The panic message replaces it here.
 pub(crate) struct Stderr;
 
 impl Stderr {
@@ -20,13 +20,13 @@ impl fmt::Write for Stderr {
 }
 
 pub(crate) fn abort() -> ! {
-    panic!("the process has ended: its threads no longer agree");
+    panic!("the process has ended: its threads have different credentials");
 }
 
-/// A thread that dies in its call leaves by unwinding: there is no other way off a stack of loom's.
+/// A thread that dies in its call unwinds: loom offers no other way off its stack.
 pub(crate) fn closure_unwound() {}
 
-/// The process ends, because the caller of a round has died in it.
+/// The process ends because the caller `tid` died in its round.
 pub(crate) fn caller_died(tid: u32, _: bool) -> ! {
     machine::get().end_process(tid)
 }

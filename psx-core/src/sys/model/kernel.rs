@@ -1,4 +1,4 @@
-//! What the kernel does for a round, asked of the machine.
+//! What a round asks of the kernel, answered by the machine.
 
 use super::super::{Activity, SendError, ThreadCount, ThreadInfo, UnregisteredKind};
 use super::fault::{self, Fault};
@@ -21,14 +21,14 @@ impl Kernel {
         true
     }
 
-    /// No cores, no spinning: a spin is a sleep that costs loom more.
+    /// Without cores no thread spins: a spin is a sleep that costs loom more.
     pub(crate) fn cores(&self) -> usize {
         0
     }
 
     pub(crate) fn confirm_handler(&self) -> Result<bool, Errno> {
         let machine = machine::get();
-        if let Some(me) = machine.me().filter(|me| me.dies_early.get()) {
+        if let Some(me) = machine.me().filter(|me| me.dies_before_round.get()) {
             machine.die_and_unwind(&me);
         }
         Ok(machine.handler_replaced.take())
@@ -45,11 +45,11 @@ impl Kernel {
 
     pub(crate) fn thread_count(&self) -> Result<ThreadCount, Errno> {
         let machine = machine::get();
-        if fault::is(Fault::CountOfOnesOwn) {
+        if fault::is(Fault::KernelCountIgnored) {
             return Ok(ThreadCount { threads: machine.registered(), main_has_ended: false });
         }
-        let stale = fault::is(Fault::MainEndSeenAfterCount).then(|| machine.count());
-        let main_has_ended = fault::is(Fault::MainTakenForEnded)
+        let stale = fault::is(Fault::MainEndReadAfterCount).then(|| machine.count());
+        let main_has_ended = fault::is(Fault::MainAssumedEnded)
             || machine.kind(self.main_tid()) == Some(UnregisteredKind::Dead);
         Ok(ThreadCount { threads: stale.unwrap_or_else(|| machine.count()), main_has_ended })
     }
@@ -74,26 +74,26 @@ impl Kernel {
         None
     }
 
-    /// Names are for people.
+    /// The model has no names.
     pub(crate) fn own_name(&self) -> Comm {
         Comm::default()
     }
 
-    /// Time has no length here, so that no thread has ever had its time.
+    /// The model's time has no length, so no thread has used any.
     pub(crate) fn activity(&self, _: u32) -> Option<Activity> {
         None
     }
 
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
-        !fault::is(Fault::DeathUnnoticed) && machine::get().is_dead(tid)
+        !fault::is(Fault::DeathNotDetected) && machine::get().is_dead(tid)
     }
 }
 
-/// The list of the process's threads.
+/// The list of the threads of the process.
 #[derive(Debug)]
 pub(crate) struct ThreadDir;
 
-/// A thread by its id.
+/// The ids of a listed thread.
 #[derive(Debug)]
 pub(crate) struct ThreadIds {
     pub(crate) tid: u32,
@@ -103,7 +103,7 @@ pub(crate) struct ThreadIds {
 impl ThreadDir {
     pub(crate) fn for_each(&self, found: impl FnMut(ThreadIds)) -> Result<(), Errno> {
         let listed = |tid| ThreadIds { tid, proc_id: tid };
-        machine::get().alive().into_iter().map(listed).for_each(found);
+        machine::get().list().into_iter().map(listed).for_each(found);
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl ThreadDir {
     }
 }
 
-/// The signal quota, which the model refills by itself.
+/// The limit of pending signals, which the model does not have.
 #[derive(Debug)]
 pub(crate) struct SigpendingLimit;
 

@@ -1,10 +1,10 @@
-//! Whether the calling thread takes summonses. Nothing else is ever sent in the model.
+//! Whether the calling thread takes summonses, the only signals of the model.
 
 use super::fault::{self, Fault};
 use super::machine;
 use crate::Errno;
 
-/// The mask that was in force; put back when dropped.
+/// The previous mask; restored when dropped.
 #[derive(Debug)]
 pub(crate) struct Masked {
     before: bool,
@@ -18,7 +18,7 @@ pub(crate) fn block_all() -> Result<Masked, Errno> {
 impl Masked {
     /// Waits with the summons unblocked.
     pub(crate) fn with_summons_unblocked<R>(&self, wait: impl FnOnce() -> R) -> Result<R, Errno> {
-        set(fault::is(Fault::TurnBlocksSummons));
+        set(fault::is(Fault::LockWaitBlocksSummons));
         let waited = wait();
         set(true);
         Ok(waited)
@@ -31,15 +31,14 @@ impl Drop for Masked {
     }
 }
 
-/// Sets the mask and takes what has been waiting for it. Returns the mask before.
+/// Sets the mask, and answers summonses that it lets through. Returns the previous mask.
 pub(crate) fn set(blocked: bool) -> bool {
-    if machine::is_over() {
+    if machine::is_current_dead() {
         return false;
     }
     let machine = machine::get();
     let Some(me) = machine.me() else { return false };
-    let before = me.blocks_summons();
-    me.block_summons(blocked);
-    machine.interrupt(&me);
+    let before = me.blocks_summons.replace(blocked);
+    machine.signal_point(&me);
     before
 }

@@ -2,20 +2,21 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `machine` | the process of one execution: its threads, their summonses and sleeps, and time |
-//! | `choices` | what that kernel is free to do |
-//! | `task` | one of its threads: asleep, dead, with which credentials |
-//! | `sync` | loom's atomics, each operation a place where a signal may arrive |
+//! | `harness/` | the API in which psx-loom-tests writes its scenes, and the oracle |
+//! | `machine/` | the process of one execution: threads, summonses, sleeps, time |
+//! | `task` | one thread: its sleep, death and credentials |
+//! | `choice` | what the kernel may do or not do |
+//! | `sync` | loom's atomics; a signal may arrive at each operation |
 //! | `futex`, `clock`, `mask`, `kernel`, `robust_mutex`, `errno`, `fatal` | as on the Linux side |
-//! | `fault` | rules of the protocol that a test removes, to see a model fail |
-//! | `door` | what psx-loom-tests writes its models with |
+//! | `fault`, `mutation` | rules of the protocol that a test removes, and how |
+//! | `trace` | the events of one execution |
 //!
-//! loom runs the threads of a model by turns on one OS thread, and changes turns only at its own
-//! operations. So what only the model itself knows (who sleeps, who has which credentials) lies in
-//! plain cells: nobody comes in between, and no memory ordering comes of it that the protocol would
-//! not have by itself.
+//! loom runs the threads of a model one at a time on one OS thread, and switches only at its own
+//! operations. So the state of the kernel itself (which thread sleeps, with which credentials) lies in
+//! plain cells: it cannot change between two switch points, and it adds no memory ordering that the
+//! protocol does not have.
 
-pub(crate) mod choices;
+pub(crate) mod choice;
 pub(crate) mod clock;
 pub(crate) mod errno;
 pub(crate) mod fatal;
@@ -24,9 +25,11 @@ pub(crate) mod futex;
 mod kernel;
 pub(crate) mod machine;
 pub(crate) mod mask;
+mod mutation;
 mod robust_mutex;
 pub(crate) mod sync;
 pub(crate) mod task;
+pub(crate) mod trace;
 
 pub(crate) use kernel::{Kernel, SigpendingLimit};
 pub(crate) use robust_mutex::RobustMutex;

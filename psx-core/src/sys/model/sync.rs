@@ -1,6 +1,5 @@
-//! loom's atomics. Before each operation a pending summons is taken, if the thread lets it, and
-//! each is a place where a [`Fault`](super::fault::Fault) may bend a rule. A dead thread that unwinds
-//! changes nothing.
+//! loom's atomics. Before each operation a thread answers a pending summons, unless it blocks them, and a
+//! [`Fault`](super::fault::Fault) may change the operation. A dead thread that unwinds changes nothing.
 
 use std::panic::Location;
 
@@ -8,10 +7,10 @@ pub(crate) use loom::cell::UnsafeCell;
 pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering};
 pub(crate) use loom::thread::yield_now;
 
-use super::fault::{Op, Twist, twist};
 use super::machine;
+use super::mutation::{self, Mutation, Op};
 
-/// One turn of a wait that is expected to be short.
+/// One iteration of a wait that is expected to be short.
 pub(crate) fn spin_hint() {
     yield_now();
 }
@@ -32,9 +31,9 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return self.read(order);
                 }
-                match twist(Location::caller(), Op::Load, order) {
-                    Twist::Weaken => self.read(Ordering::Relaxed),
-                    Twist::Lie(lie) => lie(self.read(order).into()) as $int,
+                match mutation::find(Location::caller(), Op::Load, order) {
+                    Some(Mutation::Weaken) => self.read(Ordering::Relaxed),
+                    Some(Mutation::MapResult(map)) => map(self.read(order).into()) as $int,
                     _ => self.read(order),
                 }
             }
@@ -44,8 +43,8 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return;
                 }
-                let order = match twist(Location::caller(), Op::Store, order) {
-                    Twist::Weaken => Ordering::Relaxed,
+                let order = match mutation::find(Location::caller(), Op::Store, order) {
+                    Some(Mutation::Weaken) => Ordering::Relaxed,
                     _ => order,
                 };
                 let _ = self.0.$store(value, order);
@@ -56,9 +55,9 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return self.read(Ordering::Relaxed);
                 }
-                match twist(Location::caller(), Op::Swap, order) {
-                    Twist::Weaken => self.0.swap(value, Ordering::Relaxed),
-                    Twist::Lie(lie) => lie(self.0.swap(value, order).into()) as $int,
+                match mutation::find(Location::caller(), Op::Swap, order) {
+                    Some(Mutation::Weaken) => self.0.swap(value, Ordering::Relaxed),
+                    Some(Mutation::MapResult(map)) => map(self.0.swap(value, order).into()) as $int,
                     _ => self.0.swap(value, order),
                 }
             }
@@ -71,11 +70,11 @@ macro_rules! atomic {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$int, $int> {
-                let twist = twist(Location::caller(), Op::Exchange, success);
-                self.exchange(expected, new, success, failure, twist)
+                let mutation = mutation::find(Location::caller(), Op::Exchange, success);
+                self.exchange(expected, new, success, failure, mutation)
             }
 
-            /// loom's does not fail for no reason either.
+            /// loom's never fails spuriously either.
             #[track_caller]
             pub(crate) fn compare_exchange_weak(
                 &self,
@@ -84,8 +83,8 @@ macro_rules! atomic {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$int, $int> {
-                let twist = twist(Location::caller(), Op::WeakExchange, success);
-                self.exchange(expected, new, success, failure, twist)
+                let mutation = mutation::find(Location::caller(), Op::WeakExchange, success);
+                self.exchange(expected, new, success, failure, mutation)
             }
 
             fn exchange(
@@ -94,29 +93,29 @@ macro_rules! atomic {
                 new: $int,
                 success: Ordering,
                 failure: Ordering,
-                twist: Twist,
+                mutation: Option<Mutation>,
             ) -> Result<$int, $int> {
                 if machine::before_operation() {
                     return Ok(expected);
                 }
-                match twist {
-                    Twist::Weaken => {
+                match mutation {
+                    Some(Mutation::Weaken) => {
                         let relaxed = Ordering::Relaxed;
                         self.0.compare_exchange(expected, new, relaxed, relaxed)
                     }
-                    Twist::Skip => Ok(expected),
-                    Twist::Replace(other) => {
-                        let new = other(new.into()) as $int;
+                    Some(Mutation::Skip) => Ok(expected),
+                    Some(Mutation::MapNew(map)) => {
+                        let new = map(new.into()) as $int;
                         self.0.compare_exchange(expected, new, success, failure)
                     }
-                    Twist::Tear => match self.0.load(failure) {
+                    Some(Mutation::SplitCas) => match self.0.load(failure) {
                         found if found == expected => {
                             self.0.store(new, success);
                             Ok(found)
                         }
                         found => Err(found),
                     },
-                    Twist::Barge => {
+                    Some(Mutation::ForceAdd) => {
                         self.0.fetch_add(1, success);
                         Ok(expected)
                     }
@@ -137,8 +136,8 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return self.read(Ordering::Relaxed);
                 }
-                let order = match twist(Location::caller(), Op::Sub, order) {
-                    Twist::Weaken => Ordering::Relaxed,
+                let order = match mutation::find(Location::caller(), Op::Sub, order) {
+                    Some(Mutation::Weaken) => Ordering::Relaxed,
                     _ => order,
                 };
                 self.0.fetch_sub(value, order)
@@ -149,8 +148,8 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return self.read(Ordering::Relaxed);
                 }
-                let order = match twist(Location::caller(), Op::And, order) {
-                    Twist::Weaken => Ordering::Relaxed,
+                let order = match mutation::find(Location::caller(), Op::And, order) {
+                    Some(Mutation::Weaken) => Ordering::Relaxed,
                     _ => order,
                 };
                 self.0.fetch_and(value, order)
@@ -161,27 +160,27 @@ macro_rules! atomic {
                 if machine::before_operation() {
                     return self.read(Ordering::Relaxed);
                 }
-                match twist(Location::caller(), Op::Or, order) {
-                    Twist::Weaken => self.0.fetch_or(value, Ordering::Relaxed),
-                    Twist::Skip => self.0.load(order),
+                match mutation::find(Location::caller(), Op::Or, order) {
+                    Some(Mutation::Weaken) => self.0.fetch_or(value, Ordering::Relaxed),
+                    Some(Mutation::Skip) => self.0.load(order),
                     _ => self.0.fetch_or(value, order),
                 }
             }
 
-            /// A load, of the newest value where the model wants it so.
+            /// A load, of the newest value where the scene is configured so.
             fn read(&self, order: Ordering) -> $int {
-                if machine::reads_the_newest() { self.newest(order) } else { self.0.load(order) }
+                if machine::reads_newest() { self.newest(order) } else { self.0.load(order) }
             }
 
-            /// The newest value, by a read-modify-write that fails. From now on the thread sees
-            /// nothing older.
+            /// The newest value, by a compare-and-swap that never succeeds. The thread sees no older value
+            /// afterwards.
             fn newest(&self, order: Ordering) -> $int {
-                let nothing = <$int>::MAX;
-                let found = self.0.compare_exchange(nothing, nothing, order, order);
+                let unused = <$int>::MAX;
+                let found = self.0.compare_exchange(unused, unused, order, order);
                 found.unwrap_or_else(|newest| newest)
             }
 
-            /// What the kernel sees. Orders nothing.
+            /// The value that the kernel sees. Relaxed.
             pub(super) fn peek(&self) -> $int {
                 self.newest(Ordering::Relaxed)
             }
@@ -195,7 +194,7 @@ macro_rules! atomic {
 
 atomic!(AtomicU32, u32, store);
 // The wide words (latches, the roster) are stored to by one thread and counted down by others. loom
-// does not know that a read-modify-write comes right after the store that it has read, and may put
-// it after a later store of the same thread's. A store that is a read-modify-write itself has its
-// place; the price is that it continues the release sequence, which a plain one would end.
+// does not know that a read-modify-write immediately follows the store that it reads, and may order
+// it after a later store of the same thread. A store that is itself a read-modify-write is ordered
+// correctly, but it continues the release sequence, which a plain store would end.
 atomic!(AtomicU64, u64, swap);

@@ -1,23 +1,23 @@
-//! Rounds that something comes in the way of.
+//! Rounds with late, dead or unregistered threads, lost summonses, and callers that die.
 
-use psx_model::model::{Conduct, Model, Scene, Thread};
+use psx_model::model::{CallBehavior, Model, Scene, Thread};
 use psx_model::{Error, Outcome};
 
-use super::{plan, registered_only};
+use super::{registered_only, with_proof};
 
 fn tries_twice(caller: &Thread) {
-    match caller.broadcast(&registered_only(), 1, Conduct::default()) {
+    match caller.broadcast(&registered_only(), 1, CallBehavior::default()) {
         Ok(_) => {}
         Err(Error::Unreachable(late)) => assert!(late.iter().all(|thread| thread.tid() > 1)),
         Err(other) => panic!("{other}"),
     }
-    caller.step();
-    let second = caller.broadcast(&registered_only(), 2, Conduct::default());
+    caller.run_user_code();
+    let second = caller.broadcast(&registered_only(), 2, CallBehavior::default());
     assert!(second.is_ok() || matches!(second, Err(Error::Unreachable(_))));
-    caller.step();
+    caller.run_user_code();
 }
 
-/// P1, P6: the deadline against an arrival, at any moment; then another round.
+/// P1, P6: the deadline passes before, during or after an arrival; then another round.
 pub(crate) mod late_arrival {
     use super::*;
 
@@ -28,13 +28,13 @@ pub(crate) mod late_arrival {
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(tries_twice);
         scene.registered(|target| {
-            target.step();
-            target.step();
+            target.run_user_code();
+            target.run_user_code();
         });
     }
 }
 
-/// The same with two targets, so that one may be on time.
+/// P1, P6: the same with two targets, of which one may be on time.
 pub(crate) mod late_arrivals {
     use super::*;
 
@@ -44,12 +44,12 @@ pub(crate) mod late_arrivals {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(tries_twice);
-        scene.registered(Thread::step);
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// P4: an attempt that finds a stranger lets the world go, so that the stranger gets in.
+/// P1, P4: an attempt that finds an unregistered thread releases all threads, so that it can register.
 pub(crate) mod uncovered_and_retried {
     use super::*;
 
@@ -59,25 +59,25 @@ pub(crate) mod uncovered_and_retried {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            match caller.broadcast(&plan(), 1, Conduct::default()) {
+            match caller.broadcast(&with_proof(), 1, CallBehavior::default()) {
                 Ok(report) => assert!((2..=3).contains(&report.threads())),
                 Err(Error::Uncovered(missed)) => assert_eq!(missed[0].tid(), 3),
                 Err(other) => panic!("{other}"),
             }
-            caller.step();
+            caller.run_user_code();
         });
         scene.registered(|parent| {
-            parent.give_foreign_birth(|stranger| {
-                stranger.adopt();
-                stranger.step();
+            parent.spawn_unregistered(|child| {
+                child.adopt();
+                child.run_user_code();
             });
-            parent.step();
+            parent.run_user_code();
         });
     }
 }
 
-/// A target that dies in its call is noticed and told of, and the next round does without it; who
-/// leaves the list meanwhile finds it whole.
+/// P1, P10: a target that dies in its call is found dead and reported, and the next round runs without it.
+/// A thread that unregisters meanwhile finds the list intact.
 pub(crate) mod death_in_the_call {
     use super::*;
 
@@ -87,26 +87,26 @@ pub(crate) mod death_in_the_call {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let kills = Conduct { kills: Some(2), ..Conduct::default() };
+            let kills = CallBehavior { kills: Some(2), ..CallBehavior::default() };
             let report = caller.broadcast(&registered_only(), 1, kills).unwrap();
             assert_eq!(report.divergent().len(), 1);
             assert_eq!(report.divergent()[0].outcome(), Outcome::Died);
             assert_eq!(report.divergent()[0].thread().tid(), 2);
-            let report = caller.broadcast(&registered_only(), 2, Conduct::default()).unwrap();
+            let report = caller.broadcast(&registered_only(), 2, CallBehavior::default()).unwrap();
             assert!((1..=2).contains(&report.threads()));
         });
         scene.registered(|_| ());
         scene.registered(|survivor| {
-            survivor.step();
-            survivor.leave();
+            survivor.run_user_code();
+            survivor.unregister();
             survivor.exit();
         });
     }
 }
 
-/// A target that ends without answering, before its summons or after, is not waited for, and its
-/// entry is buried.
-pub(crate) mod death_without_an_answer {
+/// P6: a target that ends without answering, before its summons or after, is not waited for, and its
+/// entry is unlinked.
+pub(crate) mod death_before_answer {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -115,20 +115,20 @@ pub(crate) mod death_without_an_answer {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&with_proof(), 1, CallBehavior::default()).unwrap();
             assert_eq!(report.threads(), 2);
             assert_eq!(caller.walk(), 2);
         });
-        scene.registered(|mortal| {
-            mortal.block_summons(true);
-            mortal.exit();
+        scene.registered(|target| {
+            target.block_summons(true);
+            target.exit();
         });
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// P1: a target without the stack for the call refuses, while another one stops or has stopped. No
-/// thread makes the call, and the next round has both.
+/// P1: a target without the stack for the call refuses, while another target stops or has stopped: no
+/// thread makes the call, unless the stack is large enough by then.
 pub(crate) mod stack_too_small {
     use super::*;
 
@@ -138,29 +138,29 @@ pub(crate) mod stack_too_small {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            match caller.broadcast(&registered_only(), 1, Conduct::default()) {
+            match caller.broadcast(&registered_only(), 1, CallBehavior::default()) {
                 Ok(report) => assert_eq!(report.threads(), 3),
                 Err(Error::StackTooSmall(threads)) => {
                     assert_eq!(threads.iter().map(|thread| thread.tid()).collect::<Vec<_>>(), [2]);
                 }
                 Err(other) => panic!("{other}"),
             }
-            caller.step();
+            caller.run_user_code();
         });
         scene.registered(|target| {
-            target.small_stack(true);
-            target.step();
-            target.step();
-            target.small_stack(false);
-            target.step();
+            target.set_small_stack(true);
+            target.run_user_code();
+            target.run_user_code();
+            target.set_small_stack(false);
+            target.run_user_code();
         });
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// P7: an unregistered thread with the id of a registered one that has died is not signalled, and not
-/// taken for it.
-pub(crate) mod id_of_the_dead {
+/// P5, P7: an unregistered thread with the id of a registered thread that has died is not signalled, and
+/// does not count as registered.
+pub(crate) mod reused_id {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -169,24 +169,24 @@ pub(crate) mod id_of_the_dead {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            match caller.broadcast(&plan(), 1, Conduct::default()) {
+            match caller.broadcast(&with_proof(), 1, CallBehavior::default()) {
                 Ok(report) => assert_eq!(report.threads(), 2),
                 Err(Error::Uncovered(missed)) => assert_eq!(missed[0].tid(), 2),
                 Err(other) => panic!("{other}"),
             }
-            caller.step();
+            caller.run_user_code();
         });
-        scene.foreign_again(|heir| {
-            heir.interrupt();
-            assert_eq!(heir.summonses(), 0, "summonses of an unregistered thread");
-            heir.adopt();
-            heir.step();
+        scene.unregistered_with_reused_id(|thread| {
+            thread.signal_point();
+            assert_eq!(thread.summonses(), 0, "summonses of an unregistered thread");
+            thread.adopt();
+            thread.run_user_code();
         });
     }
 }
 
-/// Of two entries with one id the older one has no thread, also where no mark says so.
-pub(crate) mod two_entries_with_one_id {
+/// P4: of two entries with one id the older one has no thread, even where no robust mutex shows it.
+pub(crate) mod duplicate_id {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -195,19 +195,19 @@ pub(crate) mod two_entries_with_one_id {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&with_proof(), 1, CallBehavior::default()).unwrap();
             assert_eq!(report.threads(), 2);
             assert_eq!(caller.walk(), 2);
-            caller.step();
+            caller.run_user_code();
         });
-        scene.registered_again(|heir| {
-            heir.step();
-            heir.step();
+        scene.registered_with_reused_id(|target| {
+            target.run_user_code();
+            target.run_user_code();
         });
     }
 }
 
-/// Another handler takes a summons: the caller puts its own back, and sends it again.
+/// P6: another handler takes a summons: the caller installs its own again, and resends the summons.
 pub(crate) mod summons_lost {
     use super::*;
 
@@ -217,16 +217,17 @@ pub(crate) mod summons_lost {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
             assert_eq!(report.threads(), 3);
-            caller.step();
+            caller.run_user_code();
         });
-        scene.registered(Thread::step);
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// A target dies as it passes the summons on: it is not waited for, and nor is what it has claimed lost.
+/// P6: a target dies as it summons another: it is not waited for, and the target that it had claimed is
+/// summoned.
 pub(crate) mod death_while_helping {
     use super::*;
 
@@ -236,70 +237,70 @@ pub(crate) mod death_while_helping {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 1, Conduct::default()).unwrap();
+            let report = caller.broadcast(&with_proof(), 1, CallBehavior::default()).unwrap();
             assert!((3..=4).contains(&report.threads()));
-            caller.step();
+            caller.run_user_code();
         });
         for _ in 0..3 {
-            scene.registered(Thread::step);
+            scene.registered(Thread::run_user_code);
         }
     }
 }
 
 fn dies(caller: &Thread, after: bool) {
-    let kills = Conduct { kills: Some(1), kills_after: after, ..Conduct::default() };
+    let kills = CallBehavior { kills: Some(1), kills_after_call: after, ..CallBehavior::default() };
     let _ = caller.broadcast(&registered_only(), 1, kills);
     unreachable!("the caller dies in its call");
 }
 
-/// A caller that dies in its call, before it has made it: its target notices, and ends the process.
+/// P1: a caller dies in its call, before it has made it: a target finds it dead, and ends the process.
 pub(crate) mod caller_dies {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().looks(1).newest_values_only().preemptions(2)
+        Model::new().no_timer_needed().polls(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| dies(caller, false));
-        scene.registered(Thread::step);
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// The same when the caller has made the call, and no other thread has.
-pub(crate) mod caller_dies_having_called {
+/// P1: the same after the caller has made the call, and before any target has.
+pub(crate) mod caller_dies_after_call {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().looks(1).preemptions(2)
+        Model::new().no_timer_needed().polls(1).preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| dies(caller, true));
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
     }
 }
 
-/// A caller that dies without a target: whoever waits at the gate notices.
+/// P1: a caller without targets dies: a thread that waits at the gate finds it dead, and ends the process.
 pub(crate) mod caller_dies_alone {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().no_timer_needed().looks(1).preemptions(2)
+        Model::new().no_timer_needed().polls(1).preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| dies(caller, false));
-        scene.foreign(|foreign| {
-            foreign.adopt();
-            foreign.step();
+        scene.unregistered(|thread| {
+            thread.adopt();
+            thread.run_user_code();
         });
     }
 }
 
-/// A caller that dies before it has stopped anybody: the next caller gets its turn.
-pub(crate) mod caller_dies_early {
+/// P6: a caller dies before it has stopped a thread: the next caller gets the lock.
+pub(crate) mod caller_dies_before_round {
     use super::*;
 
     pub(crate) fn model() -> Model {
@@ -308,32 +309,32 @@ pub(crate) mod caller_dies_early {
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            let early = Conduct { kills_early: true, ..Conduct::default() };
-            let _ = caller.broadcast(&plan(), 1, early);
+            let early = CallBehavior { kills_before_round: true, ..CallBehavior::default() };
+            let _ = caller.broadcast(&with_proof(), 1, early);
             unreachable!("the caller dies before its round");
         });
         scene.registered(|caller| {
-            let report = caller.broadcast(&plan(), 2, Conduct::default()).unwrap();
+            let report = caller.broadcast(&with_proof(), 2, CallBehavior::default()).unwrap();
             assert!((1..=2).contains(&report.threads()));
-            caller.step();
+            caller.run_user_code();
         });
     }
 }
 
-/// A caller that ends its round and then its life is not taken for one that died in its round.
-pub(crate) mod caller_leaves {
+/// P6: a caller that exits after its round does not count as dead in it.
+pub(crate) mod caller_exits {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().looks(2).newest_values_only().preemptions(3)
+        Model::new().polls(2).newest_values_only().preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
         scene.registered(|caller| {
-            caller.broadcast(&registered_only(), 1, Conduct::default()).unwrap();
-            caller.leave();
+            caller.broadcast(&registered_only(), 1, CallBehavior::default()).unwrap();
+            caller.unregister();
             caller.exit();
         });
-        scene.registered(Thread::step);
+        scene.registered(Thread::run_user_code);
     }
 }
