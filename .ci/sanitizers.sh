@@ -87,7 +87,7 @@ memory() {
     for program in "${programs[@]}"; do
         case ${program##*/} in
         runtime-*)
-            for case in keepcaps_toggles newborns_that_adopt last_destructors_are_registered; do
+            for case in keepcaps_toggles new_threads_that_adopt last_destructors_are_registered; do
                 echo "valgrind: churn::$case"
                 memcheck "$program" --child "churn::$case" </dev/null
             done

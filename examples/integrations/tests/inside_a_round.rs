@@ -1,21 +1,19 @@
-//! Which calls of other crates are fit for `Broadcast::run`, where nothing may be allocated and no
-//! lock be taken: docs/integration.md lists what is tried here. Each case in a process of its own.
-
-#[path = "../../../psx-spawn/tests/support/mod.rs"]
-mod support;
+//! Which calls of other crates may be made in `Broadcast::run`, which must neither allocate nor lock, as
+//! listed in docs/integration.md. Each case runs in a child process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use psx::{Broadcast, Divergence, Errno, thread};
+use psx::{Broadcast, Divergence, Errno};
+use psx_test_support::raw::{errno, set_errno};
+use psx_test_support::threads::start_named;
+use psx_test_support::{Case, Ending, Line, root};
 use rustix::thread as rustix_thread;
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use support::{Case, Ending, root};
 
-/// Counts the program's allocations. In a round only the thread whose turn it is allocates at all.
+/// Counts the program's allocations. In a round only the threads that make the call can allocate.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -39,13 +37,13 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn main() -> ExitCode {
-    support::main(vec![
+    psx_test_support::main(vec![
         Case::new("rustix::thread", rustix_calls).needs(root),
         Case::new("capctl", capctl_calls).needs(root),
         Case::new("nix::prctl", |_| {
             assert_fit(&|| nix::sys::prctl::set_no_new_privs().map_err(|e| e as i32));
         }),
-        // On the caller alone, where it does no harm: nobody else is stopped.
+        // On the caller alone, where it does no harm: no other thread is stopped.
         Case::new("caps::allocates", |_| {
             use caps::CapSet::Permitted;
             let all = caps::read(None, Permitted).unwrap();
@@ -61,8 +59,8 @@ fn main() -> ExitCode {
         .needs(root),
         Case::new("nix::setgroups_never_returns", |line| {
             start_idlers();
-            line.say("going in");
-            // SAFETY: not async-signal-safe, which is what this shows.
+            line.send("begins");
+            // SAFETY: none: that it is not async-signal-safe is what this shows.
             let _ = unsafe {
                 Broadcast::new().run(|| {
                     nix::unistd::setgroups(&[]).map_err(|e| Errno::from_raw(e as i32))?;
@@ -72,18 +70,18 @@ fn main() -> ExitCode {
         })
         .needs(|| root().and_then(|()| glibc()))
         .limit(Duration::from_secs(2))
-        .judge(|child| {
-            child.hear("going in");
+        .check(|child| {
+            child.expect("begins");
             assert_eq!(child.end(), Ending::Hung);
         }),
     ])
 }
 
 fn glibc() -> Result<(), String> {
-    if cfg!(target_env = "gnu") { Ok(()) } else { Err("is about glibc".into()) }
+    if cfg!(target_env = "gnu") { Ok(()) } else { Err("needs glibc".into()) }
 }
 
-fn rustix_calls(_: &support::Line) {
+fn rustix_calls(_: &Line) {
     let raw = |result: rustix::io::Result<()>| result.map_err(|e| e.raw_os_error());
     let all = rustix_thread::capabilities(None).unwrap();
     let bind = CapabilitySet::NET_BIND_SERVICE;
@@ -106,12 +104,12 @@ fn rustix_calls(_: &support::Line) {
     assert_fit(&|| raw(rustix_thread::set_thread_res_uid(None, uid, None)));
     let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
     assert_fit(&|| raw(rustix_thread::set_capabilities(None, nothing)));
-    // A call that is refused: neither allocates nor touches errno.
+    // A refused call neither allocates nor writes errno.
     assert_eq!(allocations_of(&|| raw(rustix_thread::set_capabilities(None, all))), 0);
     assert_eq!(errno_after(&|| raw(rustix_thread::set_capabilities(None, all))), UNTOUCHED);
 }
 
-fn capctl_calls(_: &support::Line) {
+fn capctl_calls(_: &Line) {
     let raw = |result: capctl::Result<()>| result.map_err(|e| e.code());
     let all = capctl::CapState::get_current().unwrap();
     let mut inheritable = all;
@@ -125,16 +123,16 @@ fn capctl_calls(_: &support::Line) {
     assert_fit(&|| raw(capctl::bounding::drop(capctl::Cap::KILL)));
     let nothing = capctl::CapState::empty();
     assert_fit(&|| raw(nothing.set_current()));
-    // A call that is refused does not allocate either, but writes errno.
+    // A refused call does not allocate either, but writes errno.
     assert_eq!(allocations_of(&|| raw(all.set_current())), 0);
     assert_eq!(errno_after(&|| raw(all.set_current())), libc::EPERM);
 }
 
-/// Runs `call` on every thread: it must succeed there, and allocate nothing.
+/// Asserts that `call` succeeds on every thread, and allocates nothing.
 fn assert_fit(call: &(impl Fn() -> Result<(), i32> + Sync)) {
     start_idlers();
     let reporting = Broadcast::new().divergence(Divergence::Report);
-    // SAFETY: no worse than the call, which is what is tried.
+    // SAFETY: that of the call, which is what is tested.
     let report = unsafe {
         reporting.run(|| {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -157,22 +155,13 @@ fn allocations_of(call: &dyn Fn() -> Result<(), i32>) -> usize {
 const UNTOUCHED: i32 = 77;
 
 fn errno_after(call: &dyn Fn() -> Result<(), i32>) -> i32 {
-    // SAFETY: the location is the calling thread's own; so below.
-    unsafe { *libc::__errno_location() = UNTOUCHED };
+    set_errno(UNTOUCHED);
     let _ = call();
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() }
+    errno()
 }
 
 fn start_idlers() {
     for _ in 0..3 {
-        let (ready, is_ready) = mpsc::channel();
-        thread::spawn(move || {
-            ready.send(()).unwrap();
-            loop {
-                thread::park();
-            }
-        });
-        is_ready.recv().unwrap();
+        start_named("idler", || ());
     }
 }

@@ -1,11 +1,10 @@
-//! Threads that the program itself starts by the libc's functions, as C code that is linked into it
-//! does.
+//! Threads that the program starts by the libc's functions, as C code that is linked into it does.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use crate::idle;
+use psx_test_support::threads::idle;
 
 unsafe extern "C" {
     fn thrd_create(

@@ -1,9 +1,11 @@
-//! A C library, compiled by the test and loaded at run time: it knows nothing of psx.
+//! A C library without psx, compiled by the test and loaded at run time.
 
 use std::ffi::{CString, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::process::{self, Command, Stdio};
-use std::{env, fs, io, mem};
+use std::process::{Command, Stdio};
+use std::{fs, mem};
+
+use psx_test_support::TempDir;
 
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
@@ -93,7 +95,7 @@ void start_mq(void) {
 }
 "#;
 
-/// C++'s own way to start a thread.
+/// A thread started by the C++ library.
 const SOURCE_CXX: &str = r#"
 #include <thread>
 #include <unistd.h>
@@ -146,8 +148,9 @@ impl Library {
     }
 
     fn build(compiler: &str, extension: &str, text: &str, flags: c_int) -> Self {
-        let stem = env::temp_dir().join(format!("psx-interpose-{}", process::id()));
-        let (source, object) = (stem.with_extension(extension), stem.with_extension("so"));
+        let folder = TempDir::new("psx-interpose");
+        let object = folder.path().join("library.so");
+        let source = object.with_extension(extension);
         fs::write(&source, text).unwrap();
         let mut compile = Command::new(compiler);
         compile.args(["-shared", "-fPIC", "-w", "-pthread", "-o"]).args([&object, &source]);
@@ -156,8 +159,6 @@ impl Library {
         // SAFETY: a path; the library's constructor starts a thread, and does no more.
         let library = unsafe { libc::dlopen(path.as_ptr(), flags) };
         assert!(!library.is_null());
-        let removed: io::Result<()> = [source, object].iter().try_for_each(fs::remove_file);
-        removed.unwrap();
         Self(library)
     }
 
@@ -167,7 +168,7 @@ impl Library {
         unsafe { mem::transmute::<*mut c_void, extern "C" fn()>(self.find(function))() }
     }
 
-    /// Calls one of the functions that say whether a thread has ended as it should, by 0.
+    /// Calls one of the functions that return 0 if a thread has ended as it should.
     pub(crate) fn call_with(&self, function: &str, how: c_int) -> c_int {
         let found = self.find(function);
         // SAFETY: as above.

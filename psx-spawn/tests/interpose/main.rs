@@ -1,7 +1,4 @@
-//! Feature `interpose`: threads that nobody has adopted by hand are registered, whoever starts them.
-
-#[path = "../support/mod.rs"]
-mod support;
+//! Feature `interpose`: every thread that is started by `pthread_create` or `thrd_create` is registered (P5).
 
 mod direct;
 mod library;
@@ -14,24 +11,25 @@ use std::time::Duration;
 
 use psx::privileges::{ApplyError, ThreadKind};
 use psx::{Broadcast, Error, Privileges};
+use psx_test_support::threads::idle;
+use psx_test_support::{Case, Child, Ending, Line, procfs};
 
 use library::Library;
-use support::{Case, Ending, Line, procfs};
 
 fn main() -> ExitCode {
-    support::main(vec![
+    psx_test_support::main(vec![
         Case::new("interpose::threads_of_std", |line| {
             start_with_std(3);
             apply_and_show(4, line);
         })
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::a_thread_that_starts_one", |line| {
-            // Main does nothing but to start a thread, and that one broadcasts.
+            // Main only starts a thread, and that one broadcasts.
             thread::scope(|scope| {
                 scope.spawn(|| apply_and_show(2, line));
             });
         })
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::threads_of_a_c_library", |line| {
             let library = Library::load();
             start_with_std(1);
@@ -40,14 +38,14 @@ fn main() -> ExitCode {
             apply_and_show(4, line);
         })
         .needs(library::compiler)
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::threads_of_c11", |line| {
             let library = Library::load();
             library.call("start_c11");
             apply_and_show(3, line);
         })
         .needs(library::compiler)
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::ends_of_a_c11_thread", |_| {
             let library = Library::load();
             for how in 0..2 {
@@ -61,13 +59,13 @@ fn main() -> ExitCode {
             apply_and_show(2, line);
         })
         .needs(library::cxx_compiler)
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::calls_from_this_program", |line| {
             direct::start_pthread();
             direct::start_c11();
             apply_and_show(3, line);
         })
-        .judge(all_have_it),
+        .check(all_have_it),
         Case::new("interpose::ends_of_a_c_thread", |_| {
             let library = Library::load();
             for how in 0..3 {
@@ -107,21 +105,15 @@ fn main() -> ExitCode {
             is_ready.recv().unwrap();
             assert_registered_are(2);
         }),
-        Case::new("interpose::no_thread_to_be_had", |_| {
+        Case::new("interpose::thread_refused_by_the_system", |_| {
             let too_large = thread::Builder::new().stack_size(1 << 46);
             let error = too_large.spawn(|| ()).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
-            // Its ticket is back, or else this would wait for it.
+            // Its ticket has been given back, or else this would wait for it.
             assert_eq!(Privileges::new().no_new_privs().apply().unwrap().threads(), 1);
         }),
-        Case::new("interpose::births_between_rounds", births_between_rounds),
+        Case::new("interpose::starts_between_rounds", starts_between_rounds),
     ])
-}
-
-fn idle() -> ! {
-    loop {
-        thread::park();
-    }
 }
 
 fn start_with_std(count: usize) {
@@ -130,32 +122,32 @@ fn start_with_std(count: usize) {
     }
 }
 
-/// A case in which a library's thread goes past psx, in a program with glibc: the proof finds it.
+/// A case in which a library starts a thread without psx, in a program with glibc: the proof finds it.
 fn foreign(name: &'static str, body: fn(&Line)) -> Case {
-    let judge = |child: &mut support::Supervised| {
+    let judge = |child: &mut Child| {
         child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
         assert_eq!(child.end(), Ending::Exited(0));
     };
-    Case::new(name, body).needs(library::compiler).judge(judge)
+    Case::new(name, body).needs(library::compiler).check(judge)
 }
 
-/// A broadcast names as many foreign threads.
+/// A broadcast is refused, and names this many threads.
 fn refused(foreign: usize, line: &Line) {
     // Long enough for a busy machine: the proof's answer comes early.
     let strict = Broadcast::new().timeout(Duration::from_secs(30));
     let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
     let ApplyError::Broadcast(Error::Uncovered(threads)) = error else { panic!("{error}") };
     assert_eq!(threads.len(), foreign, "{threads}");
-    line.show("refused");
+    line.pause("refused");
 }
 
 fn apply_and_show(threads: usize, line: &Line) {
     let step = Privileges::new().no_new_privs();
     assert_eq!(step.apply().unwrap().threads(), threads);
-    line.show("applied");
+    line.pause("applied");
 }
 
-fn all_have_it(child: &mut support::Supervised) {
+fn all_have_it(child: &mut Child) {
     child.inspect("applied", |child| child.assert_all("NoNewPrivs", "1"));
     assert_eq!(child.end(), Ending::Exited(0));
 }
@@ -171,10 +163,10 @@ fn assert_registered_are(count: usize) {
     assert_eq!(registered.len(), count);
 }
 
-/// Threads that start and end, by std, while rounds go on: every round covers what there is.
-fn births_between_rounds(_: &Line) {
+/// Threads start and end, by std, while rounds run: every round covers all of them.
+fn starts_between_rounds(_: &Line) {
     static OVER: AtomicBool = AtomicBool::new(false);
-    let breeders: Vec<_> = (0..2)
+    let parents: Vec<_> = (0..2)
         .map(|_| {
             thread::spawn(|| {
                 while !OVER.load(Ordering::Relaxed) {
@@ -187,7 +179,7 @@ fn births_between_rounds(_: &Line) {
         assert!(Privileges::new().keep_capabilities().apply().unwrap().threads() >= 3);
     }
     OVER.store(true, Ordering::Relaxed);
-    for breeder in breeders {
-        breeder.join().unwrap();
+    for parent in parents {
+        parent.join().unwrap();
     }
 }

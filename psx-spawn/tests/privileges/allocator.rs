@@ -1,6 +1,6 @@
-//! An allocator that knows whether the thread that asks is in the middle of a batch: by the kernel,
-//! which says that the first step has been made and the last one has not. And whether it is in the middle
-//! of a fork, where another thread may hold the allocator's lock for good.
+//! An allocator that asks the kernel whether the calling thread is in a batch: its first step has been made
+//! and its last one has not. And whether it is in a fork, where another thread may hold the allocator's
+//! lock (P7).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::RangeInclusive;
@@ -9,9 +9,10 @@ use std::sync::mpsc;
 use std::{fs, ptr, thread};
 
 use psx::{CapabilitySet, CapabilitySets, Privileges};
-
-use crate::kernel::{prctl, start_idlers};
-use crate::support::{Case, Line, root};
+use psx_test_support::process::{fork, fork_and_wait, wait};
+use psx_test_support::raw::prctl;
+use psx_test_support::threads::start_idlers;
+use psx_test_support::{Case, Line, root};
 
 struct Watching;
 
@@ -21,25 +22,24 @@ static INSIDE: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
-/// The thread that is making a fork, until it or its copy in the child is back from it; 0 for none.
+/// The thread that forks, until it or its copy in the child returns from the fork; 0 for none.
 static FORKS: AtomicI32 = AtomicI32::new(0);
 /// Its process.
 static PARENT: AtomicI32 = AtomicI32::new(0);
 /// Allocations of that thread, or of its copy.
 static IN_FORK: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the next allocation starts a thread, as an allocator does that works in the background.
+/// Whether the next allocation starts a thread, as an allocator with background threads does.
 static TO_START: AtomicBool = AtomicBool::new(false);
 
-/// Memory of the size of a thread's entry that was freed: kept, and filled with [`FREED`], so that it shows
-/// who writes to it.
+/// Freed memory of the size of a thread's entry: kept, and filled with [`FREED`], so that a later write shows.
 static KEPT: [AtomicPtr<u8>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
 static KEPT_COUNT: AtomicUsize = AtomicUsize::new(0);
 static KEEPS: AtomicBool = AtomicBool::new(false);
 const KEPT_SIZES: RangeInclusive<usize> = 80..=128;
 const FREED: u8 = 0x41;
 
-/// The first step gives the thread one group, the last one `no_new_privs`.
+/// The first step sets one group, the last one `no_new_privs`.
 fn watch() {
     let [process, thread] = [&PARENT, &FORKS].map(|id| id.load(Ordering::Relaxed));
     // SAFETY: the calls only read.
@@ -49,7 +49,7 @@ fn watch() {
     if ON.load(Ordering::Relaxed) {
         // SAFETY: asked for the number alone, the call writes nothing.
         let groups = unsafe { libc::getgroups(0, ptr::null_mut()) };
-        if groups == 1 && prctl(libc::PR_GET_NO_NEW_PRIVS) == 0 {
+        if groups == 1 && prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == 0 {
             INSIDE.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -69,7 +69,7 @@ unsafe impl GlobalAlloc for Watching {
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         watch();
         if KEEPS.load(Ordering::Relaxed) && KEPT_SIZES.contains(&layout.size()) {
-            // SAFETY: the caller has no use for it any more.
+            // SAFETY: the caller no longer uses it.
             unsafe { memory.write_bytes(FREED, *KEPT_SIZES.start()) };
             let place = KEPT.get(KEPT_COUNT.fetch_add(1, Ordering::Relaxed));
             return place.into_iter().for_each(|place| place.store(memory, Ordering::Release));
@@ -87,8 +87,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The allocator registers main while main registers: one entry is in the list in the end, and the other
-/// one is freed while no mutex is in it that the kernel knows.
+/// The allocator registers main while main registers: one entry remains in the list, and the other one is
+/// freed while the kernel knows of no mutex in it.
 fn one_that_starts_a_thread(_: &Line) {
     let count = || {
         let nothing = psx::Broadcast::new();
@@ -101,19 +101,12 @@ fn one_that_starts_a_thread(_: &Line) {
     assert!(!TO_START.load(Ordering::Relaxed), "the registration allocates");
     assert_eq!(count(), 2);
     assert!(KEPT_COUNT.load(Ordering::Relaxed) > 0, "the spare entry is freed");
-    // SAFETY: the child only ends.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: as above.
-        unsafe { libc::_exit(0) };
-    }
-    // SAFETY: nothing is written.
-    assert_eq!(unsafe { libc::waitpid(child, ptr::null_mut(), 0) }, child);
+    fork_and_wait(|| 0);
     assert_eq!(count(), 2);
     for memory in KEPT.iter().map(|place| place.load(Ordering::Acquire)) {
         let at = |at| memory.wrapping_add(at);
         let written = (0..*KEPT_SIZES.start())
-            // SAFETY: kept for good.
+            // SAFETY: never freed.
             .find(|&byte| !memory.is_null() && unsafe { at(byte).read_volatile() } != FREED);
         assert_eq!(written, None, "freed memory has been written to");
     }
@@ -171,20 +164,12 @@ fn fork_watched() {
     let [process, thread] = unsafe { [libc::getpid(), libc::gettid()] };
     PARENT.store(process, Ordering::Relaxed);
     FORKS.store(thread, Ordering::Relaxed);
-    // SAFETY: the child does nothing but end.
-    let child = unsafe { libc::fork() };
-    FORKS.store(0, Ordering::Relaxed);
-    let allocations = IN_FORK.load(Ordering::Relaxed);
-    if child == 0 {
-        // SAFETY: _exit(2) ends the process and has no other precondition.
-        unsafe { libc::_exit(i32::from(allocations > 0)) };
-    }
-    let mut status = 0;
-    // SAFETY: a place for the status.
-    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    assert_eq!(
-        (status, allocations),
-        (0, 0),
-        "wait status of the child, allocations in the parent"
-    );
+    let allocations = || {
+        FORKS.store(0, Ordering::Relaxed);
+        IN_FORK.load(Ordering::Relaxed)
+    };
+    let child = fork(|| i32::from(allocations() > 0));
+    assert_eq!(allocations(), 0, "allocations in the parent");
+    let status = wait(child);
+    assert!(status.success(), "allocations in the child: {status}");
 }

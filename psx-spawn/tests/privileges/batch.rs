@@ -1,4 +1,4 @@
-//! How a batch goes: in one stop, and on every thread equally far.
+//! A batch takes one stop, and every thread makes the same steps (P8).
 
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,25 +6,27 @@ use std::sync::mpsc;
 
 use psx::privileges::{ApplyError, Cause, SecureBits, Step};
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Error, Privileges, thread};
+use psx_test_support::seccomp::refuse_here;
+use psx_test_support::threads::{start_idlers, start_named, start_unregistered, tid};
+use psx_test_support::{Case, Ending, Line, Probe, procfs, root};
 
-use crate::kernel::{Teller, prctl, refuse_here, refuse_prctl_here, start_idlers, start_named};
-use crate::support::{Case, Ending, Line, procfs, root};
+use crate::kernel::{prctl, refuse_prctl_here};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("batch::six_steps_take_one_stop", six_steps).needs(root).judge(|child| {
-            let sleeper = child.hear("sleeper").parse().unwrap();
+        Case::new("batch::six_steps_take_one_stop", six_steps).needs(root).check(|child| {
+            let sleeper = child.expect("sleeper").parse().unwrap();
             for _ in 0..8 {
                 child.inspect("settle", |child| {
-                    child.await_that(|child| sleeps(child.pid(), sleeper));
+                    child.wait_until(|child| sleeps(child.pid(), sleeper));
                 });
             }
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("batch::fourth_of_six_fails", fourth_fails).needs(root).judge(|child| {
+        Case::new("batch::fourth_of_six_fails", fourth_fails).needs(root).check(|child| {
             child.inspect("failed", |child| {
                 assert_eq!(child.tasks().len(), 5);
-                // Step 1 is told by the threads themselves. Steps 2 and 3:
+                // Step 1 is checked by the threads themselves. Steps 2 and 3:
                 child.assert_all("CapBnd", "0000000000000400");
                 child.assert_all("Groups", "7");
                 // Steps 4 to 6:
@@ -46,10 +48,10 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(error.completed(), []);
             assert!(error.nothing_changed() && !error.is_partial());
             assert!(text.starts_with("nothing changed: "), "{text}");
-            line.show("failed");
+            line.pause("failed");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("failed", |child| {
                 child.assert_all("Groups", "");
                 child.assert_all("Gid", "0 0 0 0");
@@ -62,7 +64,7 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(3);
             refuse_prctl_here(&[libc::PR_CAPBSET_DROP as u32, 5]);
             let start = Privileges::new;
-            for (batch, made, told) in [
+            for (batch, made, text_begins) in [
                 (start(), &[][..], "every thread completed only a part of bounding_set: "),
                 (
                     start().secure_bits(SecureBits::NO_ROOT),
@@ -77,30 +79,29 @@ pub(crate) fn cases() -> Vec<Case> {
                 };
                 assert_eq!((error.failed(), error.completed()), (Step::BoundingSet, made));
                 assert!(error.is_partial() && !error.nothing_changed());
-                assert!(text.starts_with(told), "{text}");
+                assert!(text.starts_with(text_begins), "{text}");
                 assert!(text.contains("end the process"), "{text}");
             }
-            line.show("failed");
+            line.pause("failed");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("failed", |child| {
                 assert_eq!(child.tasks().len(), 4);
                 for task in child.tasks() {
                     // The capabilities 0 to 4 are gone, 5 is not.
-                    let bound = u64::from_str_radix(task.field("CapBnd"), 16).unwrap();
-                    assert_eq!(bound & 0x3f, 0x20);
+                    assert_eq!(task.mask("CapBnd") & 0x3f, 0x20);
                 }
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("batch::another_threads_failure_ends_the_process", |line| {
-            line.say(format_args!("refuses {}", start_one_that_refuses()));
+            line.send(format_args!("refuses {}", start_one_that_refuses()));
             let _ = Privileges::new().groups(&[]).gid(7).apply();
         })
         .needs(root)
-        .judge(|child| {
-            let named = format!("thread {} ", child.hear("refuses"));
+        .check(|child| {
+            let named = format!("thread {} ", child.expect("refuses"));
             assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
             assert!(child.output().contains(&named), "{}", child.output());
             let whose = "psx: fatal: psx::Privileges returned 2 on the calling thread";
@@ -114,10 +115,10 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(report.divergent().len(), 1);
             assert_eq!(report.divergent()[0].thread().tid(), refuses);
             batch.verify().unwrap_err();
-            line.show("reported");
+            line.pause("reported");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("reported", |child| {
                 for task in child.tasks() {
                     let gid = if task.name() == "refuses" { 0 } else { 7 };
@@ -126,49 +127,44 @@ pub(crate) fn cases() -> Vec<Case> {
             });
         }),
         Case::new("batch::a_foreign_thread_stops_it", |line| {
-            std::thread::spawn(|| {
-                loop {
-                    std::thread::park();
-                }
-            });
+            start_unregistered("foreign", || ());
             let strict = Broadcast::new().timeout(std::time::Duration::from_secs(30));
             let error = Privileges::new().no_new_privs().apply_with(strict).unwrap_err();
             assert!(matches!(error, ApplyError::Broadcast(Error::Uncovered(_))), "{error:?}");
             assert!(error.to_string().contains("interpose"), "{error}");
-            line.show("refused");
+            line.pause("refused");
         })
         .needs(|| {
-            let all_known = cfg!(feature = "interpose");
-            if all_known {
-                Err("no thread of std's is foreign to `interpose`".into())
+            let all_are_registered = cfg!(feature = "interpose");
+            if all_are_registered {
+                Err("`interpose` registers std's threads".into())
             } else {
                 Ok(())
             }
         })
-        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+        .check(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
     ]
 }
 
-/// How often the sleeper has been interrupted: `ppoll` is never resumed after a signal.
+/// How often the sleeper was interrupted: `ppoll` is never resumed after a signal.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
 fn six_steps(line: &Line) {
-    let (tell, told) = mpsc::channel();
+    let (send, ids) = mpsc::channel();
     thread::spawn(move || {
-        // SAFETY: the call only reads.
-        tell.send(unsafe { libc::gettid() }).unwrap();
+        send.send(tid()).unwrap();
         loop {
             // SAFETY: no descriptors, no timeout, no mask.
             unsafe { libc::ppoll(ptr::null_mut(), 0, ptr::null(), ptr::null()) };
             STOPS.fetch_add(1, Ordering::SeqCst);
         }
     });
-    line.say(format_args!("sleeper {}", told.recv().unwrap()));
+    line.send(format_args!("sleeper {}", ids.recv().unwrap()));
     let stops_of = |batch: Privileges| {
-        line.show("settle");
+        line.pause("settle");
         let before = STOPS.load(Ordering::SeqCst);
         assert_eq!(batch.apply().unwrap().attempts(), 1);
-        line.show("settle");
+        line.pause("settle");
         STOPS.load(Ordering::SeqCst) - before
     };
     assert_eq!(stops_of(Privileges::new().groups(&[1])), 1);
@@ -180,7 +176,7 @@ fn six_steps(line: &Line) {
         .capabilities(CapabilitySets::empty())
         .no_new_privs();
     assert_eq!(stops_of(six), 1);
-    // What the count would be of two stops.
+    // Two stops are counted as two.
     let again = || Privileges::new().no_new_privs();
     assert_eq!(stops_of(again()) + stops_of(again()), 2);
 }
@@ -193,8 +189,9 @@ fn sleeps(pid: u32, tid: u32) -> bool {
 
 fn fourth_fails(line: &Line) {
     start_idlers(3);
-    let bits = Teller::start(|| prctl(libc::PR_GET_SECUREBITS));
-    // Too late for the threads, but the caller comes first.
+    let other = Probe::start();
+    let bits = || prctl(libc::PR_GET_SECUREBITS);
+    // Not on the threads that run already, but the caller comes first.
     refuse_here(libc::SYS_setresgid);
     let error = Privileges::new()
         .no_new_privs()
@@ -213,8 +210,8 @@ fn fourth_fails(line: &Line) {
     assert_eq!(*error.cause(), Cause::Kernel(Errno::from_raw(libc::EPERM)));
     assert_eq!(error.completed(), [Step::SecureBits, Step::BoundingSet, Step::Groups]);
     let no_root = SecureBits::NO_ROOT.bits() as i32;
-    assert_eq!((prctl(libc::PR_GET_SECUREBITS), bits.tell()), (no_root, no_root));
-    line.show("failed");
+    assert_eq!((bits(), other.ask(bits)), (no_root, no_root));
+    line.pause("failed");
 }
 
 fn start_one_that_refuses() -> u32 {

@@ -1,15 +1,15 @@
-//! What a batch tells `tracing`.
+//! What a batch reports to `tracing`.
 
 use std::fmt::{Debug, Write};
 use std::sync::Mutex;
 
 use psx::{Broadcast, CapabilitySets, Divergence, Privileges};
+use psx_test_support::seccomp::refuse_here;
+use psx_test_support::threads::{start_idlers, start_named};
+use psx_test_support::{Case, Line, root};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber, subscriber};
-
-use crate::kernel::{refuse_here, start_idlers, start_named};
-use crate::support::{Case, Line, root};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -52,16 +52,16 @@ fn what_went_wrong(_: &Line) {
     let refused = Privileges::new().uid(u32::MAX).apply().unwrap_err();
     assert_eq!(taken(Level::WARN), [format!("psx: {refused}")]);
     refuse_here(libc::SYS_setresuid);
-    let half_way = Privileges::new().gid(7).uid(7).keep_groups().apply_with(lenient).unwrap_err();
+    let partial = Privileges::new().gid(7).uid(7).keep_groups().apply_with(lenient).unwrap_err();
     let warnings = taken(Level::WARN);
-    assert_eq!(*warnings.last().unwrap(), format!("psx: {half_way}"));
+    assert_eq!(*warnings.last().unwrap(), format!("psx: {partial}"));
     assert_eq!(taken(Level::INFO), [""; 0]);
 }
 
 static EVENTS: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
 static SPANS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// The events of this level since the last look; the look forgets all.
+/// Takes the events of this level since the last call.
 fn taken(level: Level) -> Vec<String> {
     let mut events = EVENTS.lock().unwrap();
     let (of_level, others) = events.drain(..).partition(|(of, _)| *of == level);

@@ -1,13 +1,12 @@
-//! Random programs as seccomp filters: psx refuses those that the kernel refuses, and no others.
+//! Random programs as seccomp filters: psx refuses those that the kernel refuses, and no others (P8).
 //!
 //! `PSX_FILTERS=FIRST,COUNT cargo test -p psx-spawn --test privileges -- filters` tries other seeds.
 
 use libc::sock_filter;
 use psx::Privileges;
 use psx::privileges::{ApplyError, Cause, Precondition, Step};
-
-use crate::random::Random;
-use crate::support::{Case, Line};
+use psx_test_support::process::fork_and_wait;
+use psx_test_support::{Case, Line, Random, seccomp};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -16,7 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The exit status of a process whose program was refused; any other end means that it was installed.
+/// The exit status of a process whose program was refused; otherwise it was installed.
 const REFUSED: i32 = 22;
 
 fn agree(_: &Line) {
@@ -39,27 +38,14 @@ fn agree(_: &Line) {
 }
 
 fn is_refused_in_a_child(program: &[sock_filter], install: fn(&[sock_filter]) -> bool) -> bool {
-    // SAFETY: this process has one thread.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let installed = install(program);
-        // SAFETY: the end of the process. A filter may refuse it: then it ends by a signal.
-        unsafe { libc::_exit(if installed { 0 } else { REFUSED }) };
-    }
-    let mut status = 0;
-    // SAFETY: the kernel writes the status.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == REFUSED
+    // A filter may refuse the child its exit: then a signal ends it.
+    let status = fork_and_wait(|| if install(program) { 0 } else { REFUSED });
+    status.code() == Some(REFUSED)
 }
 
 fn install(program: &[sock_filter]) -> bool {
-    let program =
-        libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: a program that outlives the call.
-    unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) == 0
-    }
+    seccomp::no_new_privs();
+    seccomp::try_install(program, 0).is_ok()
 }
 
 /// What passes psx's check must pass the kernel's.
@@ -69,7 +55,7 @@ fn apply(program: &[sock_filter]) -> bool {
         Err(ApplyError::Step(error)) => {
             let unmet = Cause::Precondition(Precondition::FilterInstruction { index: 0 });
             let is_same = std::mem::discriminant(error.cause()) == std::mem::discriminant(&unmet);
-            assert!(is_same && error.failed() == Step::Seccomp, "half-way: {error}");
+            assert!(is_same && error.failed() == Step::Seccomp, "partial: {error}");
             false
         }
         Err(error) => panic!("{error}"),
@@ -83,7 +69,7 @@ fn at(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
 /// Instructions as code, two jumps and value.
 type Program = &'static [(u16, u8, u8, u32)];
 
-/// What random programs seldom have: each rule at its limit, and just beyond it.
+/// Each rule at its limit, and just beyond it: random programs seldom have these.
 const EDGES: [Program; 18] = [
     &[(0x34, 0, 0, 0), END],                                   // divided by 0
     &[(0x34, 0, 0, 1), END],                                   // by 1
@@ -108,11 +94,11 @@ const EDGES: [Program; 18] = [
 const END: (u16, u8, u8, u32) = (0x06, 0, 0, libc::SECCOMP_RET_ALLOW);
 
 fn random_program(random: &mut Random) -> Vec<sock_filter> {
-    /// What filters may have, and after it some that other programs may have.
+    /// Codes that filters may have, and then some that only other programs may have.
     const CODES: [u16; 48] = [
         0x20, 0x20, 0x80, 0x81, 0x00, 0x01, 0x60, 0x61, 0x02, 0x03, 0x60, 0x61, 0x02, 0x03, 0x04,
         0x0c, 0x14, 0x24, 0x34, 0x3c, 0x44, 0x5c, 0x64, 0x6c, 0x74, 0x84, 0xa4, 0xac, 0x07, 0x87,
-        0x05, 0x05, 0x15, 0x1d, 0x25, 0x35, 0x45, 0x4d, 0x15, 0x06, 0x16, // as they go
+        0x05, 0x05, 0x15, 0x1d, 0x25, 0x35, 0x45, 0x4d, 0x15, 0x06, 0x16, // other programs:
         0x94, 0x9c, 0x28, 0x30, 0x40, 0xb1, 0x8c,
     ];
     let mut program: Vec<_> = (0..random.below(6))

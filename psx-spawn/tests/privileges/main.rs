@@ -1,7 +1,4 @@
-//! What `psx::Privileges` promises, tried on real processes and judged from outside.
-
-#[path = "../support/mod.rs"]
-mod support;
+//! What `psx::Privileges` promises, tried on real processes and checked from outside.
 
 mod allocator;
 mod batch;
@@ -10,20 +7,20 @@ mod events;
 mod every_thread;
 mod filters;
 mod ids;
+mod introspection;
 mod kernel;
 mod left_behind;
 mod preconditions;
 mod random;
 mod sandbox;
 mod steps;
-mod tell;
 mod twin;
 mod user_namespace;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let concerns = [
+    let cases = [
         allocator::cases(),
         steps::cases(),
         batch::cases(),
@@ -34,10 +31,10 @@ fn main() -> ExitCode {
         #[cfg(feature = "tracing")]
         events::cases(),
         sandbox::cases(),
-        tell::cases(),
+        introspection::cases(),
         every_thread::cases(),
         twin::cases(),
         filters::cases(),
     ];
-    support::main(concerns.into_iter().flatten().collect())
+    psx_test_support::main(cases.into_iter().flatten().collect())
 }

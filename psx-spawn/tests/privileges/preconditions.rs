@@ -1,4 +1,4 @@
-//! What is refused before any thread is stopped, and what is not although it changes nothing.
+//! What is refused before any thread is stopped, and what is allowed because it changes nothing (P8, P10).
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,22 +8,26 @@ use psx::privileges::{
     ApplyError, CapabilityMask, Cause, IdKind, LandlockFlags, Precondition, SecureBits, Step,
 };
 use psx::{Broadcast, CapabilitySet, CapabilitySets, Divergence, Errno, Outcome, Privileges};
+use psx_test_support::landlock::{self, deny_reading};
+use psx_test_support::process::with_groups;
+use psx_test_support::seccomp::refuse_here;
+use psx_test_support::threads::{start_idlers, start_named};
+use psx_test_support::{Case, Ending, Line, procfs, root};
 
-use crate::kernel::{landlock, prctl, refusing, ruleset, start_idlers, start_named};
-use crate::support::{Case, Ending, Line, procfs, root};
+use crate::kernel::{prctl, refuse_prctl_here, refusing};
 
 const BIND: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("preconditions::as_root", as_root).needs(root).judge(|child| {
+        Case::new("preconditions::as_root", as_root).needs(root).check(|child| {
             child.inspect("refused", |child| {
                 child.assert_all("Uid", "0 0 0 0");
                 child.assert_all("NoNewPrivs", "0");
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("preconditions::as_a_user", as_a_user).prepare(be_plain_user).needs(root).judge(
+        Case::new("preconditions::as_a_user", as_a_user).prepare(be_plain_user).needs(root).check(
             |child| {
                 child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
                 child.inspect("allowed", |child| child.assert_all("NoNewPrivs", "1"));
@@ -39,11 +43,11 @@ pub(crate) fn cases() -> Vec<Case> {
             let path = File::options().read(true).custom_flags(libc::O_PATH).open("/").unwrap();
             let no_ruleset = Privileges::new().no_new_privs().landlock(path, none);
             expect(Step::Landlock, &Precondition::NotARuleset, &no_ruleset);
-            let untrusted = Privileges::new().landlock(ruleset(false), none);
+            let untrusted = Privileges::new().landlock(deny_reading(false), none);
             expect(Step::Landlock, &Precondition::NeedsNoNewPrivs, &untrusted);
         })
         .prepare(be_plain_user)
-        .needs(|| root().and_then(|()| landlock())),
+        .needs(|| root().and_then(|()| landlock::available())),
         Case::new("preconditions::locked_bits", |_| {
             let locked = SecureBits::NO_ROOT | SecureBits::NO_ROOT_LOCKED;
             let keeps = SecureBits::KEEP_CAPS | SecureBits::KEEP_CAPS_LOCKED;
@@ -52,11 +56,11 @@ pub(crate) fn cases() -> Vec<Case> {
             let both = SecureBits::NO_ROOT.bits() | SecureBits::NO_ROOT_LOCKED.bits();
             let unmet = Precondition::SecureBitsLocked { bits: both };
             expect(Step::SecureBits, &unmet, &step(keeps));
-            // It is locked in the state that is wanted.
+            // It is locked as wanted.
             Privileges::new().keep_capabilities().apply().unwrap();
         })
         .needs(root),
-        // A process without capabilities says again what it has done before.
+        // A process without capabilities repeats what it has done before.
         Case::new("preconditions::nothing_to_change", |line| {
             start_idlers(2);
             let bits = SecureBits::NO_ROOT;
@@ -68,20 +72,20 @@ pub(crate) fn cases() -> Vec<Case> {
                 .uid(65534)
                 .capabilities(CapabilitySets::empty());
             batch.apply().unwrap();
-            line.show("once");
+            line.pause("once");
             batch.apply().unwrap();
             batch.verify().unwrap();
-            line.show("twice");
+            line.pause("twice");
             let all = Privileges::new().bounding_set(CapabilitySet::all());
             all.apply().unwrap();
             let other = Privileges::new().bounding_set(CapabilitySet::empty());
             expect(Step::BoundingSet, &missing(CapabilitySet::SETPCAP), &other);
             let other = Privileges::new().secure_bits(SecureBits::empty());
             expect(Step::SecureBits, &missing(CapabilitySet::SETPCAP), &other);
-            line.show("thrice");
+            line.pause("thrice");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             for word in ["once", "twice", "thrice"] {
                 child.inspect(word, |child| {
                     assert_eq!(child.tasks().len(), 3);
@@ -92,23 +96,24 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // The caller has nothing to change, and not the right to: the others have both.
+        // The caller has nothing to change, nor the right to; the others have both.
         Case::new("preconditions::others_have_something_to_change", |line| {
             start_idlers(2);
             for number in 0..64 {
-                // SAFETY: the call takes numbers. On this thread alone, and so past psx.
+                // On this thread alone. There may be fewer.
+                // SAFETY: numbers.
                 unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
             }
             rustix::thread::set_capabilities(None, CapabilitySets::empty().into()).unwrap();
-            line.show("before");
+            line.pause("before");
             let batch = Privileges::new().bounding_set(CapabilitySet::empty()).groups(&[]);
             batch.apply().unwrap();
             batch.verify().unwrap();
-            line.show("after");
+            line.pause("after");
         })
         .prepare(|command| with_groups(command, &[]))
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             const NONE: &str = "0000000000000000";
             child.inspect("before", |child| {
                 let has_none = |task: &procfs::Task| task.field("CapBnd") == NONE;
@@ -120,7 +125,7 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // It has nothing to change, and another thread has, without the right to.
+        // The caller has nothing to change; another thread has, but not the right to.
         Case::new("preconditions::another_cannot_change", |line| {
             let lose_all = || {
                 rustix::thread::set_capabilities(None, CapabilitySets::empty().into()).unwrap();
@@ -135,34 +140,31 @@ pub(crate) fn cases() -> Vec<Case> {
             let refused = Outcome::Failed(Errno::from_raw(libc::EPERM));
             assert_eq!((divergent.thread().tid(), divergent.outcome()), (other, refused));
             batch.verify().unwrap_err();
-            line.show("told");
+            line.pause("reported");
         })
         .needs(root)
-        .judge(|child| {
-            child.inspect("told", |child| {
-                let bound = |task: &procfs::Task| {
-                    let set = u64::from_str_radix(task.field("CapBnd"), 16).unwrap();
-                    set & BIND.bits() != 0
-                };
+        .check(|child| {
+            child.inspect("reported", |child| {
+                let bound = |task: &procfs::Task| task.mask("CapBnd") & BIND.bits() != 0;
                 assert_eq!(child.tasks().iter().map(bound).collect::<Vec<_>>(), [false, true]);
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // A getter that a filter refuses is no missing capability.
+        // A refused getter does not mean that the capability is missing.
         Case::new("preconditions::unreadable_capabilities", |line| {
             start_idlers(2);
-            crate::kernel::refuse_here(libc::SYS_capget);
+            refuse_here(libc::SYS_capget);
             Privileges::new().groups(&[7]).gid(7).apply().unwrap();
-            crate::kernel::refuse_prctl_here(&[libc::PR_CAPBSET_READ as u32]);
-            // Without the kernel's list this would drop nothing and be content, or go too far.
+            refuse_prctl_here(&[libc::PR_CAPBSET_READ as u32]);
+            // Without the kernel's list psx cannot know what to drop.
             let step = Privileges::new().bounding_set(CapabilitySet::empty());
             let error = failed(&step);
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
             assert_eq!((error.failed(), error.cause()), (Step::BoundingSet, &refused));
-            line.show("refused");
+            line.pause("refused");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("refused", |child| {
                 child.assert_all("Groups", "7");
                 for task in child.tasks() {
@@ -182,7 +184,7 @@ fn as_root(line: &Line) {
     let inherit =
         CapabilitySets { inheritable: BIND, ..CapabilitySets::permitted_and_effective(BIND) };
     let new = Privileges::new;
-    let nobody = || new().groups(&[]).gid(1).uid(1);
+    let drop = || new().groups(&[]).gid(1).uid(1);
     let bind = mask(BIND);
     let (user, group) = (IdKind::User, IdKind::Group);
     for (step, unmet, wanted) in [
@@ -203,7 +205,7 @@ fn as_root(line: &Line) {
         (
             Step::Capabilities,
             Precondition::NotInheritable { capabilities: bind },
-            nobody().capabilities(unbound).bounding_set(CapabilitySet::empty()),
+            drop().capabilities(unbound).bounding_set(CapabilitySet::empty()),
         ),
         (
             Step::Ambient,
@@ -218,18 +220,18 @@ fn as_root(line: &Line) {
         (
             Step::KeepCapabilities,
             Precondition::KeepCapabilitiesLocked,
-            nobody().capabilities(inherit).secure_bits(SecureBits::KEEP_CAPS_LOCKED),
+            drop().capabilities(inherit).secure_bits(SecureBits::KEEP_CAPS_LOCKED),
         ),
         (
             Step::Seccomp,
             Precondition::FilterLength { instructions: 0 },
             new().no_new_privs().seccomp(&[]),
         ),
-        (Step::Seccomp, Precondition::NeedsNoNewPrivs, nobody().seccomp(&refusing(0, 0))),
+        (Step::Seccomp, Precondition::NeedsNoNewPrivs, drop().seccomp(&refusing(0, 0))),
     ] {
         expect(step, &unmet, &wanted);
     }
-    line.show("refused");
+    line.pause("refused");
 }
 
 fn as_a_user(line: &Line) {
@@ -257,26 +259,15 @@ fn as_a_user(line: &Line) {
     let filter = new().seccomp(&refusing(0, 0));
     expect(Step::Seccomp, &Precondition::NeedsNoNewPrivs, &filter);
     assert_eq!(prctl(libc::PR_GET_NO_NEW_PRIVS), 0);
-    line.show("refused");
-    // What anyone may.
+    line.pause("refused");
+    // What any user may.
     let drop = new().uid(1000).gid(1000).capabilities(CapabilitySets::empty());
     drop.no_new_privs().apply().unwrap();
-    line.show("allowed");
+    line.pause("allowed");
 }
 
 fn be_plain_user(command: &mut std::process::Command) {
     command.uid(1000).gid(1000);
-}
-
-/// Starts the child with these supplementary groups.
-pub(crate) fn with_groups(command: &mut std::process::Command, groups: &'static [u32]) {
-    // SAFETY: one system call, which reads the groups.
-    unsafe {
-        command.pre_exec(|| match libc::setgroups(groups.len(), groups.as_ptr()) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
 }
 
 pub(crate) fn mask(set: CapabilitySet) -> CapabilityMask {
@@ -287,7 +278,7 @@ fn missing(set: CapabilitySet) -> Precondition {
     Precondition::MissingCapability { capability: mask(set) }
 }
 
-/// Wants the batch to be refused for this reason, with nothing changed, and prints how.
+/// Asserts that the batch is refused for this reason, with nothing changed, and prints the error.
 #[track_caller]
 pub(crate) fn expect(step: Step, unmet: &Precondition, wanted: &Privileges) {
     let error = failed(wanted);
@@ -295,7 +286,7 @@ pub(crate) fn expect(step: Step, unmet: &Precondition, wanted: &Privileges) {
     assert_eq!(*error.cause(), Cause::Precondition(unmet.clone()));
 }
 
-/// Applies a batch that a step of fails.
+/// Applies a batch, of which a step must fail.
 #[track_caller]
 pub(crate) fn failed(wanted: &Privileges) -> psx::privileges::StepError {
     match wanted.apply() {

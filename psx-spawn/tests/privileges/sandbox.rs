@@ -1,99 +1,93 @@
-//! Landlock and seccomp: each thread finds itself inside.
+//! Landlock and seccomp confine every thread.
 
 use std::fs;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use psx::privileges::{ApplyError, Cause, LandlockFlags, Step};
 use psx::{Broadcast, CapabilitySets, Divergence, Errno, Outcome, Privileges};
+use psx_test_support::landlock::{self, deny_reading};
+use psx_test_support::raw::{must, syscall};
+use psx_test_support::seccomp::refuse_here;
+use psx_test_support::threads::{start_named, tid};
+use psx_test_support::{Case, Ending, Probe, root};
 
-use crate::kernel::{Teller, landlock, refuse_here, refusing, ruleset, start_named};
-use crate::support::{Case, Ending, root};
+use crate::kernel::refusing;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("sandbox::landlock_on_every_thread", |_| {
-            let tellers: Vec<_> = (0..3).map(|_| Teller::start(look)).collect();
-            let see = || tellers.iter().map(Teller::tell).chain([look()]);
+            let probes: Vec<_> = (0..3).map(|_| Probe::start()).collect();
+            let see = || probes.iter().map(|probe| probe.ask(look)).chain([look()]);
             assert!(see().all(|seen| seen == [None; 3]));
-            let ruleset = ruleset(true);
+            let ruleset = deny_reading(true);
             let step = Privileges::new().no_new_privs();
             step.landlock(ruleset, LandlockFlags::NONE).apply().unwrap();
             let denied = Some(libc::EACCES);
             assert!(see().all(|seen| seen == [denied, denied, None]));
-            // /proc is denied, and the next round goes through all the same.
+            // /proc is denied, and the next round succeeds nevertheless.
             Privileges::new().capabilities(CapabilitySets::empty()).apply().unwrap();
         })
-        .needs(landlock),
-        // A file of the same number in a descriptor table of its own is not the batch's ruleset.
-        Case::new("sandbox::landlock_with_a_table_of_its_own", |line| {
-            static NUMBER: AtomicI32 = AtomicI32::new(-1);
-            let other = Teller::start(|| {
-                match NUMBER.swap(-2, Ordering::Relaxed) {
-                    -2 => {}
-                    // SAFETY: a flag.
-                    -1 => assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0),
-                    number => {
-                        // Perhaps the number already.
-                        let own = ruleset(true).into_raw_fd();
-                        // SAFETY: in this thread's table nothing else uses the number.
-                        assert_eq!(unsafe { libc::dup2(own, number) }, number);
-                    }
-                }
-                look()
+        .needs(landlock::available),
+        // The same number in another descriptor table is not the batch's ruleset.
+        Case::new("sandbox::landlock_with_another_table", |line| {
+            let other = Probe::start();
+            other.ask(|| must(libc::SYS_unshare, [libc::CLONE_FILES as usize, 0, 0, 0, 0, 0]));
+            let ruleset = deny_reading(false);
+            let number = ruleset.as_raw_fd();
+            other.ask(move || {
+                // Perhaps the same number already.
+                let another = deny_reading(true).into_raw_fd();
+                // SAFETY: in this thread's table nothing else uses the number.
+                assert_eq!(unsafe { libc::dup2(another, number) }, number);
             });
-            other.tell();
-            let ruleset = ruleset(false);
-            NUMBER.store(ruleset.as_raw_fd(), Ordering::Relaxed);
-            other.tell();
             let batch = Privileges::new().no_new_privs().landlock(ruleset, LandlockFlags::NONE);
             let lenient = Broadcast::new().divergence(Divergence::Report);
             let report = batch.apply_with(lenient).unwrap();
             let [divergent] = report.divergent() else { panic!("{report:?}") };
             let refused = Outcome::Failed(Errno::from_raw(libc::EBADF));
             assert_eq!(divergent.outcome(), refused);
-            assert_eq!((look(), other.tell()), ([Some(libc::EACCES); 3], [None; 3]));
-            line.show("told");
+            assert_eq!((look(), other.ask(look)), ([Some(libc::EACCES); 3], [None; 3]));
+            line.pause("reported");
         })
-        .needs(|| landlock().and_then(|()| restricts_in_the_round()))
-        .judge(|child| {
-            child.inspect("told", |child| child.assert_all("NoNewPrivs", "1"));
+        .needs(|| landlock::available().and_then(|()| restricts_in_the_round()))
+        .check(|child| {
+            child.inspect("reported", |child| child.assert_all("NoNewPrivs", "1"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("sandbox::seccomp_on_every_thread", |line| {
-            let tellers: Vec<_> = (0..3).map(|_| Teller::start(process_group)).collect();
+            let probes: Vec<_> = (0..3).map(|_| Probe::start()).collect();
             let filter = refusing(libc::SYS_getpgid, libc::EOWNERDEAD);
             let step = Privileges::new().no_new_privs().seccomp(&filter);
             step.apply().unwrap();
             step.verify().unwrap();
             let refused = Err(libc::EOWNERDEAD);
-            assert!(tellers.iter().all(|teller| teller.tell() == refused));
+            assert!(probes.iter().all(|probe| probe.ask(process_group) == refused));
             assert_eq!(process_group(), refused);
-            // Installed once for all, so that a second one fits.
+            // All have the same filter, so that a second one can be added.
             step.apply().unwrap();
-            line.show("twice");
+            line.pause("twice");
         })
-        .judge(|child| {
+        .check(|child| {
             child.inspect("twice", |child| {
                 child.assert_all("NoNewPrivs", "1");
                 child.assert_all("Seccomp_filters", "2");
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // Foreseen, by the number of its filters.
-        Case::new("sandbox::seccomp_names_who_has_more", |line| {
+        // Refused before the round, by the number of its filters.
+        Case::new("sandbox::seccomp_names_the_thread_with_more", |line| {
             expect_unsynced(|| (), &[]);
-            line.show("refused");
+            line.pause("refused");
         })
         .needs(root)
-        .judge(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
-        // Told by the kernel, since the numbers agree.
-        Case::new("sandbox::seccomp_names_who_has_another", |line| {
+        .check(|child| child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"))),
+        // The kernel refuses it: the numbers agree.
+        Case::new("sandbox::seccomp_names_the_thread_with_another", |line| {
             expect_unsynced(|| refuse_here(libc::SYS_getpgid), &[Step::NoNewPrivs]);
-            line.show("refused");
+            line.pause("refused");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("refused", |child| {
                 child.assert_all("NoNewPrivs", "1");
                 child.assert_all("Seccomp_filters", "1");
@@ -104,21 +98,16 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// For `Case::needs`.
 fn restricts_in_the_round() -> Result<(), String> {
-    // SAFETY: numbers only; asked for its version, the first call makes nothing, and the second only reads.
-    let (abi, compared) = unsafe {
-        let own = libc::gettid();
-        (
-            libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1),
-            libc::syscall(libc::SYS_kcmp, own, own, 0, 0, 0),
-        )
-    };
-    if abi >= 8 || compared != 0 {
+    let own = tid();
+    // SAFETY: the call only reads.
+    let compared = unsafe { libc::syscall(libc::SYS_kcmp, own, own, 0, 0, 0) };
+    if landlock::version() >= 8 || compared != 0 {
         return Err("needs Landlock below ABI 8, and kcmp".into());
     }
     Ok(())
 }
 
-/// A filter for all threads, one of which has one of its own; what the caller does before it.
+/// A filter for all threads, one of which has another already; `before` is what the caller does first.
 fn expect_unsynced(before: fn(), made: &[Step]) {
     start_named("differs", || refuse_here(libc::SYS_getpgid));
     before();
@@ -135,7 +124,7 @@ fn expect_unsynced(before: fn(), made: &[Step]) {
     assert_eq!(thread.name(), "differs");
 }
 
-/// How the kernel denies a file, a folder and what is allowed.
+/// The errors for a file, a folder and a folder that is allowed.
 fn look() -> [Option<i32>; 3] {
     let error = |result: std::io::Result<()>| result.err().and_then(|e| e.raw_os_error());
     [
@@ -145,10 +134,7 @@ fn look() -> [Option<i32>; 3] {
     ]
 }
 
-fn process_group() -> Result<i64, i32> {
+fn process_group() -> Result<usize, i32> {
     // SAFETY: the call only reads.
-    match unsafe { libc::syscall(libc::SYS_getpgid, 0) } {
-        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
-        id => Ok(id),
-    }
+    unsafe { syscall(libc::SYS_getpgid, [0; 6]) }.map_err(Errno::raw)
 }

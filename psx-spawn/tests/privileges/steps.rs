@@ -1,12 +1,13 @@
-//! Each step's effect on every thread, and that the order of the builder's calls does not matter.
+//! Each step's effect on every thread; the order of the builder's calls does not matter (P8).
 
 use std::process::Command;
 
 use psx::privileges::SecureBits;
 use psx::{CapabilitySet, CapabilitySets, Privileges};
+use psx_test_support::threads::start_idlers;
+use psx_test_support::{Case, Child, Ending, Line, Probe, root};
 
-use crate::kernel::{Teller, prctl, start_idlers};
-use crate::support::{Case, Ending, Line, Supervised, root};
+use crate::kernel::prctl;
 
 /// The number of `CAP_NET_BIND_SERVICE`, as a set, in /proc.
 const BIND: &str = "0000000000000400";
@@ -25,7 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
             drop_and_show(drop, line);
         })
         .needs(root)
-        .judge(nobody_judge),
+        .check(has_dropped_all),
         Case::new("steps::calls_in_reverse", |line| {
             let drop = Privileges::new()
                 .no_new_privs()
@@ -37,10 +38,10 @@ pub(crate) fn cases() -> Vec<Case> {
             drop_and_show(drop, line);
         })
         .needs(root)
-        .judge(nobody_judge),
+        .check(has_dropped_all),
         Case::new("steps::capability_survives_the_uid", |line| {
             start_idlers(2);
-            let keeps = Teller::start(|| prctl(libc::PR_GET_KEEPCAPS));
+            let other = Probe::start();
             let keep = Privileges::new()
                 .capabilities(CapabilitySets::permitted_and_effective(
                     CapabilitySet::NET_BIND_SERVICE,
@@ -50,14 +51,14 @@ pub(crate) fn cases() -> Vec<Case> {
                 .uid(65534);
             keep.apply().unwrap();
             keep.verify().unwrap();
-            line.show("kept");
-            assert_eq!(keeps.tell(), 0);
+            line.pause("kept");
+            assert_eq!(other.ask(|| prctl(libc::PR_GET_KEEPCAPS)), 0);
             let drop = Privileges::new().capabilities(CapabilitySets::empty());
             drop.apply().unwrap();
-            line.show("dropped");
+            line.pause("dropped");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("kept", |child| {
                 child.assert_all("Uid", "65534 65534 65534 65534");
                 child.assert_all("CapEff", BIND);
@@ -66,7 +67,7 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("dropped", |child| child.assert_all("CapPrm", NONE));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("steps::ambient_reaches_a_program", ambient).needs(root).judge(|child| {
+        Case::new("steps::ambient_reaches_a_program", ambient).needs(root).check(|child| {
             child.inspect("raised", |child| child.assert_all("CapAmb", BIND));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
@@ -75,10 +76,10 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(2);
             let step = Privileges::new().uid(65534).secure_bits(SecureBits::NO_SETUID_FIXUP);
             step.keep_gid().keep_groups().apply().unwrap();
-            line.show("unprivileged in name only");
+            line.pause("unprivileged in name only");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("unprivileged", |child| {
                 child.assert_all("Uid", "65534 65534 65534 65534");
                 for task in child.tasks() {
@@ -92,29 +93,29 @@ pub(crate) fn cases() -> Vec<Case> {
             let step = step.real_gid(4).effective_gid(5).saved_gid(6).keep_groups();
             step.apply().unwrap();
             step.verify().unwrap();
-            line.show("set");
-            // Unprivileged now: any of the three may take the place of another.
+            line.pause("set");
+            // Unprivileged now: each id may become any of the three.
             Privileges::new().effective_uid(1).apply().unwrap();
-            line.show("changed");
+            line.pause("changed");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("set", |child| {
                 child.assert_all("Uid", "1 2 3 2");
                 child.assert_all("Gid", "4 5 6 5");
             });
             child.inspect("changed", |child| child.assert_all("Uid", "1 1 3 1"));
         }),
-        Case::new("steps::as_many_groups_as_there_may_be", |line| {
+        Case::new("steps::as_many_groups_as_the_kernel_allows", |line| {
             start_idlers(2);
             let groups: Vec<u32> = (1..=65536).rev().collect();
             let step = Privileges::new().groups(&groups);
             step.apply().unwrap();
             step.verify().unwrap();
-            line.show("set");
+            line.pause("set");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("set", |child| {
                 for task in child.tasks() {
                     let groups: Vec<_> = task.field("Groups").split(' ').collect();
@@ -126,7 +127,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-fn nobody_judge(child: &mut Supervised) {
+fn has_dropped_all(child: &mut Child) {
     child.inspect("dropped", |child| {
         assert_eq!(child.tasks().len(), 4);
         child.assert_all("Uid", "65534 65534 65534 65534");
@@ -145,7 +146,7 @@ fn drop_and_show(drop: Privileges, line: &Line) {
     let report = drop.apply().unwrap();
     assert_eq!(report.threads(), 4);
     drop.verify().unwrap();
-    line.show("dropped");
+    line.pause("dropped");
 }
 
 fn ambient(line: &Line) {
@@ -156,17 +157,16 @@ fn ambient(line: &Line) {
     let step = Privileges::new().ambient(bind).capabilities(sets).groups(&[]).gid(7).uid(65534);
     step.apply().unwrap();
     step.verify().unwrap();
-    line.show("raised");
+    line.pause("raised");
     let status = Command::new("cat").arg("/proc/self/status").output().unwrap();
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains(&format!("CapEff:\t{BIND}")), "{status}");
 }
 
 fn secure_bits(_: &Line) {
-    let bits = Teller::start(|| prctl(libc::PR_GET_SECUREBITS));
+    let (other, bits) = (Probe::start(), || prctl(libc::PR_GET_SECUREBITS));
     let step = Privileges::new().secure_bits(SecureBits::NO_ROOT).keep_capabilities();
     step.apply().unwrap();
     let wanted = SecureBits::NO_ROOT | SecureBits::KEEP_CAPS;
-    assert_eq!(bits.tell(), wanted.bits() as i32);
-    assert_eq!(prctl(libc::PR_GET_SECUREBITS), bits.tell());
+    assert_eq!([bits(), other.ask(bits)], [wanted.bits() as i32; 2]);
 }

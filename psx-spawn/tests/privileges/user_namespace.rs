@@ -1,15 +1,17 @@
-//! Batches in a user namespace: what it does not allow is refused before anything changes.
+//! Batches in a user namespace: what it does not allow is refused before anything changes (P8).
 
 use std::fs;
 
 use psx::privileges::{Cause, IdKind, Precondition, Step, VerifyError};
 use psx::{CapabilitySet, Errno, Privileges};
+use psx_test_support::process::with_groups;
+use psx_test_support::raw::must;
+use psx_test_support::threads::start_idlers;
+use psx_test_support::{Case, Child, Ending, Line, root};
 
-use crate::kernel::start_idlers;
-use crate::preconditions::{expect, failed, with_groups};
-use crate::support::{Case, Ending, Line, Supervised, root};
+use crate::preconditions::{expect, failed};
 
-/// What the judge writes before the child goes on.
+/// What the check writes before the child continues.
 struct Maps {
     setgroups: &'static str,
     users: &'static str,
@@ -23,15 +25,15 @@ pub(crate) fn cases() -> Vec<Case> {
             let batch = Privileges::new().bounding_set(CapabilitySet::empty());
             let batch = batch.groups(&[]).gid(1).uid(1);
             expect(Step::Groups, &Precondition::SetgroupsDenied, &batch);
-            line.show("refused");
-            // What the text proposes.
+            line.pause("refused");
+            // What the error's text proposes.
             let batch = Privileges::new().bounding_set(CapabilitySet::empty());
             batch.keep_groups().gid(1).uid(1).apply().unwrap();
-            line.show("applied");
+            line.pause("applied");
         })
         .prepare(|command| with_groups(command, &[7]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             let before = map(child, &DENIES);
             child.inspect("refused", |child| assert_eq!(state(child), before));
             child.inspect("applied", |child| {
@@ -40,15 +42,15 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // There is nothing that setgroups would change.
+        // setgroups would change nothing.
         Case::new("user_namespace::no_groups_and_setgroups_denied", |line| {
             enter(line);
             Privileges::new().groups(&[]).gid(1).uid(1).apply().unwrap();
-            line.show("applied");
+            line.pause("applied");
         })
         .prepare(|command| with_groups(command, &[]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             map(child, &DENIES);
             child.inspect("applied", |child| {
                 child.assert_all("Groups", "");
@@ -69,13 +71,13 @@ pub(crate) fn cases() -> Vec<Case> {
             ] {
                 expect(step, &unmet, &batch);
             }
-            line.show("refused");
+            line.pause("refused");
             start().gid(9).uid(9).apply().unwrap();
-            line.show("applied");
+            line.pause("applied");
         })
         .prepare(|command| with_groups(command, &[0]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             let before = map(child, &TEN_IDS);
             child.inspect("refused", |child| assert_eq!(state(child), before));
             child.inspect("applied", |child| {
@@ -87,21 +89,21 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("user_namespace::nothing_mapped", |line| {
             enter(line);
             let batch = Privileges::new().bounding_set(CapabilitySet::empty());
-            // Every id reads as 65534 here, and none is it.
+            // Every id reads as 65534 here, and none is mapped to it.
             let batch = batch.uid(65534).gid(65534);
             let unmet = Precondition::IdNotMapped { kind: IdKind::Group, id: 65534 };
             expect(Step::Gid, &unmet, &batch);
             expect(Step::Groups, &Precondition::SetgroupsDenied, &batch.groups(&[]));
-            line.show("refused");
+            line.pause("refused");
         })
         .prepare(|command| with_groups(command, &[7]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             let before = map(child, &NOTHING);
             child.inspect("refused", |child| assert_eq!(state(child), before));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // A thread shows uid 65534 that has the initial namespace's uid 0.
+        // A thread that has the initial namespace's uid 0 shows 65534.
         Case::new("user_namespace::the_overflow_id_proves_nothing", |line| {
             enter(line);
             for id in [65534, 65533] {
@@ -120,16 +122,16 @@ pub(crate) fn cases() -> Vec<Case> {
                     }
                 }
             }
-            line.show("unproven");
+            line.pause("unproven");
             let batch =
                 Privileges::new().groups(&[7]).gid(7).real_uid(7).effective_uid(7).saved_uid(7);
             batch.apply().unwrap();
             batch.verify().unwrap();
-            line.show("proven");
+            line.pause("proven");
         })
         .prepare(|command| with_groups(command, &[4]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             map(child, &CONTAINER);
             child.inspect("unproven", |child| {
                 child.assert_all("Uid", "0 0 0 0");
@@ -139,7 +141,7 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("proven", |child| child.assert_all("Uid", "100007 100007 100007 100007"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        // Where /proc is out of reach the kernel decides, on the way.
+        // Without /proc the kernel refuses the step in the round.
         Case::new("user_namespace::maps_out_of_reach", |line| {
             enter(line);
             // It has no folder `proc`.
@@ -149,11 +151,11 @@ pub(crate) fn cases() -> Vec<Case> {
             let refused = Cause::Kernel(Errno::from_raw(libc::EPERM));
             assert_eq!((error.failed(), error.cause()), (Step::Groups, &refused));
             assert_eq!(error.completed(), [Step::BoundingSet]);
-            line.show("refused");
+            line.pause("refused");
         })
         .prepare(|command| with_groups(command, &[7]))
         .needs(user_namespaces)
-        .judge(|child| {
+        .check(|child| {
             map(child, &DENIES);
             child.inspect("refused", |child| {
                 child.assert_all("CapBnd", "0000000000000000");
@@ -164,24 +166,23 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// As a rootless container has them. The ids 65534 are mapped, and what is not mapped shows as 65534.
+/// As in a rootless container. The ids 65534 are mapped, and an unmapped id shows as 65534.
 const CONTAINER: Maps =
     Maps { setgroups: "allow", users: "0 100000 65536", groups: "0 100000 65536" };
 const DENIES: Maps = Maps { setgroups: "deny", users: "0 0 10", groups: "0 0 10" };
 const TEN_IDS: Maps = Maps { setgroups: "allow", users: "0 0 10", groups: "0 0 10" };
 const NOTHING: Maps = Maps { setgroups: "allow", users: "", groups: "" };
 
-/// Puts the child into a user namespace of its own, and starts threads there.
+/// Puts the child into a new user namespace, and starts threads there.
 fn enter(line: &Line) {
-    // SAFETY: the call takes a number, and this is the only thread.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
-    line.show("unshared");
+    must(libc::SYS_unshare, [libc::CLONE_NEWUSER as usize, 0, 0, 0, 0, 0]);
+    line.pause("unshared");
     start_idlers(2);
-    line.show("ready");
+    line.pause("ready");
 }
 
-/// Writes the maps, and returns what the child's threads have then.
-fn map(child: &Supervised, maps: &Maps) -> Vec<[String; 5]> {
+/// Writes the maps, and returns the state of the child's threads then.
+fn map(child: &Child, maps: &Maps) -> Vec<[String; 5]> {
     child.inspect("unshared", |child| {
         for (file, text) in
             [("setgroups", maps.setgroups), ("uid_map", maps.users), ("gid_map", maps.groups)]
@@ -198,7 +199,7 @@ fn map(child: &Supervised, maps: &Maps) -> Vec<[String; 5]> {
 }
 
 /// What a batch that was refused must not have changed.
-fn state(child: &Supervised) -> Vec<[String; 5]> {
+fn state(child: &Child) -> Vec<[String; 5]> {
     let fields = ["Uid", "Gid", "Groups", "CapBnd", "CapPrm"];
     child.tasks().iter().map(|task| fields.map(|field| task.field(field).to_owned())).collect()
 }

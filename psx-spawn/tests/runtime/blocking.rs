@@ -1,12 +1,11 @@
-//! System calls that block, as bare numbers: those that the kernel never resumes after a signal's
-//! handler, whatever its flags, and those that it resumes under `SA_RESTART`. The lists are those
-//! of signal(7).
+//! System calls that block: those that the kernel never resumes after a signal handler, whatever its
+//! flags, and those that it resumes under `SA_RESTART`. The lists are those of signal(7).
 
 use std::ffi::c_long;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{self, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,9 +14,9 @@ use std::time::Duration;
 use std::{mem, ptr};
 
 use psx::{Errno, thread};
-
-use crate::kernel::{idle, raw, tid};
-use crate::support::procfs;
+use psx_test_support::procfs;
+use psx_test_support::raw::{must, owned, pipe, syscall};
+use psx_test_support::threads::{idle, tid};
 
 /// A call that blocks.
 pub(crate) struct Blocking {
@@ -40,10 +39,10 @@ impl Blocking {
         let starts = Arc::new(AtomicU32::new(0));
         let started = Arc::clone(&starts);
         thread::spawn(move || {
-            // A plain store, so that from here on the first call that blocks is the one in question.
+            // A plain store: from here on the first call that blocks is the one to test.
             starts.store(tid(), Ordering::Release);
-            // SAFETY: the tables below hand each call what it asks for, for good.
-            returns.send(unsafe { raw(nr, args) }).unwrap();
+            // SAFETY: the tables below pass each call what it asks for, and free none of it.
+            returns.send(unsafe { syscall(nr, args) }).unwrap();
             idle()
         });
         let tid = loop {
@@ -67,8 +66,8 @@ pub(crate) struct Blocked {
 }
 
 impl Blocked {
-    /// Waits until the thread is in the same call, with the same arguments, as at first: it has
-    /// left psx's handler, and the call goes on.
+    /// Waits until the thread is in the same call, with the same arguments, as at first: it has left
+    /// psx's handler, and the kernel has resumed the call.
     pub(crate) fn await_resumption(&self) {
         self.await_call(|call| call == self.call);
     }
@@ -92,12 +91,12 @@ impl Blocked {
     }
 }
 
-/// The address of a value that stays for good.
+/// The address of a value that is never freed.
 fn leak<T>(value: T) -> usize {
     &raw mut *Box::leak(Box::new(value)) as usize
 }
 
-/// Beyond any case's limit.
+/// Longer than any case's limit.
 const MINUTE: libc::timespec = libc::timespec { tv_sec: 60, tv_nsec: 0 };
 const MINUTE_IN_MS: usize = 60_000;
 
@@ -138,8 +137,7 @@ impl Drop for SystemV {
 
 /// The calls that return `EINTR` after any handler.
 ///
-/// What older architectures have as calls of their own newer ones make of others: there is no
-/// `poll`, `select`, `epoll_wait` or `pause` on aarch64.
+/// There is no `poll`, `select`, `epoll_wait` or `pause` on aarch64, whose libc makes other calls for them.
 pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
     let minute = || leak(MINUTE);
     let take_one = || leak(libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 });
@@ -159,7 +157,7 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
     let (sender, full) = full_pair();
     receiver.set_read_timeout(limit).unwrap();
     sender.set_write_timeout(limit).unwrap();
-    // SAFETY: a socket, and a time of the size that is told.
+    // SAFETY: a socket, and a time of the size passed.
     let timed = unsafe {
         let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
         let minute = libc::timeval { tv_sec: 60, tv_usec: 0 };
@@ -203,11 +201,11 @@ pub(crate) fn never_resumed(system_v: &SystemV) -> Vec<Blocking> {
 const FUTEX_WAIT: usize = libc::FUTEX_WAIT as usize;
 const FUTEX_WAKE: usize = libc::FUTEX_WAKE as usize;
 
-/// A call that goes on as if nothing had been, until it is fulfilled.
+/// A call that the kernel resumes until it is fulfilled.
 pub(crate) struct Resumed {
     pub(crate) call: Blocking,
     pub(crate) fulfil: Box<dyn FnOnce()>,
-    /// What the call then returns, where that can be foretold.
+    /// What the call then returns, where that is known.
     pub(crate) value: Option<usize>,
 }
 
@@ -225,7 +223,7 @@ pub(crate) fn resumed() -> Vec<Resumed> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let word = leak(0_u32);
-    #[expect(clippy::zombie_processes, reason = "the blocked wait4 is for it")]
+    #[expect(clippy::zombie_processes, reason = "the blocked wait4 waits for it")]
     let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pid = cat.id() as usize;
     let (locked, wanted) = locked_file();
@@ -257,11 +255,7 @@ pub(crate) fn resumed() -> Vec<Resumed> {
         Resumed::new(
             Blocking::new("futex", libc::SYS_futex, [word, FUTEX_WAIT, 0]),
             Some(0),
-            move || {
-                // SAFETY: the word stays for good.
-                let woken = unsafe { raw(libc::SYS_futex, [word, FUTEX_WAKE, 1, 0, 0, 0]) };
-                assert_eq!(woken, Ok(1));
-            },
+            move || assert_eq!(must(libc::SYS_futex, [word, FUTEX_WAKE, 1, 0, 0, 0]), 1),
         ),
         Resumed::new(Blocking::new("wait4", libc::SYS_wait4, [pid]), Some(pid), move || {
             drop(cat.stdin.take());
@@ -274,18 +268,9 @@ pub(crate) fn resumed() -> Vec<Resumed> {
     ]
 }
 
-/// A descriptor that stays open for good.
+/// A descriptor that is never closed.
 fn fd(owner: impl IntoRawFd) -> usize {
     owner.into_raw_fd() as usize
-}
-
-fn pipe() -> (File, File) {
-    let mut ends = [0; 2];
-    // SAFETY: a place for two descriptors, which belong to nobody else.
-    unsafe {
-        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
-        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
-    }
 }
 
 /// A socket whose next send blocks, and its peer.
@@ -304,13 +289,11 @@ fn whole_file() -> libc::flock {
     request
 }
 
-/// A file locked through the first of two descriptions, so that a lock through the second blocks
-/// until the first is closed. Only locks of the kind that belong to a description, not to a
-/// process, stand in this process's own way.
+/// A file locked through the first of two descriptions, so that a lock through the second blocks until the
+/// first is closed. Only locks that belong to a description, not to a process, block their own process.
 fn locked_file() -> (File, File) {
-    // SAFETY: a C string, and a new descriptor that belongs to nobody else.
-    let locked =
-        unsafe { File::from_raw_fd(libc::memfd_create(c"locked".as_ptr(), libc::MFD_CLOEXEC)) };
+    let args = [c"locked".as_ptr().addr(), libc::MFD_CLOEXEC as usize, 0, 0, 0, 0];
+    let locked = File::from(owned(must(libc::SYS_memfd_create, args)));
     let path = format!("/proc/self/fd/{}", locked.as_raw_fd());
     let wanted = File::options().read(true).write(true).open(path).unwrap();
     // SAFETY: a request that outlives the call.

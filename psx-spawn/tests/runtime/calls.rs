@@ -1,4 +1,4 @@
-//! What a call on all threads returns, whom it changes, and what it refuses.
+//! What a broadcast returns, which threads it changes, and what it refuses (P1, P2, P3).
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,18 +7,20 @@ use std::time::Duration;
 use std::{hint, process, ptr, slice};
 
 use psx::{Divergence, Errno, Error, Outcome, thread};
+use psx_test_support::{Case, Ending, Line, procfs};
+
+use psx_test_support::raw::{slack, syscall};
+use psx_test_support::threads::{start_idlers, tid};
 
 use crate::kernel::{
-    STRICT, broadcast_name, broadcast_no_new_privs, broadcast_slack, prctl_on_all, raw,
-    refuse_here, slack, start_idlers, tid,
+    STRICT, broadcast_name, broadcast_no_new_privs, broadcast_slack, prctl_on_all, refuse_here,
 };
-use crate::support::{Case, Ending, Line, procfs};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("calls::value_is_the_callers", value_is_the_callers),
         Case::new("calls::six_arguments_arrive", six_arguments_arrive),
-        Case::new("calls::every_thread_changes", every_thread_changes).judge(|child| {
+        Case::new("calls::every_thread_changes", every_thread_changes).check(|child| {
             child.inspect("before", |child| {
                 assert_eq!(child.tasks().len(), 5);
                 child.assert_all("NoNewPrivs", "0");
@@ -27,13 +29,13 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("calls::malformed_capget_is_made_once", malformed_capget),
-        Case::new("calls::refused_on_the_caller_alone", refused_on_the_caller_alone).judge(
+        Case::new("calls::refused_on_the_caller_alone", refused_on_the_caller_alone).check(
             |child| {
                 child.inspect("refused", |child| child.assert_all("Name", "before"));
                 assert_eq!(child.end(), Ending::Exited(0));
             },
         ),
-        Case::new("calls::refused_on_another_thread", refused_on_another_thread).judge(|child| {
+        Case::new("calls::refused_on_another_thread", refused_on_another_thread).check(|child| {
             child.inspect("reported", |child| {
                 for task in child.tasks() {
                     let name = if task.tid == child.pid() { "before" } else { "after" };
@@ -44,11 +46,11 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("calls::divergence_ends_the_process", |line| {
             start_idlers(3);
-            line.show("before");
+            line.pause("before");
             // SAFETY: the call only reads.
             let _ = unsafe { psx::syscall3(libc::SYS_gettid, 0, 0, 0) };
         })
-        .judge(|child| {
+        .check(|child| {
             let mut tids = Vec::new();
             child.inspect("before", |child| {
                 tids.extend(
@@ -67,10 +69,10 @@ pub(crate) fn cases() -> Vec<Case> {
             // SAFETY: the call only reads.
             let _ = unsafe { psx::syscall3(libc::SYS_gettid, 0, 0, 0) };
         })
-        .judge(|child| {
+        .check(|child| {
             assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
             let message = child.output();
-            // Sixteen are named, so that the message fits into a pipe that nobody reads.
+            // Sixteen are named, so that the message fits into a pipe that no process reads.
             assert_eq!(message.matches("psx:   thread ").count(), 16, "{message}");
             assert!(message.contains("psx:   and 4 more\n"), "{message}");
         }),
@@ -81,12 +83,12 @@ pub(crate) fn cases() -> Vec<Case> {
             let refused = unsafe { psx::syscall3(100_000, 0, 0, 0) };
             assert_eq!(refused, Err(Error::Os(Errno::from_raw(libc::ENOSYS))));
         }),
-        Case::new("calls::zero_timeout_changes_nothing", zero_timeout).judge(|child| {
+        Case::new("calls::zero_timeout_changes_nothing", zero_timeout).check(|child| {
             child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("calls::broadcast_inside_a_broadcast", broadcast_inside_a_broadcast),
-        Case::new("calls::four_callers", four_callers).limit(Duration::from_secs(60)).judge(
+        Case::new("calls::four_callers", four_callers).limit(Duration::from_secs(60)).check(
             |child| {
                 for _ in 0..PHASES {
                     child.inspect("paused", |child| {
@@ -118,8 +120,8 @@ fn value_is_the_callers(_: &Line) {
 fn six_arguments_arrive(_: &Line) {
     const PAGE: usize = 64 * 1024; // the largest page size in use
     start_idlers(2);
-    // SAFETY: a file of two pages, and a mapping of one that nobody else knows of and that the
-    // broadcast replaces on every thread in turn.
+    // SAFETY: a file of two pages, and a mapping of one that nothing else uses and that the broadcast
+    // replaces on every thread in turn.
     unsafe {
         let file = libc::memfd_create(c"pages".as_ptr(), 0);
         assert_eq!(libc::ftruncate(file, 2 * PAGE as i64), 0);
@@ -153,9 +155,9 @@ fn every_thread_changes(line: &Line) {
     let end = Barrier::new(2);
     thread::scope(|scope| {
         scope.spawn(|| end.wait());
-        line.show("before");
+        line.pause("before");
         assert_eq!(broadcast_no_new_privs(STRICT), Ok(5));
-        line.show("after");
+        line.pause("after");
         end.wait();
     });
 }
@@ -165,11 +167,11 @@ fn malformed_capget(_: &Line) {
     let bad_address = 1;
     let efault = Error::Os(Errno::from_raw(libc::EFAULT));
     let calls = AtomicUsize::new(0);
-    // SAFETY: the kernel refuses the address; the closure does nothing else but count.
+    // SAFETY: the kernel refuses the address; the closure only counts.
     unsafe {
         let counted = STRICT.run(|| {
             calls.fetch_add(1, Ordering::Relaxed);
-            raw(libc::SYS_capget, [bad_address, 0, 0, 0, 0, 0])
+            syscall(libc::SYS_capget, [bad_address, 0, 0, 0, 0, 0])
         });
         assert_eq!(counted.unwrap_err(), efault);
         assert_eq!(psx::syscall3(libc::SYS_capget, bad_address, 0, 0), Err(efault));
@@ -183,7 +185,7 @@ fn refused_on_the_caller_alone(line: &Line) {
     refuse_here(libc::SYS_prctl);
     let refused = broadcast_name(STRICT, c"after").unwrap_err();
     assert_eq!(refused, Error::Os(Errno::from_raw(libc::EPERM)));
-    line.show("refused");
+    line.pause("refused");
 }
 
 fn refused_on_another_thread(line: &Line) {
@@ -202,7 +204,7 @@ fn refused_on_another_thread(line: &Line) {
     let [divergent] = report.divergent() else { panic!("{report:?}") };
     assert_eq!(divergent.thread().tid(), tid());
     assert_eq!(divergent.outcome(), Outcome::Failed(Errno::from_raw(libc::EPERM)));
-    line.show("reported");
+    line.pause("reported");
 }
 
 fn divergence_is_reported(_: &Line) {
@@ -211,11 +213,11 @@ fn divergence_is_reported(_: &Line) {
     // SAFETY: the call only reads.
     let report = unsafe { lenient.syscall(libc::SYS_gettid, [0; 6]).unwrap() };
     assert_eq!(report.value(), tid() as usize);
-    let mut told: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
-    told.sort_unstable();
+    let mut reported: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
+    reported.sort_unstable();
     let mut others = procfs::tids(process::id());
     others.retain(|&other| other != tid());
-    assert_eq!(told, others);
+    assert_eq!(reported, others);
     let tasks = procfs::tasks(process::id());
     for divergent in report.divergent() {
         let thread = divergent.thread();
@@ -229,7 +231,7 @@ fn zero_timeout(line: &Line) {
     let refused = broadcast_no_new_privs(STRICT.timeout(Duration::ZERO)).unwrap_err();
     assert_eq!(refused, Error::ZeroTimeout);
     assert!(refused.to_string().contains("timeout"), "{refused}");
-    line.show("refused");
+    line.pause("refused");
 }
 
 fn broadcast_inside_a_broadcast(_: &Line) {
@@ -248,7 +250,7 @@ fn broadcast_inside_a_broadcast(_: &Line) {
     assert_eq!(report.unwrap().threads(), THREADS);
     assert_eq!(refused.into_inner(), THREADS);
     assert_ne!(slack(), 1);
-    // Nothing of the refused ones is left behind.
+    // The refused ones leave nothing behind.
     broadcast_slack(STRICT, 2).unwrap();
     assert_eq!(slack(), 2);
 }
@@ -257,9 +259,9 @@ const CALLERS: usize = 4;
 const PHASES: usize = 10;
 const ROUNDS_IN_PHASE: usize = 50;
 
-/// Each caller broadcasts a name of its own; whenever they pause, all threads bear one of them.
+/// Each caller broadcasts another name; whenever they pause, all threads have the same one.
 fn four_callers(line: &Line) {
-    // Reached when all are there, and twice for each pause.
+    // Reached when all have started, and twice for each pause.
     let meet = Barrier::new(CALLERS + 1);
     thread::scope(|scope| {
         for caller in 0..CALLERS {
@@ -279,7 +281,7 @@ fn four_callers(line: &Line) {
         meet.wait();
         for _ in 0..PHASES {
             meet.wait();
-            line.show("paused");
+            line.pause("paused");
             meet.wait();
         }
     });

@@ -1,4 +1,4 @@
-//! Threads that come and go while rounds run.
+//! Threads that start and end while rounds run (P2, P5).
 
 use std::cell::Cell;
 use std::ffi::{CString, c_void};
@@ -7,11 +7,12 @@ use std::time::Duration;
 use std::{ptr, thread as std_thread};
 
 use psx::{Broadcast, Coverage, thread};
+use psx_test_support::{Case, Ending, Line, Probe};
 
-use crate::kernel::{
-    STRICT, Teller, breathe, broadcast_name, broadcast_slack, prctl_on_all, slack,
-};
-use crate::support::{Case, Ending, Line};
+use psx_test_support::raw::{prctl, slack};
+use psx_test_support::threads::breathe;
+
+use crate::kernel::{STRICT, broadcast_name, broadcast_slack, prctl_on_all};
 
 const CHURNERS: usize = 4;
 const ROUNDS: usize = 500;
@@ -21,7 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("churn::keepcaps_toggles", keepcaps_toggles),
         Case::new("churn::live_threads_agree", live_threads_agree)
             .limit(Duration::from_secs(60))
-            .judge(|child| {
+            .check(|child| {
                 for round in 0..ROUNDS {
                     child.inspect("round", |child| {
                         assert!(child.tasks().len() > CHURNERS);
@@ -30,10 +31,11 @@ pub(crate) fn cases() -> Vec<Case> {
                 }
                 assert_eq!(child.end(), Ending::Exited(0));
             }),
-        Case::new("churn::newborns_that_adopt", newborns_that_adopt).limit(Duration::from_secs(60)),
+        Case::new("churn::new_threads_that_adopt", new_threads_that_adopt)
+            .limit(Duration::from_secs(60)),
         Case::new("churn::last_destructors_are_covered", |_| last_destructors(STRICT))
             .limit(Duration::from_secs(60)),
-        // Here no count of the kernel's helps: a thread that left the registry early keeps the old.
+        // Without the proof of coverage: a thread that left the registry early keeps the old value.
         Case::new("churn::last_destructors_are_registered", |_| {
             last_destructors(STRICT.coverage(Coverage::Registered));
         })
@@ -41,28 +43,25 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The test of Go's psx package: a thread more after each toggle, and all agree each time.
+/// The test of Go's psx package: one more thread after each toggle, and all agree each time.
 fn keepcaps_toggles(_: &Line) {
-    fn keepcaps() -> i32 {
-        // SAFETY: the call takes numbers and returns one.
-        unsafe { libc::prctl(libc::PR_GET_KEEPCAPS, 0, 0, 0, 0) }
-    }
-    let mut crew = Vec::new();
+    let keepcaps = || prctl(libc::PR_GET_KEEPCAPS, 0);
+    let mut probes = Vec::new();
     for toggle in 1..=11 {
         let keep = toggle % 2;
         // SAFETY: the call takes numbers, and this process changes no uid.
         let result =
             unsafe { psx::syscall3(libc::SYS_prctl, libc::PR_SET_KEEPCAPS as usize, keep, 0) };
         assert_eq!(result, Ok(0));
-        crew.push(Teller::start(keepcaps));
-        assert_eq!(keepcaps(), keep as i32);
-        for (i, member) in crew.iter().enumerate() {
-            assert_eq!(member.tell(), keep as i32, "thread {i} after toggle {toggle}");
+        probes.push(Probe::start());
+        assert_eq!(keepcaps(), keep);
+        for (i, probe) in probes.iter().enumerate() {
+            assert_eq!(probe.ask(keepcaps), keep, "thread {i} after toggle {toggle}");
         }
     }
 }
 
-/// A nameless thread inherits its name, so each thread alive bears the last round's.
+/// A thread without a name inherits one, so each living thread has the last round's.
 fn live_threads_agree(line: &Line) {
     for _ in 0..CHURNERS {
         thread::spawn(|| {
@@ -74,23 +73,23 @@ fn live_threads_agree(line: &Line) {
     for round in 0..ROUNDS {
         let name = CString::new(format!("round-{round}")).unwrap();
         broadcast_name(STRICT, &name).unwrap();
-        line.show("round");
+        line.pause("round");
     }
 }
 
-/// Threads that something else starts and that adopt themselves as their first act: a round that
-/// finds one unregistered tries again.
-fn newborns_that_adopt(_: &Line) {
+/// Threads that std starts and that first adopt themselves: a round that finds one unregistered tries
+/// again.
+fn new_threads_that_adopt(_: &Line) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..CHURNERS {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let newborn = || {
+                    let adopt = || {
                         thread::adopt().unwrap();
                         slack()
                     };
-                    std_thread::spawn(newborn).join().unwrap();
+                    std_thread::spawn(adopt).join().unwrap();
                 }
             });
         }
@@ -109,10 +108,10 @@ fn newborns_that_adopt(_: &Line) {
 /// The last round that has returned. Round n gives all threads a timer slack of n.
 static RETURNED: AtomicUsize = AtomicUsize::new(0);
 static DONE: AtomicBool = AtomicBool::new(false);
-static WITNESSES: AtomicUsize = AtomicUsize::new(0);
+static WATCHES: AtomicUsize = AtomicUsize::new(0);
 
-/// Stands in a destructor while three more rounds return, and sees each.
-fn witness() {
+/// Stays in a destructor while three more rounds return, and has the value of each.
+fn watch() {
     let enough = RETURNED.load(Ordering::Acquire) + 3;
     loop {
         let returned = RETURNED.load(Ordering::Acquire);
@@ -123,14 +122,14 @@ fn witness() {
         }
         thread::yield_now();
     }
-    WITNESSES.fetch_add(1, Ordering::Relaxed);
+    WATCHES.fetch_add(1, Ordering::Relaxed);
 }
 
-struct Witness(Cell<bool>);
+struct First(Cell<bool>);
 
-impl Drop for Witness {
+impl Drop for First {
     fn drop(&mut self) {
-        witness();
+        watch();
         // A thread-local that is first used in another's destructor is destroyed later still.
         LATER.with(|later| later.0.set(true));
     }
@@ -141,20 +140,20 @@ struct Later(Cell<bool>);
 impl Drop for Later {
     fn drop(&mut self) {
         assert!(self.0.get());
-        witness();
+        watch();
     }
 }
 
 thread_local! {
-    static WITNESS: Witness = const { Witness(Cell::new(false)) };
+    static FIRST: First = const { First(Cell::new(false)) };
     static LATER: Later = const { Later(Cell::new(false)) };
 }
 
-/// A C library's destructor, which the libc calls again, up to four times, if it sets its key anew.
+/// A C destructor, which the libc calls again, up to four times, if it sets its key again.
 unsafe extern "C" fn key_destructor(runs: *mut c_void) {
-    witness();
+    watch();
     let runs = runs as usize + 1;
-    // The libc's fourth and last is psx's own to leave in.
+    // In the libc's fourth and last pass psx removes the thread.
     if runs < 4 {
         // SAFETY: the key was made before the first thread that runs this.
         unsafe { libc::pthread_setspecific(key(), runs as *const c_void) };
@@ -178,18 +177,18 @@ fn last_destructors(broadcast: Broadcast) {
         for _ in 0..CHURNERS {
             scope.spawn(move || {
                 while !DONE.load(Ordering::Relaxed) {
-                    let dying = move || {
-                        WITNESS.with(|witness| witness.0.set(true));
+                    let body = move || {
+                        FIRST.with(|first| first.0.set(true));
                         // SAFETY: as in the destructor.
                         unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) };
                     };
-                    thread::spawn(dying).join().unwrap();
+                    thread::spawn(body).join().unwrap();
                 }
             });
         }
-        // Until each churner can have seen ten threads through their five destructors, too.
+        // Also until each churner can have joined ten threads with five destructors each.
         let mut round = 0;
-        while round < ROUNDS || WITNESSES.load(Ordering::Relaxed) < 10 * 5 * CHURNERS {
+        while round < ROUNDS || WATCHES.load(Ordering::Relaxed) < 10 * 5 * CHURNERS {
             round += 1;
             broadcast_slack(broadcast, round).unwrap();
             RETURNED.store(round, Ordering::Release);

@@ -1,26 +1,27 @@
-//! How a process ends while one of its threads broadcasts without a pause: with the status that it
-//! would have without that.
+//! A process ends with its usual status while one of its threads broadcasts without a pause (P7).
 //!
-//! Each case runs [`RUNS`] programs, one after another, which end in the same way, and judges the
-//! status that their parent gets.
+//! Each case runs [`RUNS`] programs, one after another, which end in the same way, and checks the status
+//! that their parent gets.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, Command, ExitCode, ExitStatus};
+use std::process::{self, Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use std::{env, ptr};
 
 use psx::thread;
+use psx_test_support::process::{exit_now, exit_thread, wait};
+use psx_test_support::threads::idle;
+use psx_test_support::{Case, Ending, Line};
 
-use crate::kernel::{STRICT, broadcast_slack, idle, raw};
-use crate::support::{Case, Ending, Line};
+use crate::kernel::{STRICT, broadcast_slack};
 
-/// What stands before a program's name on this binary's command line.
+/// Comes before a program's name on this binary's command line.
 const ARGUMENT: &str = "--program";
 
-/// How often each program runs, since chance decides where a round stands when it ends.
-/// `PSX_RUNTIME_EXITS` is for more.
+/// How often each program runs: it ends at a random point of a round. `PSX_RUNTIME_EXITS` sets another
+/// number.
 const RUNS: usize = 20;
 
 /// The status of the programs that choose one.
@@ -29,12 +30,11 @@ const STATUS: u8 = 7;
 /// How a program ends.
 struct Program {
     name: &'static str,
-    /// Whether main does it; else a thread does while main waits.
+    /// Whether main ends the process; else a thread does while main waits.
     in_main: bool,
-    /// Whether main registers before std makes its signal stack, as a function does that runs before
-    /// `main`.
+    /// Whether main registers before std makes its signal stack, as code that runs before `main` does.
     adopts_early: bool,
-    /// Whether a forked child does it all once main is registered.
+    /// Whether a forked child does all this once main is registered.
     in_child: bool,
     /// Whether an exit handler takes as long as ten rounds.
     slowly: bool,
@@ -104,7 +104,7 @@ const PROGRAMS: &[Program] = &[
 pub(crate) fn cases() -> Vec<Case> {
     let case = |program: &Program| Case::new(program.name, run_all).limit(Duration::from_secs(120));
     let mut cases: Vec<_> = PROGRAMS.iter().map(case).collect();
-    cases.push(Case::new("exits::overflow_of_main_is_reported", overflow).judge(|child| {
+    cases.push(Case::new("exits::overflow_of_main_is_reported", overflow).check(|child| {
         assert_eq!(child.end(), Ending::Killed(libc::SIGABRT));
         assert!(child.output().contains("thread 'main'"), "{}", child.output());
         assert!(child.output().contains("has overflowed its stack"), "{}", child.output());
@@ -112,7 +112,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// std's message comes from a handler on the signal stack that psx has given to main.
+/// std's handler prints the message on the signal stack that psx has made for main.
 fn overflow(_: &Line) {
     #[allow(unconditional_recursion, reason = "that is the overflow")]
     fn deeper(n: usize) -> usize {
@@ -161,7 +161,7 @@ fn play(program: &'static Program) -> u8 {
     thread::adopt().expect("a place in the registry");
     of_std.map(|stack| signal_stack(&stack));
     if program.in_child {
-        // SAFETY: no other thread is there, so that the child may do everything.
+        // SAFETY: the process has one thread, so that the child may do everything.
         match unsafe { libc::fork() } {
             0 => {}
             child => return status_of(child),
@@ -188,10 +188,7 @@ fn play(program: &'static Program) -> u8 {
 
 /// How a forked child has ended: its exit status, or 128 and a signal's number.
 fn status_of(child: libc::pid_t) -> u8 {
-    let mut status = 0;
-    // SAFETY: a place for the status. No handler interrupts the wait: the child's rounds are its own.
-    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    let status = ExitStatus::from_raw(status);
+    let status = wait(child);
     status.code().unwrap_or_else(|| 128 + status.signal().expect("an end")) as u8
 }
 
@@ -201,7 +198,7 @@ const NO_STACK: libc::stack_t =
 /// Replaces the calling thread's alternate signal stack, and returns the one that it had.
 fn signal_stack(new: &libc::stack_t) -> libc::stack_t {
     let mut old = NO_STACK;
-    // SAFETY: no stack, or std's own.
+    // SAFETY: no stack, or std's.
     assert_eq!(unsafe { libc::sigaltstack(new, &mut old) }, 0);
     old
 }
@@ -216,7 +213,7 @@ fn std_exit() -> u8 {
     process::exit(STATUS.into())
 }
 
-/// The thread that ends the process broadcasts itself until then.
+/// The thread that ends the process has broadcast too.
 fn std_exit_of_a_caller() -> u8 {
     for _ in 0..5 {
         broadcast_slack(STRICT, 2).expect("a round");
@@ -225,13 +222,12 @@ fn std_exit_of_a_caller() -> u8 {
 }
 
 fn libc_exit() -> u8 {
-    // SAFETY: no exit handler of this program minds the threads that still run.
+    // SAFETY: no exit handler of this program uses what the threads that still run use.
     unsafe { libc::exit(STATUS.into()) }
 }
 
 fn exit_at_once() -> u8 {
-    // SAFETY: _exit(2) ends the process and has no other precondition.
-    unsafe { libc::_exit(STATUS.into()) }
+    exit_now(STATUS.into())
 }
 
 fn exec() -> u8 {
@@ -239,11 +235,9 @@ fn exec() -> u8 {
     panic!("exec: {error}")
 }
 
-/// The main thread leaves at once, and the process ends with the last thread. (Linux
-/// before 5.19 reports main's status, later the last thread's: both are zero.)
+/// The main thread ends first, and the process with the last thread. (Linux before 5.19 reports main's
+/// status, later the last thread's: both are zero.)
 fn last_thread() -> u8 {
     ENOUGH.store(true, Ordering::Relaxed);
-    // SAFETY: this thread's frames have nothing to drop.
-    let _ = unsafe { raw(libc::SYS_exit, [0; 6]) };
-    unreachable!("the main thread has left")
+    exit_thread()
 }

@@ -1,6 +1,6 @@
-//! Processes that are made, and programs that are replaced, while rounds run.
+//! Forks, commands and execs while rounds run (P5, P7).
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -8,9 +8,13 @@ use std::time::Duration;
 use std::{env, hint, ptr, thread as std_thread};
 
 use psx::{Coverage, thread};
+use psx_test_support::process::fork_and_wait;
+use psx_test_support::raw::slack;
+use psx_test_support::signal::handle;
+use psx_test_support::threads::breathe;
+use psx_test_support::{Case, Line};
 
-use crate::kernel::{STRICT, breathe, broadcast_slack, slack};
-use crate::support::{Case, Line};
+use crate::kernel::{STRICT, broadcast_slack};
 
 const FORKS: usize = 100;
 
@@ -47,29 +51,19 @@ fn each_child_makes_its_own_round(_: &Line) {
 
 fn fork_many() {
     for i in 0..FORKS {
-        // SAFETY: the child goes on as the thread that forked, in code that the libc and std keep
-        // usable there (spawning and allocating), and ends by _exit.
-        match unsafe { libc::fork() } {
-            // SAFETY: as above.
-            0 => unsafe { libc::_exit(in_the_child(i).err().unwrap_or(0)) },
-            child => {
-                let mut status = 0;
-                // SAFETY: a place for the status.
-                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-                assert_eq!(status, 0, "wait status of child {i}");
-            }
-        }
+        let status = fork_and_wait(|| in_the_child(i).err().unwrap_or(0));
+        assert!(status.success(), "child {i}: {status}");
     }
 }
 
-/// No panics and no prints here: another thread of the parent may have held what these lock. The
-/// exit status says which step failed.
+/// Neither panics nor prints: another thread of the parent may have held the locks for these. The exit
+/// status is the step that failed. The libc and std keep allocation and thread starts usable here.
 fn in_the_child(i: usize) -> Result<(), i32> {
     let alone = broadcast_slack(STRICT, 1000 + i).map_err(|_| 1)?;
     (alone == 1 && slack() == 1000 + i).then_some(()).ok_or(2)?;
     let hold = Barrier::new(2);
     thread::scope(|scope| {
-        let grown = thread::Builder::new()
+        let second = thread::Builder::new()
             .spawn_scoped(scope, || {
                 hold.wait();
                 slack()
@@ -79,16 +73,16 @@ fn in_the_child(i: usize) -> Result<(), i32> {
         hold.wait();
         let both = both.map_err(|_| 4)?;
         (both == 2).then_some(()).ok_or(5)?;
-        (grown.join().map_err(|_| 6)? == 2000 + i).then_some(()).ok_or(7)
+        (second.join().map_err(|_| 6)? == 2000 + i).then_some(()).ok_or(7)
     })
 }
 
-/// A program of one thread forks in a loop, and in the handler of a timer that interrupts that: at any
-/// place, in the hooks around a fork too.
+/// A program of one thread forks in a loop, and in the handler of a timer that interrupts it at any point,
+/// also in the hooks around a fork.
 fn in_the_handler_of_a_timer(_: &Line) {
-    extern "C" fn on_alarm(_: c_int) {
+    extern "C" fn on_alarm(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
         HANDLED.fetch_add(1, Ordering::Relaxed);
-        fork_once();
+        fork_and_wait(|| 0);
     }
     static HANDLED: AtomicUsize = AtomicUsize::new(0);
     const NEVER: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 0 };
@@ -97,20 +91,15 @@ fn in_the_handler_of_a_timer(_: &Line) {
     const LONGEST: usize = 500;
 
     thread::adopt().unwrap();
-    // SAFETY: the handler forks and waits, which glibc and musl allow in a program of one thread.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_alarm as extern "C" fn(c_int) as usize;
-        action.sa_flags = libc::SA_RESTART;
-        assert_eq!(libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()), 0);
-    }
+    // It forks and waits, which glibc and musl allow in a program of one thread.
+    handle(libc::SIGALRM, libc::SA_RESTART, on_alarm);
     for i in 0..OUTER {
-        // Once for each fork, so that the program gets on however slow its forks are.
+        // Once for each fork, so that the program makes progress however slow its forks are.
         let after = libc::timeval { tv_sec: 0, tv_usec: 1 + (i % LONGEST) as libc::suseconds_t };
         let timer = libc::itimerval { it_interval: NEVER, it_value: after };
-        // SAFETY: the timer is ours to read, and no earlier one is asked for.
+        // SAFETY: a timer that outlives the call; the earlier one is not asked for.
         assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) }, 0);
-        fork_once();
+        fork_and_wait(|| 0);
         while HANDLED.load(Ordering::Relaxed) == i {
             hint::spin_loop();
         }
@@ -118,21 +107,8 @@ fn in_the_handler_of_a_timer(_: &Line) {
     assert_eq!(broadcast_slack(STRICT, 1), Ok(1));
 }
 
-/// Forks a child that only ends, and waits for it.
-fn fork_once() {
-    // SAFETY: the child only ends.
-    match unsafe { libc::fork() } {
-        // SAFETY: as above.
-        0 => unsafe { libc::_exit(0) },
-        child => {
-            // SAFETY: no status is asked for.
-            while unsafe { libc::waitpid(child, ptr::null_mut(), 0) } != child {}
-        }
-    }
-}
-
-/// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec. Three
-/// rounds begin with each command: rounds without pause would leave it next to no time.
+/// `Command` starts its child by vfork and exec, so its thread cannot stop until the exec. Three rounds
+/// begin with each command: rounds without a pause would leave it next to no time.
 fn commands_in_a_loop(_: &Line) {
     const COMMANDS: usize = 200;
     let (started, end) = (AtomicUsize::new(0), Barrier::new(2));
@@ -157,8 +133,8 @@ fn commands_in_a_loop(_: &Line) {
     });
 }
 
-/// The program replaces itself, by turns from its main thread and from another, while two threads
-/// broadcast. A summons that outlived the exec would kill it.
+/// The program replaces itself, alternately from its main thread and from another, while two threads
+/// broadcast. A pending signal 33 that survived the exec would kill it.
 fn exec_in_a_loop(_: &Line) {
     const VARIABLE: &str = "PSX_TEST_PROGRAMS_BEFORE";
     let before: u32 = env::var(VARIABLE).map_or(0, |count| count.parse().unwrap());

@@ -1,13 +1,9 @@
-//! What psx promises, tried on real processes: each case in one of its own.
+//! What psx promises, tried on real processes: each case in a child process.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-mod births;
 mod blocking;
 mod calls;
 mod churn;
-mod company;
+mod coexistence;
 mod coverage;
 mod exits;
 mod fork;
@@ -18,6 +14,7 @@ mod namespaces;
 mod runner;
 mod scope;
 mod signals;
+mod spawn;
 mod stack;
 mod syscalls;
 
@@ -27,22 +24,22 @@ fn main() -> ExitCode {
     if let Some(status) = exits::program() {
         return status;
     }
-    let concerns = [
+    let cases = [
         runner::cases(),
         namespaces::cases(),
         scope::cases(),
-        births::cases(),
+        spawn::cases(),
         calls::cases(),
         coverage::cases(),
         churn::cases(),
         fork::cases(),
         signals::cases(),
-        company::cases(),
+        coexistence::cases(),
         masked::cases(),
         messages::cases(),
         syscalls::cases(),
         exits::cases(),
         stack::cases(),
     ];
-    support::main(concerns.into_iter().flatten().collect())
+    psx_test_support::main(cases.into_iter().flatten().collect())
 }

@@ -1,6 +1,6 @@
-//! The libc's functions that hand a signal set of the program's to the kernel as it is. `sigprocmask`,
+//! The libc's functions that pass a signal set to the kernel unchanged (P1, P6). `sigprocmask`,
 //! `pthread_sigmask` and `sigfillset` leave signal 33 out; a set whose bits are all one, made by
-//! `memset`, has it in, and these functions block it, or take it from the queue.
+//! `memset`, contains it, and these functions block it, or take it from the queue.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,23 +12,24 @@ use std::{io::Write, process, ptr};
 
 use libc::sigset_t;
 use psx::{Error, thread};
+use psx_test_support::raw::slack;
+use psx_test_support::threads::{idle, tid};
+use psx_test_support::{Case, Probe, procfs, signal};
 
-use crate::kernel::{STRICT, Teller, broadcast_slack, idle, slack, tid};
-use crate::support::{Case, procfs};
+use crate::kernel::{STRICT, broadcast_slack};
 
 /// For rounds that must fail, or may.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A function that waits with a set of the program's in force: for input on the descriptor, or for
-/// SIGUSR1.
+/// A function that waits under a signal set, for input on the descriptor or for SIGUSR1.
 struct Waiting {
     name: &'static str,
     wait: fn(RawFd, &sigset_t),
-    /// Whether it takes a signal of the set from the queue, in place of blocking it.
+    /// Whether it takes a signal of the set from the queue instead of blocking it.
     takes: bool,
 }
 
-/// No pointer that the calls below get is null by mistake, and all outlive the call.
+/// The pointers that the calls below get are valid for the call, or null on purpose.
 const WAITING: &[Waiting] = &[
     Waiting { name: "ppoll", wait: ppoll, takes: false },
     Waiting { name: "pselect", wait: pselect, takes: false },
@@ -81,11 +82,11 @@ fn full() -> sigset_t {
     }
 }
 
-/// A round while a thread waits by all ones: an error that names the thread, with nothing changed,
-/// or a success that has reached it. Once it waits no more, a success.
+/// A round while a thread waits under a set of all ones: an error that names the thread, with nothing
+/// changed, or a success that has reached it. After the wait, a success.
 fn all_ones(waiting: &Waiting) {
     let before = slack();
-    let other = Teller::start(slack);
+    let other = Probe::start();
     let waiter = Waiter::start(waiting, ones());
     let result = broadcast_slack(STRICT.timeout(SHORT), before + 1);
     let changed = match result {
@@ -97,14 +98,14 @@ fn all_ones(waiting: &Waiting) {
         }
         other => panic!("{}: {other:?}", waiting.name),
     };
-    assert_eq!([slack(), other.tell()], [before + changed; 2], "{}", waiting.name);
+    assert_eq!([slack(), other.ask(slack)], [before + changed; 2], "{}", waiting.name);
     assert_eq!(waiter.end(), before + changed, "{}", waiting.name);
     let threads = procfs::tids(process::id()).len();
     assert_eq!(broadcast_slack(STRICT, before + 2), Ok(threads), "{}", waiting.name);
-    assert_eq!([slack(), other.tell()], [before + 2; 2], "{}", waiting.name);
+    assert_eq!([slack(), other.ask(slack)], [before + 2; 2], "{}", waiting.name);
 }
 
-/// A round while a thread waits by a set from `sigfillset` reaches it.
+/// A round reaches a thread that waits under a set from `sigfillset`.
 fn filled(waiting: &Waiting) {
     let next = slack() + 1;
     let waiter = Waiter::start(waiting, full());
@@ -113,7 +114,7 @@ fn filled(waiting: &Waiting) {
     assert_eq!(waiter.end(), next, "{}", waiting.name);
 }
 
-/// A thread in one of the calls, over and over until it is told to end.
+/// A thread that repeats one of the calls until [`end`](Self::end).
 struct Waiter {
     tid: u32,
     ends: Arc<AtomicU32>,
@@ -145,7 +146,7 @@ impl Waiter {
         waiter
     }
 
-    /// Waits until the thread sleeps in a call that is none of a thread's start.
+    /// Waits until the thread sleeps in a call that does not belong to a thread's start.
     fn await_sleep(&self) {
         const SLEEPS: [libc::c_long; 6] = [
             libc::SYS_ppoll,
@@ -169,8 +170,8 @@ impl Waiter {
         self.ends.store(1, Ordering::Release);
         self.input.write_all(&[0]).unwrap();
         loop {
-            // SAFETY: a signal for a thread of this process, which has a handler for it.
-            unsafe { libc::syscall(libc::SYS_tgkill, process::id(), self.tid, libc::SIGUSR1) };
+            // Repeated, since one may come between two waits.
+            let _ = signal::send(process::id(), Some(self.tid), libc::SIGUSR1);
             if let Ok(slack) = self.slack.recv_timeout(Duration::from_millis(1)) {
                 return slack;
             }
@@ -218,7 +219,7 @@ fn sigsuspend(_: RawFd, set: &sigset_t) {
     unsafe { libc::sigsuspend(set) };
 }
 
-/// `sigaction` hands a handler's mask on as it is: 33 is blocked while that handler runs.
+/// `sigaction` passes a handler's mask on unchanged: 33 is blocked while that handler runs.
 fn read_in_a_handler(fd: RawFd, set: &sigset_t) {
     static FD: AtomicU32 = AtomicU32::new(0);
     extern "C" fn read(_: libc::c_int) {

@@ -1,4 +1,4 @@
-//! Namespaces and keyrings, which threads have one by one: how all get the same, and what does not go.
+//! Namespaces and keyrings, which each thread has for itself: how all get the same, and where they cannot.
 
 use std::ffi::{CString, c_int, c_void};
 use std::fs::File;
@@ -7,9 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::{fs, process};
 
 use psx::{Divergence, Errno, Error, Outcome, thread};
+use psx_test_support::process::{exit_now, fork, wait};
+use psx_test_support::raw::{must, syscall};
+use psx_test_support::threads::{start_idlers, tid};
+use psx_test_support::{Case, Child, Ending, Line, Probe, root};
 
-use crate::kernel::{STRICT, Teller, raw, start_idlers};
-use crate::support::{Case, Ending, Line, Supervised, root};
+use crate::kernel::{STRICT, broadcast_slack};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -18,16 +21,16 @@ pub(crate) fn cases() -> Vec<Case> {
             for (flag, name) in SIMPLE {
                 unshare_here(flag);
                 let own = own_namespace(name);
-                // SAFETY: a descriptor and a flag; nothing here uses what the namespace is about.
+                // SAFETY: a descriptor and a flag; nothing here uses what is in the namespace.
                 unsafe {
                     psx::syscall3(libc::SYS_setns, own.as_raw_fd() as usize, flag as usize, 0)
                 }
                 .unwrap();
             }
-            line.show("moved");
+            line.pause("moved");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("moved", |child| {
                 for (_, name) in SIMPLE {
                     let of_threads = namespaces(child, name);
@@ -45,10 +48,10 @@ pub(crate) fn cases() -> Vec<Case> {
             start_idlers(3);
             // SAFETY: a flag.
             unsafe { psx::syscall3(libc::SYS_unshare, libc::CLONE_NEWUTS as usize, 0, 0) }.unwrap();
-            line.show("unshared");
+            line.pause("unshared");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("unshared", |child| {
                 let mut of_threads = namespaces(child, "uts");
                 of_threads.sort();
@@ -83,41 +86,31 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .needs(root),
         Case::new("namespaces::first_process_and_a_child_with_its_ids", |_| {
-            // SAFETY: this thread is the only one, so the child is whole.
-            match unsafe {
-                assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0);
-                libc::fork()
-            } {
-                0 => {
-                    refuse_child_with_own_ids();
-                    process::exit(0);
-                }
-                child => {
-                    let mut status = 0;
-                    // SAFETY: a status that outlives the call.
-                    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-                    assert_eq!(status, 0, "the end of the namespace's first process");
-                }
-            }
+            unshare_here(libc::CLONE_NEWPID);
+            let status = wait(fork(|| {
+                refuse_child_with_own_ids();
+                0
+            }));
+            assert!(status.success(), "the namespace's first process: {status}");
         })
         .needs(root),
-        // It is for children alone.
+        // It applies to children alone.
         Case::new("namespaces::time_of_no_thread", |line| {
             // SAFETY: a flag.
             unsafe { psx::syscall3(libc::SYS_unshare, libc::CLONE_NEWTIME as usize, 0, 0) }
                 .unwrap();
             start_idlers(2);
-            line.show("unshared");
+            line.pause("unshared");
         })
         .needs(root)
-        .judge(|child| {
+        .check(|child| {
             child.inspect("unshared", |child| {
                 let outside = fs::read_link("/proc/self/ns/time").unwrap();
                 assert!(namespaces(child, "time").iter().all(|of| *of == outside));
             });
             assert_eq!(child.end(), Ending::Exited(0));
         }),
-        Case::new("namespaces::mounts_need_folders_of_their_own", mounts).needs(root).judge(
+        Case::new("namespaces::mounts_need_folders_of_their_own", mounts).needs(root).check(
             |child| {
                 child.inspect("refused", |child| {
                     let all = namespaces(child, "mnt");
@@ -164,12 +157,12 @@ pub(crate) fn cases() -> Vec<Case> {
             let _ = unsafe { psx::syscall3(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0) };
         })
         .needs(keyrings)
-        .judge(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
+        .check(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
         Case::new("keyrings::one_for_all_threads", one_keyring).needs(keyrings),
     ]
 }
 
-/// Those that a thread may enter alone.
+/// Those that one thread of several may enter.
 const SIMPLE: [(i32, &str); 4] = [
     (libc::CLONE_NEWUTS, "uts"),
     (libc::CLONE_NEWNET, "net"),
@@ -179,7 +172,7 @@ const SIMPLE: [(i32, &str); 4] = [
 
 fn mounts(line: &Line) {
     start_idlers(2);
-    let folder = Teller::start(|| fs::metadata(".").unwrap().ino());
+    let other = Probe::start();
     // On a thread that ends: the descriptor keeps the namespace.
     let own = thread::spawn(|| {
         unshare_here(libc::CLONE_NEWNS);
@@ -190,20 +183,21 @@ fn mounts(line: &Line) {
     let invalid = Error::Os(Errno::from_raw(libc::EINVAL));
     // SAFETY: a descriptor and a flag.
     assert_eq!(unsafe { psx::syscall3(libc::SYS_setns, fd, flag, 0) }, Err(invalid));
-    line.show("refused");
-    // SAFETY: two system calls; the threads can do with folders of their own.
+    line.pause("refused");
+    // SAFETY: two system calls; no thread needs the others' working folder.
     let report = unsafe {
         STRICT.run(|| {
-            raw(libc::SYS_unshare, [libc::CLONE_FS as usize, 0, 0, 0, 0, 0])?;
-            raw(libc::SYS_setns, [fd, flag, 0, 0, 0, 0])
+            syscall(libc::SYS_unshare, [libc::CLONE_FS as usize, 0, 0, 0, 0, 0])?;
+            syscall(libc::SYS_setns, [fd, flag, 0, 0, 0, 0])
         })
     };
     assert_eq!(report.unwrap().threads(), 4);
-    line.show("moved");
-    // Its price: `chdir` is each thread's own.
-    let before = folder.tell();
+    line.pause("moved");
+    // From then on `chdir` changes the calling thread alone.
+    let folder = || fs::metadata(".").unwrap().ino();
+    let before = other.ask(folder);
     std::env::set_current_dir("/usr").unwrap();
-    assert_eq!(folder.tell(), before);
+    assert_eq!(other.ask(folder), before);
 }
 
 const JOIN_SESSION_KEYRING: usize = 1; // KEYCTL_JOIN_SESSION_KEYRING
@@ -213,47 +207,46 @@ const SETPERM: usize = 5; // KEYCTL_SETPERM
 fn session_keyring() -> usize {
     const GET_KEYRING_ID: usize = 0;
     const SESSION: usize = -3_isize as usize; // KEY_SPEC_SESSION_KEYRING
-    // SAFETY: numbers only.
-    unsafe { raw(libc::SYS_keyctl, [GET_KEYRING_ID, SESSION, 0, 0, 0, 0]) }.unwrap()
+    must(libc::SYS_keyctl, [GET_KEYRING_ID, SESSION, 0, 0, 0, 0])
 }
 
-/// Broadcasts, and says what the caller and another thread have then.
+/// Broadcasts, and returns the keyrings that the caller and another thread have then.
 fn join_session_keyring(name: usize) -> [usize; 2] {
-    let other = Teller::start(session_keyring);
+    let other = Probe::start();
     let lenient = STRICT.divergence(Divergence::Report);
     let args = [JOIN_SESSION_KEYRING, name, 0, 0, 0, 0];
     // SAFETY: a name that outlives the call, or none.
     let report = unsafe { lenient.syscall(libc::SYS_keyctl, args) }.unwrap();
     assert_eq!(report.divergent().len(), 1);
-    [session_keyring(), other.tell()]
+    [session_keyring(), other.ask(session_keyring)]
 }
 
 /// The caller, which comes first, makes the keyring and lets its user search it by name.
 fn one_keyring(_: &Line) {
     /// `KEY_POS_ALL | KEY_USR_VIEW | KEY_USR_READ | KEY_USR_SEARCH | KEY_USR_LINK`
     const SEARCHABLE: usize = 0x3f00_0000 | 0x1b_0000;
-    let others = [Teller::start(session_keyring), Teller::start(session_keyring)];
+    let others = [Probe::start(), Probe::start()];
     let before = session_keyring();
     let name = CString::new(format!("psx-test-{}", process::id())).unwrap();
     let name = name.as_ptr() as usize;
     // SAFETY: system calls alone, and a name that outlives them.
     let report = unsafe {
         STRICT.run(|| {
-            let keyring = raw(libc::SYS_keyctl, [JOIN_SESSION_KEYRING, name, 0, 0, 0, 0])?;
-            raw(libc::SYS_keyctl, [SETPERM, keyring, SEARCHABLE, 0, 0, 0])?;
+            let keyring = syscall(libc::SYS_keyctl, [JOIN_SESSION_KEYRING, name, 0, 0, 0, 0])?;
+            syscall(libc::SYS_keyctl, [SETPERM, keyring, SEARCHABLE, 0, 0, 0])?;
             Ok(keyring)
         })
     };
     let keyring = report.unwrap().value();
     assert_ne!(keyring, before);
     assert_eq!(session_keyring(), keyring);
-    assert!(others.iter().all(|other| other.tell() == keyring));
+    assert!(others.iter().all(|other| other.ask(session_keyring) == keyring));
 }
 
 /// For `Case::needs`.
 fn keyrings() -> Result<(), String> {
-    // SAFETY: asks for a keyring that is there, and makes none.
-    match unsafe { raw(libc::SYS_keyctl, [0, -3_isize as usize, 0, 0, 0, 0]) } {
+    // SAFETY: asks for an existing keyring.
+    match unsafe { syscall(libc::SYS_keyctl, [0, -3_isize as usize, 0, 0, 0, 0]) } {
         Err(errno) if [libc::ENOSYS, libc::EPERM].contains(&errno.raw()) => {
             Err("needs keyrings".into())
         }
@@ -262,9 +255,7 @@ fn keyrings() -> Result<(), String> {
 }
 
 fn unshare_here(flag: i32) {
-    // SAFETY: the call takes a number.
-    let unshared = unsafe { libc::unshare(flag) };
-    assert_eq!(unshared, 0, "{flag:#x}: {}", std::io::Error::last_os_error());
+    must(libc::SYS_unshare, [flag as usize, 0, 0, 0, 0, 0]);
 }
 
 fn own_namespace(name: &str) -> File {
@@ -272,22 +263,21 @@ fn own_namespace(name: &str) -> File {
 }
 
 /// The namespace of each of the child's threads.
-fn namespaces(child: &Supervised, name: &str) -> Vec<std::path::PathBuf> {
+fn namespaces(child: &Child, name: &str) -> Vec<std::path::PathBuf> {
     let of = |tid| fs::read_link(format!("/proc/{}/task/{tid}/ns/{name}", child.pid())).unwrap();
     child.tasks().iter().map(|task| of(task.tid)).collect()
 }
 
-/// In the first process of a pid namespace: makes a child that shares its memory and thread-locals, and is
-/// the first process of another namespace, so that it has the same ids.
+/// In the first process of a pid namespace: starts a child that shares its memory and thread-locals, and
+/// is the first process of another namespace, so that it has the same ids.
 fn refuse_child_with_own_ids() {
     extern "C" fn child(refused: *mut c_void) -> c_int {
-        let ids = (process::id(), crate::kernel::tid());
+        let ids = (process::id(), tid());
         let is_refused = matches!(thread::adopt(), Err(Error::SharedThreadLocals));
         // SAFETY: the parent's flag; it waits for this process.
         unsafe { *refused.cast::<bool>() = ids == (1, 1) && is_refused };
-        // Not by return, which would be an exit of libc's.
-        // SAFETY: ends this process, which holds nothing.
-        unsafe { libc::_exit(0) }
+        // Not by return, by which the libc would exit.
+        exit_now(0)
     }
     assert_eq!(process::id(), 1);
     start_idlers(1);
@@ -300,9 +290,5 @@ fn refuse_child_with_own_ids() {
         libc::clone(child, top, flags, (&raw mut refused).cast())
     };
     assert!(pid > 0 && refused, "the child registered as its parent");
-    assert_eq!(
-        crate::kernel::broadcast_slack(STRICT, 77),
-        Ok(2),
-        "the parent's threads are registered"
-    );
+    assert_eq!(broadcast_slack(STRICT, 77), Ok(2), "the parent's threads are registered");
 }

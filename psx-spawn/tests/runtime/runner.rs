@@ -1,17 +1,17 @@
-//! The runner itself: that a case can fail, and that its judge sees the child from outside.
+//! The runner itself: that a case can fail, and that its check sees the child from outside.
 
 use std::os::unix::process::CommandExt;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Case, Ending, root};
+use psx_test_support::{Case, Ending, root};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("runner::panic_on_any_thread_fails", |_| {
             thread::spawn(|| panic!("deliberately")).join().unwrap_err();
         })
-        .judge(|child| {
+        .check(|child| {
             assert_eq!(child.end(), Ending::Exited(101));
             assert!(child.output().contains("deliberately"));
         }),
@@ -21,22 +21,22 @@ pub(crate) fn cases() -> Vec<Case> {
             }
         })
         .limit(Duration::from_millis(100))
-        .judge(|child| assert_eq!(child.end(), Ending::Hung)),
-        Case::new("runner::signal_is_told_from_exit", |_| std::process::abort())
-            .judge(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
+        .check(|child| assert_eq!(child.end(), Ending::Hung)),
+        Case::new("runner::signal_differs_from_exit", |_| std::process::abort())
+            .check(|child| assert_eq!(child.end(), Ending::Killed(libc::SIGABRT))),
         Case::new("runner::line_and_user", |line| {
-            line.say("ready 3");
-            line.hear("go");
+            line.send("ready 3");
+            line.expect("go");
         })
         .prepare(|command| {
             command.uid(1000).gid(1000);
         })
         .needs(root)
-        .judge(|child| {
-            assert_eq!(child.hear("ready"), "3");
+        .check(|child| {
+            assert_eq!(child.expect("ready"), "3");
             child.assert_all("Uid", "1000 1000 1000 1000");
             child.assert_all("Groups", "");
-            child.say("go");
+            child.send("go");
             assert_eq!(child.end(), Ending::Exited(0));
         }),
     ]

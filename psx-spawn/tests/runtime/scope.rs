@@ -1,16 +1,17 @@
-//! Which calls change the calling thread, and so want a broadcast, and which change the process: what
-//! the documentation of `psx::syscall6` says of them.
+//! Which calls change the calling thread, and so need a broadcast, and which change the process, as the
+//! documentation of `psx::syscall6` says.
 
 use std::ffi::{CStr, c_long};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::{fs, process};
 
 use psx::{Divergence, Divergent, Errno, Outcome};
+use psx_test_support::raw::{limit, must, set_limit, syscall};
+use psx_test_support::threads::start_idlers;
+use psx_test_support::{Case, Ending, Line, Probe, procfs, root, seccomp};
 
-use crate::kernel::{STRICT, Teller, raw, start_idlers};
-use crate::support::{Case, Ending, Line, procfs, root};
+use crate::kernel::STRICT;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -44,37 +45,35 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("scope::of_the_process_pivot_root", pivot_root).needs(root),
         // From then on `chdir` is the thread's own.
         Case::new("scope::of_a_thread_that_has_unshared_its_folder", |_| {
-            let other = Teller::start(working_folder);
-            // SAFETY: the call takes a number.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0);
-            let before = other.tell();
+            let other = Probe::start();
+            must(libc::SYS_unshare, [libc::CLONE_FS as usize, 0, 0, 0, 0, 0]);
+            let before = other.ask(working_folder);
             std::env::set_current_dir("/usr").unwrap();
-            assert_eq!(other.tell(), before);
+            assert_eq!(other.ask(working_folder), before);
             assert_ne!(working_folder(), before);
         }),
         Case::new("scope::a_process_group_means_each_of_its_threads", |_| {
             const PRIO_PGRP: usize = 1;
             const IOPRIO_WHO_PGRP: usize = 2;
-            let other = Teller::start(|| ((NICE.get)(), (IO_PRIORITY.get)()));
-            // SAFETY: numbers only. The child leads a group of its own.
-            unsafe {
-                raw(libc::SYS_setpriority, [PRIO_PGRP, 0, 7, 0, 0, 0]).unwrap();
-                raw(libc::SYS_ioprio_set, [IOPRIO_WHO_PGRP, 0, BEST_EFFORT_7, 0, 0, 0]).unwrap();
-            }
-            assert_eq!(other.tell(), (20 - 7, BEST_EFFORT_7));
+            let other = Probe::start();
+            // The child leads a process group.
+            must(libc::SYS_setpriority, [PRIO_PGRP, 0, 7, 0, 0, 0]);
+            must(libc::SYS_ioprio_set, [IOPRIO_WHO_PGRP, 0, BEST_EFFORT_7, 0, 0, 0]);
+            assert_eq!(other.ask(NICE.get), 20 - 7);
+            assert_eq!(other.ask(IO_PRIORITY.get), BEST_EFFORT_7);
         }),
-        // Where a call takes a thread's id, only 0 means the one that makes it.
+        // Where a call takes a thread's id, only 0 means the calling thread.
         Case::new("scope::an_id_names_one_thread", |line| {
             start_idlers(3);
             let main = process::id() as usize;
             // SAFETY: numbers only.
             unsafe { psx::syscall3(libc::SYS_setpriority, 0, main, 9).unwrap() };
-            line.show("main");
+            line.pause("main");
             // SAFETY: numbers only.
             unsafe { psx::syscall3(libc::SYS_setpriority, 0, 0, 11).unwrap() };
-            line.show("each");
+            line.pause("each");
         })
-        .judge(|child| {
+        .check(|child| {
             child.inspect("main", |child| {
                 for task in child.tasks() {
                     let wanted = if task.tid == child.pid() { 9 } else { 0 };
@@ -95,46 +94,33 @@ pub(crate) fn cases() -> Vec<Case> {
             let report = unsafe { lenient.syscall(libc::SYS_setfsuid, [65534, 0, 0, 0, 0, 0]) };
             let report = report.unwrap();
             assert_eq!(report.value(), 65534);
-            let told: Vec<_> = report.divergent().iter().map(Divergent::outcome).collect();
-            assert_eq!(told, [Outcome::Returned(0); 2]);
+            let outcomes: Vec<_> = report.divergent().iter().map(Divergent::outcome).collect();
+            assert_eq!(outcomes, [Outcome::Returned(0); 2]);
         })
         .needs(root),
         Case::new("scope::descriptors_of_each_thread", |_| {
-            static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
-            let other = Teller::start(|| {
-                // SAFETY: the call only reads.
-                unsafe { libc::fcntl(DESCRIPTOR.load(Ordering::Relaxed), libc::F_GETFD) }
-            });
-            // SAFETY: a flag. Nothing is open that threads share.
+            let other = Probe::start();
+            // SAFETY: a flag. No file is open that threads share.
             unsafe { psx::syscall3(libc::SYS_unshare, libc::CLONE_FILES as usize, 0, 0) }.unwrap();
             let file = fs::File::open("/").unwrap();
-            DESCRIPTOR.store(file.as_raw_fd(), Ordering::Relaxed);
-            assert_eq!(other.tell(), -1);
+            let fd = file.as_raw_fd();
+            // SAFETY: the call only reads.
+            assert_eq!(other.ask(move || unsafe { libc::fcntl(fd, libc::F_GETFD) }), -1);
         }),
-        // Each thread has a filter of its own then, and none of them is the caller's.
+        // Each thread then has another filter than the caller.
         Case::new("scope::filters_of_a_broadcast_differ", |_| {
             start_idlers(2);
-            let mut allow = [libc::sock_filter {
-                code: (libc::BPF_RET | libc::BPF_K) as u16,
-                jt: 0,
-                jf: 0,
-                k: libc::SECCOMP_RET_ALLOW,
-            }];
-            let program = libc::sock_fprog { len: 1, filter: allow.as_mut_ptr() };
-            let install = |flags: usize| {
-                let program = (&raw const program) as usize;
-                [libc::SECCOMP_SET_MODE_FILTER as usize, flags, program, 0, 0, 0]
-            };
-            let sync = libc::SECCOMP_FILTER_FLAG_TSYNC as usize;
-            let nr = libc::SYS_seccomp;
             let threads = || procfs::tids(process::id());
-            // SAFETY: a program that outlives the calls.
-            unsafe {
-                psx::syscall3(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0).unwrap();
-                STRICT.syscall(nr, install(0)).unwrap();
-                let refused = raw(nr, install(sync)).unwrap() as u32;
-                assert!(refused != process::id() && threads().contains(&refused), "{refused}");
-            }
+            let install = || {
+                seccomp::no_new_privs();
+                seccomp::install(&[seccomp::ALLOW]);
+                Ok(0)
+            };
+            // SAFETY: two system calls.
+            unsafe { STRICT.run(install) }.unwrap();
+            let sync = libc::SECCOMP_FILTER_FLAG_TSYNC;
+            let refused = seccomp::install_with(&[seccomp::ALLOW], sync) as u32;
+            assert!(refused != process::id() && threads().contains(&refused), "{refused}");
         }),
     ]
 }
@@ -149,23 +135,23 @@ struct Setting {
 impl Setting {
     /// A plain call changes the calling thread alone, and a broadcast the others too.
     fn is_the_threads(&self) {
-        let other = Teller::start(self.get);
-        let before = other.tell();
+        let other = Probe::start();
+        let before = other.ask(self.get);
         self.set_here();
-        assert_eq!(other.tell(), before, "{} of another thread", self.name);
+        assert_eq!(other.ask(self.get), before, "{} of another thread", self.name);
         assert_ne!((self.get)(), before, "{} of this thread", self.name);
-        // SAFETY: one system call, for something that any thread may have.
+        // SAFETY: one system call, for a setting that any thread may have.
         unsafe { STRICT.run(self.set) }.unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        assert_eq!(other.tell(), (self.get)(), "{} after a broadcast", self.name);
+        assert_eq!(other.ask(self.get), (self.get)(), "{} after a broadcast", self.name);
     }
 
     /// A plain call changes the other threads as well.
     fn is_the_processes(&self) {
-        let other = Teller::start(self.get);
-        let before = other.tell();
+        let other = Probe::start();
+        let before = other.ask(self.get);
         self.set_here();
-        assert_ne!(other.tell(), before, "{}", self.name);
-        assert_eq!(other.tell(), (self.get)(), "{}", self.name);
+        assert_ne!(other.ask(self.get), before, "{}", self.name);
+        assert_eq!(other.ask(self.get), (self.get)(), "{}", self.name);
     }
 
     fn set_here(&self) {
@@ -187,7 +173,7 @@ const OF_THE_THREAD: [Setting; 9] = [
     },
     Setting {
         name: "personality",
-        // It returns what was there before, which differs.
+        // It returns the value before, which differs.
         set: || call(libc::SYS_personality, [libc::UNAME26 as usize, 0, 0]).map(|_| 0),
         get: || read(libc::SYS_personality, [0xffff_ffff, 0, 0]),
     },
@@ -236,25 +222,17 @@ const OF_THE_PROCESS: [Setting; 6] = [
         name: "umask",
         set: || call(libc::SYS_umask, [0o70, 0, 0]),
         get: || {
-            // To ask for it by umask(2) would set it.
-            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
-            let mask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
-            mask.trim().parse().unwrap()
+            // umask(2) would set it.
+            procfs::this_task().field("Umask").parse().unwrap()
         },
     },
     Setting {
         name: "setrlimit",
         set: || {
-            let limit = libc::rlimit { rlim_cur: 77, rlim_max: 777 };
-            let limit = (&raw const limit) as usize;
-            call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, limit])
+            set_limit(libc::RLIMIT_NOFILE, [77, 777]);
+            Ok(0)
         },
-        get: || {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: the kernel writes the limit.
-            assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
-            limit.rlim_cur as usize
-        },
+        get: || limit(libc::RLIMIT_NOFILE)[0] as usize,
     },
     Setting {
         name: "PR_SET_DUMPABLE",
@@ -304,9 +282,7 @@ const MEMORY_POLICY: Setting = Setting {
     set: || call(libc::SYS_set_mempolicy, [libc::MPOL_LOCAL as usize, 0, 0]),
     get: || {
         let mut mode = 0_i32;
-        // SAFETY: the kernel writes the mode, and no nodes.
-        let got =
-            unsafe { raw(libc::SYS_get_mempolicy, [(&raw mut mode) as usize, 0, 0, 0, 0, 0]) };
+        let got = call(libc::SYS_get_mempolicy, [(&raw mut mode) as usize, 0, 0]);
         got.map_or(usize::MAX, |_| mode as usize)
     },
 };
@@ -332,14 +308,10 @@ const CHROOT: Setting = Setting {
 };
 
 fn pivot_root(_: &Line) {
-    // SAFETY: this is the only thread yet, and goes into a mount namespace of its own.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+    must(libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]);
     let mount = |what: &CStr, on: &CStr, kind: &CStr, flags: libc::c_ulong| {
-        // SAFETY: strings that outlive the call.
-        let mounted = unsafe {
-            libc::mount(what.as_ptr(), on.as_ptr(), kind.as_ptr(), flags, std::ptr::null())
-        };
-        assert_eq!(mounted, 0, "{on:?}: {}", std::io::Error::last_os_error());
+        let [what, on, kind] = [what, on, kind].map(|text| text.as_ptr().addr());
+        must(libc::SYS_mount, [what, on, kind, flags as usize, 0, 0]);
     };
     mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE);
     mount(c"none", c"/mnt", c"tmpfs", 0);
@@ -366,19 +338,17 @@ fn root_folder() -> usize {
 
 /// The nice value of any thread.
 fn nice(tid: u32) -> i32 {
-    // SAFETY: numbers only.
-    let twenty_less = unsafe { raw(libc::SYS_getpriority, [0, tid as usize, 0, 0, 0, 0]) };
-    20 - twenty_less.unwrap() as i32
+    20 - must(libc::SYS_getpriority, [0, tid as usize, 0, 0, 0, 0]) as i32
 }
 
 fn prctl(option: i32, argument: usize) -> Result<usize, Errno> {
     call(libc::SYS_prctl, [option as usize, argument, 0])
 }
 
-/// A call of this file: its pointers are to what outlives it.
+/// A call of this file: what its pointers point to outlives it.
 fn call(nr: c_long, [a, b, c]: [usize; 3]) -> Result<usize, Errno> {
     // SAFETY: as above.
-    unsafe { raw(nr, [a, b, c, 0, 0, 0]) }
+    unsafe { syscall(nr, [a, b, c, 0, 0, 0]) }
 }
 
 fn read(nr: c_long, args: [usize; 3]) -> usize {

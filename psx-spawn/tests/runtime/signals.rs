@@ -1,4 +1,4 @@
-//! What an interrupted thread notices: nothing, but for the calls that the kernel never resumes.
+//! An interrupted thread does not notice it, except in the calls that the kernel never resumes (P7).
 
 use std::hint::{self, black_box};
 use std::io::{Read, Write};
@@ -10,21 +10,22 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use psx::{Errno, thread};
+use psx_test_support::raw::{errno, set_errno, slack};
+use psx_test_support::signal::set_mask;
+use psx_test_support::{Case, Child, Ending, Line, procfs};
 
 use crate::blocking::{self, SystemV};
-use crate::kernel::{STRICT, broadcast_slack, errno, set_errno, set_signal_mask, slack};
-use crate::support::{Case, Ending, Line, Supervised, procfs};
+use crate::kernel::{STRICT, broadcast_slack};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("signals::a_thousand_rounds_disturb_nobody", a_thousand_rounds)
+        Case::new("signals::a_thousand_rounds_go_unnoticed", a_thousand_rounds)
             .limit(Duration::from_secs(60))
-            .judge(|child| {
-                // Not at once: some may still be on their way out of the last round's handler.
-                let masks_are_whole = |child: &Supervised| {
-                    child.tasks().iter().all(|task| task.field("SigBlk") == format!("{MASK:016x}"))
-                };
-                child.inspect("after", |child| child.await_that(masks_are_whole));
+            .check(|child| {
+                // Not at once: some may still leave the last round's handler.
+                let masks_are_whole =
+                    |child: &Child| child.tasks().iter().all(|task| task.mask("SigBlk") == MASK);
+                child.inspect("after", |child| child.wait_until(masks_are_whole));
                 assert_eq!(child.end(), Ending::Exited(0));
             }),
         Case::new("signals::never_resumed", |_| {
@@ -64,7 +65,7 @@ fn round() {
 const MASK: u64 = 1 << (libc::SIGUSR1 - 1);
 
 fn a_thousand_rounds(line: &Line) {
-    set_signal_mask(MASK);
+    set_mask(MASK);
     let done = AtomicBool::new(false);
     let running = || !done.load(Ordering::Relaxed);
     let (mutex, condvar) = (Mutex::new(0), Condvar::new());
@@ -94,7 +95,7 @@ fn a_thousand_rounds(line: &Line) {
                 assert!(start.elapsed() >= nap);
             }
         });
-        // Read::read gives Interrupted to its caller, unlike read_exact.
+        // Read::read returns Interrupted, unlike read_exact.
         scope.spawn(move || assert_eq!(reading.read(&mut [0]).unwrap(), 1));
         scope.spawn(move || {
             let mut byte = [0_u8];
@@ -115,7 +116,7 @@ fn a_thousand_rounds(line: &Line) {
         for round in 1..=1000 {
             assert_eq!(broadcast_slack(STRICT, round), Ok(9));
         }
-        line.show("after");
+        line.pause("after");
         done.store(true, Ordering::Relaxed);
         read_by.write_all(&[1]).unwrap();
         received_by.write_all(&[1]).unwrap();

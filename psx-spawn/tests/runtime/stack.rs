@@ -1,23 +1,25 @@
-//! How much of a thread's stack the handler needs, where the stack is known to the byte: an alternate
-//! signal stack filled with a pattern.
+//! How much of a thread's stack the handler needs, measured on an alternate signal stack filled with a
+//! pattern; and a thread with less (P1).
 
 use std::ffi::{c_int, c_void};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::{mem, ptr, slice};
 
 use psx::{CapabilitySet, CapabilitySets, Coverage, Divergence, Error, Privileges, thread};
+use psx_test_support::process::{exit_thread, fork_and_wait};
+use psx_test_support::seccomp::ALLOW;
+use psx_test_support::threads::{idle, start_idlers, tid};
+use psx_test_support::{Case, Ending, Line, root, signal};
 
-use crate::kernel::{
-    STRICT, broadcast_no_new_privs, broadcast_slack, idle, raw, start_idlers, tid,
-};
-use crate::support::{Case, Ending, Line, root};
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack};
 
-/// What the handler and psx's own calls may need beyond the kernel's frame, as docs/signal-safety.md
-/// says: with optimisation, and without.
+/// What the handler and psx's calls may need beyond the kernel's frame, without optimisation and with it,
+/// as docs/signal-safety.md says.
 const LIMIT: usize = if cfg!(debug_assertions) { 2048 } else { 1024 };
 
-/// The same for the message about a caller that is dead.
+/// The same for the message about a dead caller.
 const MESSAGE: usize = if cfg!(debug_assertions) { 3072 } else { 1536 };
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -25,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("stack::need_of_the_handler", need_of_the_handler),
         Case::new("stack::need_of_the_last_message", need_of_the_last_message),
         Case::new("stack::closure_of_the_granted_size", closure_of_the_granted_size),
-        Case::new("stack::too_small_is_refused", too_small_is_refused).judge(|child| {
+        Case::new("stack::too_small_is_refused", too_small_is_refused).check(|child| {
             child.inspect("refused", |child| child.assert_all("NoNewPrivs", "0"));
             child.inspect("changed", |child| child.assert_all("NoNewPrivs", "1"));
             assert_eq!(child.end(), Ending::Exited(0));
@@ -39,7 +41,7 @@ const UNTOUCHED: u8 = 0xa5;
 /// An alternate signal stack of the thread that made it.
 struct SignalStack(*mut u8);
 
-// SAFETY: a thread uses the stack that it was given, and no other one does.
+// SAFETY: only the thread that has the stack uses it.
 unsafe impl Send for SignalStack {}
 
 impl SignalStack {
@@ -50,7 +52,7 @@ impl SignalStack {
         stack
     }
 
-    /// Memory for one that a forked child has in common with its parent.
+    /// Memory for one that a forked child shares with its parent.
     fn shared() -> Self {
         let (access, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
@@ -60,7 +62,7 @@ impl SignalStack {
         Self(memory.cast())
     }
 
-    /// Leaves so many bytes to it, at its upper end.
+    /// Reduces it to `size` bytes, at its upper end.
     fn narrow(&self, size: usize, flags: c_int) {
         let bottom = self.0.wrapping_add(SIZE - size);
         let new = libc::stack_t { ss_sp: bottom.cast(), ss_flags: flags, ss_size: size };
@@ -80,7 +82,7 @@ impl SignalStack {
         SIZE - bytes.iter().position(|&byte| byte != UNTOUCHED).expect("a used byte")
     }
 
-    /// How many the kernel's own frame takes.
+    /// How many bytes the kernel's frame takes.
     fn frame(&self) -> usize {
         static LOWEST: AtomicUsize = AtomicUsize::new(0);
         extern "C" fn note(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -89,25 +91,12 @@ impl SignalStack {
                 if cfg!(target_arch = "x86_64") { context.addr() - 8 } else { info.addr() };
             LOWEST.store(lowest, Ordering::Relaxed);
         }
-        // SAFETY: a handler that stores one number, for a signal that this thread sends itself.
-        unsafe {
-            let mut action: libc::sigaction = mem::zeroed();
-            action.sa_sigaction = note as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
-            assert_eq!(libc::raise(libc::SIGUSR1), 0);
-        }
+        signal::handle(libc::SIGUSR1, libc::SA_ONSTACK, note);
+        // SAFETY: the handler stores one number.
+        assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
         self.0.addr() + SIZE - LOWEST.load(Ordering::Relaxed)
     }
 }
-
-/// A seccomp filter of one statement, which allows everything.
-const ALLOW: libc::sock_filter = libc::sock_filter {
-    code: (libc::BPF_RET | libc::BPF_K) as u16,
-    jt: 0,
-    jf: 0,
-    k: libc::SECCOMP_RET_ALLOW,
-};
 
 fn need_of_the_handler(_: &Line) {
     let (ask, asked) = mpsc::channel();
@@ -131,7 +120,7 @@ fn need_of_the_handler(_: &Line) {
         assert!(bytes <= limit, "{what}: {bytes} bytes");
     };
     need("nothing");
-    // Others to summon, to wait for, and to wait with.
+    // Others to signal, to wait for, and to wait with.
     start_idlers(4);
     for _ in 0..200 {
         broadcast_slack(STRICT, 1).unwrap();
@@ -147,7 +136,7 @@ fn need_of_the_handler(_: &Line) {
     need("a closure that may install a filter");
     // SAFETY: no id is to change.
     assert_eq!(unsafe { libc::setresuid(!0, !0, !0) }, 0);
-    need("a signal 33 of the libc's");
+    need("a signal 33 from the libc");
     let mut privileges = Privileges::new().no_new_privs().seccomp(&[ALLOW]);
     if root().is_ok() {
         let none = CapabilitySet::empty();
@@ -158,23 +147,12 @@ fn need_of_the_handler(_: &Line) {
     need("Privileges");
 }
 
-/// A target that finds the caller dead in its call writes the message and ends the process, on its own
-/// stack: measured from the parent process, which shares the stack's memory.
+/// A target that finds the caller dead in its call writes the message and ends the process, on its stack:
+/// measured from the parent process, which shares the stack's memory.
 fn need_of_the_last_message(_: &Line) {
     let stack = SignalStack::shared();
-    // SAFETY: this process has one thread, so that the child may do everything.
-    match unsafe { libc::fork() } {
-        0 => die_in_a_call(&stack),
-        child => {
-            let mut status = 0;
-            // SAFETY: a place for the status.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            assert!(
-                libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT,
-                "{status}"
-            );
-        }
-    }
+    let status = fork_and_wait(|| die_in_a_call(&stack));
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
     let used = stack.used();
     stack.narrow(SIZE, 0);
     let bytes = used - stack.frame();
@@ -195,8 +173,8 @@ fn die_in_a_call(stack: &SignalStack) -> ! {
     is_ready.recv().unwrap();
     std::thread::spawn(|| {
         let registered = STRICT.coverage(Coverage::Registered);
-        // SAFETY: the thread ends, which the closure must not do: that is the test.
-        let _ = unsafe { registered.run(|| raw(libc::SYS_exit, [0; 6])) };
+        // SAFETY: none: that the thread ends in the closure is the fault.
+        let _ = unsafe { registered.run(|| exit_thread()) };
     });
     idle()
 }
@@ -204,8 +182,8 @@ fn die_in_a_call(stack: &SignalStack) -> ! {
 /// The kernel turns the stack off while a handler is on it.
 const SS_AUTODISARM: c_int = 1 << 31;
 
-/// A thread with little more than room for the kernel's frame: refused before any thread has changed, and
-/// named; and with too little for a closure, but enough for a system call.
+/// A thread with little more room than for the kernel's frame is refused, and named, before any thread has
+/// changed; also one with enough for a system call, but not for a closure.
 fn too_small_is_refused(line: &Line) {
     let (ask, asked) = mpsc::channel();
     let (answer, answers) = mpsc::channel();
@@ -222,7 +200,7 @@ fn too_small_is_refused(line: &Line) {
             answer.send(0).unwrap();
         }
     });
-    let crowded = answers.recv().unwrap() as u32;
+    let narrow = answers.recv().unwrap() as u32;
     let leave_with = |flags: c_int, room: usize| {
         ask.send((room, flags)).unwrap();
         answers.recv().unwrap();
@@ -230,7 +208,7 @@ fn too_small_is_refused(line: &Line) {
     let leave = |room| leave_with(0, room);
     start_idlers(2);
     let refused = |result: Result<usize, Error>| match result {
-        Err(Error::StackTooSmall(threads)) => assert_eq!(threads[0].tid(), crowded),
+        Err(Error::StackTooSmall(threads)) => assert_eq!(threads[0].tid(), narrow),
         other => panic!("{other:?}"),
     };
     leave(LIMIT / 2);
@@ -238,13 +216,13 @@ fn too_small_is_refused(line: &Line) {
     // SAFETY: nothing is done.
     let closure = || unsafe { STRICT.run(|| Ok(7)) }.map(|report| report.value());
     refused(closure());
-    line.show("refused");
+    line.pause("refused");
     leave_with(SS_AUTODISARM, MESSAGE + 512);
     refused(closure());
     leave(MESSAGE + 512);
     refused(closure());
     broadcast_no_new_privs(STRICT).unwrap();
-    line.show("changed");
+    line.pause("changed");
     leave(LIMIT + GRANTED + 512);
     assert_eq!(closure(), Ok(7));
     leave(0);
@@ -255,7 +233,7 @@ fn too_small_is_refused(line: &Line) {
 /// [`Broadcast::run`]: psx::Broadcast::run
 const GRANTED: usize = 2048;
 
-/// Has so many bytes of locals, and touches the first and the last.
+/// Has `BYTES` bytes of locals, and touches the first and the last.
 #[inline(never)]
 fn use_stack<const BYTES: usize>() -> usize {
     let mut locals = mem::MaybeUninit::<[u8; BYTES]>::uninit();
@@ -268,7 +246,7 @@ fn use_stack<const BYTES: usize>() -> usize {
     BYTES
 }
 
-/// Threads with the alternate stack that std gives them, and one with the smallest stack that a libc
+/// Threads with the alternate stack that std makes for them, and one with the smallest stack that a libc
 /// allows and no alternate one.
 fn closure_of_the_granted_size(_: &Line) {
     extern "C" fn body(ready: *mut c_void) -> *mut c_void {
@@ -290,7 +268,7 @@ fn closure_of_the_granted_size(_: &Line) {
     while !READY.load(Ordering::Acquire) {
         thread::yield_now();
     }
-    // SAFETY: the closure uses its stack and nothing else.
+    // SAFETY: the closure uses only its stack.
     let report = unsafe { STRICT.run(|| Ok(use_stack::<GRANTED>())) }.unwrap();
     assert_eq!((report.threads(), report.value()), (4, GRANTED));
 }

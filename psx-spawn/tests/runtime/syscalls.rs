@@ -1,5 +1,5 @@
 //! docs/signal-safety.md lists the system calls that psx makes, for programs behind a filter: here a
-//! filter lets those pass and no other.
+//! filter allows only those.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_long, c_void};
@@ -8,9 +8,14 @@ use std::thread as std_thread;
 use std::time::Duration;
 
 use psx::{Broadcast, CapabilitySets, Divergence, Error, Privileges, thread};
+use psx_test_support::process::{exit_now, fork, wait};
+use psx_test_support::raw::{limit, set_limit};
+use psx_test_support::seccomp::{self, ALLOW, give};
+use psx_test_support::signal::{handle, set_mask};
+use psx_test_support::threads::{idle, start_idlers, start_unregistered, tid};
+use psx_test_support::{Case, Child, Ending, root};
 
-use crate::kernel::{STRICT, broadcast_slack, idle, set_signal_mask, start_idlers, tid};
-use crate::support::{Case, Ending, Supervised, root};
+use crate::kernel::{STRICT, broadcast_slack};
 
 const PAGE: &str = include_str!("../../../docs/signal-safety.md");
 
@@ -22,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
             allow_only(&["memory", "the first registration", "each registration"]);
             end(thread::adopt().is_ok());
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_later_registration", |_| {
             thread::adopt().unwrap();
             let (go, goes) = mpsc::channel();
@@ -37,7 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
             go.send(()).unwrap();
             later.join().unwrap();
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_round", |_| {
             idlers(3);
             allow_only(&["memory", "a round"]);
@@ -46,20 +51,20 @@ pub(crate) fn cases() -> Vec<Case> {
             let closure = unsafe { STRICT.run(|| Ok(7)) };
             end(all && closure.is_ok_and(|report| report.threads() == 4));
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_round_that_misses_a_thread", |_| {
             idlers(2);
-            foreign();
+            start_unregistered("foreign", || ());
             allow_only(&["memory", "a round", MISSED]);
             let missed = broadcast_slack(STRICT, 1);
             end(matches!(missed, Err(Error::Uncovered(threads)) if threads.len() == 1));
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_round_that_is_late", |_| {
             idlers(2);
             let (send, ready) = mpsc::channel();
             thread::spawn(move || {
-                set_signal_mask(!0);
+                set_mask(!0);
                 send.send(tid()).unwrap();
                 idle()
             });
@@ -68,25 +73,19 @@ pub(crate) fn cases() -> Vec<Case> {
             let late = broadcast_slack(STRICT.timeout(SHORT), 1);
             end(matches!(late, Err(Error::Unreachable(threads)) if threads.len() == 1));
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_full_signal_queue", |_| {
             idlers(2);
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: a limit that outlives the calls.
-            unsafe {
-                assert_eq!(libc::getrlimit(libc::RLIMIT_SIGPENDING, &mut limit), 0);
-                limit.rlim_cur = 0;
-                assert_eq!(libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit), 0);
-            }
+            set_limit(libc::RLIMIT_SIGPENDING, [0, limit(libc::RLIMIT_SIGPENDING)[1]]);
             allow_only(&["memory", "a round", FULL]);
             end(broadcast_slack(STRICT, 1) == Ok(3));
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_threads_end", |_| {
             let (go, goes) = mpsc::channel();
             let ends = thread::spawn(move || goes.recv().unwrap());
             idlers(1);
-            // The libc's part, and std's; and the end of the last round's handler.
+            // The libc's and std's calls, and the end of the last round's handler.
             let others = [
                 libc::SYS_rt_sigreturn,
                 libc::SYS_exit,
@@ -99,23 +98,15 @@ pub(crate) fn cases() -> Vec<Case> {
             go.send(()).unwrap();
             end(ends.join().is_ok());
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_fork", |_| {
             idlers(2);
             let others = [libc::SYS_clone, libc::SYS_set_robust_list, libc::SYS_wait4];
             allow_only_with(&["memory", "a fork", "a round"], &others);
-            // SAFETY: the child makes a round and ends.
-            unsafe {
-                let child = libc::fork();
-                if child == 0 {
-                    end(broadcast_slack(STRICT, 2) == Ok(1));
-                }
-                let mut status = 0;
-                let waited = libc::waitpid(child, &mut status, 0);
-                end(waited == child && status == 0 && broadcast_slack(STRICT, 3) == Ok(3));
-            }
+            let status = wait(fork(|| end(broadcast_slack(STRICT, 2) == Ok(1))));
+            end(status.success() && broadcast_slack(STRICT, 3) == Ok(3));
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_a_batch", |_| {
             idlers(2);
             let steps =
@@ -125,7 +116,7 @@ pub(crate) fn cases() -> Vec<Case> {
             end(batch.capabilities(CapabilitySets::empty()).apply().is_ok());
         })
         .needs(root)
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_threads_and_verify", |_| {
             idlers(2);
             // The end of the last round's handler.
@@ -134,7 +125,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let threads = psx::threads().is_ok_and(|threads| threads.len() == 3);
             end(threads && Privileges::new().no_new_privs().verify().is_ok());
         })
-        .judge(ends_well),
+        .check(ends_well),
         Case::new("syscalls::of_the_end_of_the_process", |_| {
             idlers(2);
             allow_only(&["memory", "a round", "the end of the process"]);
@@ -143,7 +134,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let _ = unsafe { strict.syscall(libc::SYS_gettid, [0; 6]) };
             end(false);
         })
-        .judge(|child| {
+        .check(|child| {
             let (ending, output) = (child.end(), child.output());
             assert_eq!(ending, Ending::Killed(libc::SIGABRT), "{output}");
             assert!(output.contains("psx: fatal: "), "{output}");
@@ -154,70 +145,42 @@ pub(crate) fn cases() -> Vec<Case> {
 const MISSED: &str = "a round that misses a thread, or is late";
 const FULL: &str = "a full signal queue";
 
-fn ends_well(child: &mut Supervised) {
+fn ends_well(child: &mut Child) {
     assert_eq!(child.end(), Ending::Exited(0), "{}", child.output());
 }
 
-/// Threads that wait, well past their start: a round has reached them.
+/// Threads that wait, and have started completely: a round has reached them.
 fn idlers(count: usize) {
     start_idlers(count);
     broadcast_slack(STRICT, 1).unwrap();
 }
 
-/// A thread that psx does not know, past its start too.
-fn foreign() {
-    let (send, ready) = mpsc::channel();
-    std_thread::spawn(move || {
-        send.send(()).unwrap();
-        idle()
-    });
-    ready.recv().unwrap();
-}
-
-/// Ends the process, without the libc's part.
+/// Ends the process without exit handlers.
 fn end(well: bool) -> ! {
-    // SAFETY: the process ends.
-    unsafe { libc::_exit(if well { 0 } else { 2 }) }
+    exit_now(if well { 0 } else { 2 })
 }
 
-/// From now on, on every thread: the system calls in these rows of the page, `prctl` for the calls that
-/// are broadcast here, and what ends the process. Any other is said on standard error, and is the end.
+/// From now on every thread may make only the system calls in these rows of the page, `prctl` for the
+/// calls that are broadcast here, and those that end the process. Any other is printed on standard error,
+/// and ends the process.
 fn allow_only(rows: &[&str]) {
     allow_only_with(rows, &[]);
 }
 
-/// The same, and calls that are none of psx's.
+/// The same, and calls that psx does not make.
 fn allow_only_with(rows: &[&str], others: &[c_long]) {
     let mut allowed = BTreeSet::from([libc::SYS_exit_group, libc::SYS_write, libc::SYS_prctl]);
     allowed.extend(others);
     for row in rows {
         allowed.extend(listed(row).iter().map(|name| number(name)));
     }
-    let statement = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let result = |k| statement(libc::BPF_RET | libc::BPF_K, k, 0, 0);
-    // The call's number is the first word of seccomp_data.
-    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    for nr in allowed {
-        filter.push(statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, nr as u32, 0, 1));
-        filter.push(result(libc::SECCOMP_RET_ALLOW));
-    }
-    filter.push(result(libc::SECCOMP_RET_TRAP));
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    let tsync = libc::SECCOMP_FILTER_FLAG_TSYNC;
-    // SAFETY: a handler of the right type; numbers; a program that outlives the call.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = say_what_was_refused;
-        action.sa_sigaction = handler as libc::sighandler_t;
-        action.sa_flags = libc::SA_SIGINFO;
-        assert_eq!(libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let set = libc::SECCOMP_SET_MODE_FILTER;
-        assert_eq!(libc::syscall(libc::SYS_seccomp, set, tsync, &raw const program), 0);
-    }
+    handle(libc::SIGSYS, 0, print_refused);
+    seccomp::no_new_privs();
+    let trap = give(libc::SECCOMP_RET_TRAP);
+    seccomp::install_on_all(&seccomp::filter(allowed, ALLOW, trap));
 }
 
-extern "C" fn say_what_was_refused(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+extern "C" fn print_refused(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: the kernel's information, 128 bytes; the call's number is its seventh word.
     let mut nr = unsafe { info.cast::<u32>().add(6).read() };
     let mut text = *b"refused: system call 000, which docs/signal-safety.md does not list here\n";

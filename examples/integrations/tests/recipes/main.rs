@@ -1,30 +1,27 @@
-//! What README and the documentation say, tried: the program on README's first page, and sentences
-//! that stand in several places. docs/integration.md's programs are documentation tests (src/lib.rs).
+//! Tests of the documentation: README's first program, and sentences that several pages share. The programs
+//! of docs/integration.md are documentation tests (src/lib.rs).
 
-#[path = "../../../../psx-spawn/tests/support/mod.rs"]
-mod support;
-
-/// README's program, as it is.
+/// README's program, unchanged.
 mod readme {
     include!("readme.rs");
 
     pub(crate) fn run() {
-        main().expect("nothing refuses root this");
+        main().expect("root may do all this");
     }
 }
 
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-use support::{Case, root};
+use psx_test_support::{Case, root};
 
 const README: &str = include_str!("../../../../README.md");
 
 fn main() -> ExitCode {
-    support::main(vec![
-        Case::new("readme::program", |_| readme::run()).needs(port_80).judge(|child| {
+    psx_test_support::main(vec![
+        Case::new("readme::program", |_| readme::run()).needs(port_80).check(|child| {
             // It serves until it is killed.
-            child.await_that(|child| {
+            child.wait_until(|child| {
                 let tasks = child.tasks();
                 tasks.len() == 2
                     && tasks.iter().all(|task| {
@@ -57,7 +54,7 @@ fn main() -> ExitCode {
             assert!(!page.contains("```rust,"), "a program that is not compiled and run");
         }),
         Case::new("documents::examples_name_the_users_crate", |_| {
-            // What psx exports again from psx-core: its examples are read on psx's pages.
+            // psx re-exports these from psx-core, and users read the examples on psx's pages.
             for (place, text) in [
                 ("broadcast.rs", include_str!("../../../../psx-core/src/broadcast.rs")),
                 ("errno.rs", include_str!("../../../../psx-core/src/errno.rs")),

@@ -1,4 +1,4 @@
-//! A batch as data: made by psx, and by the bare calls that it stands for.
+//! A batch as data: applied by psx, and by the bare calls that it consists of.
 
 use std::ptr;
 
@@ -6,8 +6,12 @@ use psx::privileges::{ApplyError, Cause, Precondition, SecureBits};
 use psx::{CapabilitySet, CapabilitySets, Privileges};
 use rustix::thread;
 
-use crate::kernel::{last_capability, parent_death_signal, prctl, set_parent_death_signal};
-use crate::random::Random;
+use psx_test_support::process::last_capability;
+use psx_test_support::seccomp::{self, ALLOW};
+use psx_test_support::{Random, raw};
+
+use crate::kernel::{parent_death_signal, prctl, set_parent_death_signal};
+use crate::random::{id, secure_bits, set, sets, three_ids};
 
 /// The steps in their order, as data.
 #[derive(Debug)]
@@ -30,15 +34,15 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn random(random: &mut Random) -> Self {
         Self {
-            secure_bits: random.maybe(4, Random::secure_bits),
+            secure_bits: random.maybe(4, secure_bits),
             keep_capabilities: random.one_in(6),
-            bounding: random.maybe(4, Random::set),
-            groups: random.maybe(2, |random| (0..random.below(3)).map(|_| random.id()).collect()),
-            gid: random.three_ids(),
-            uid: random.three_ids(),
+            bounding: random.maybe(4, set),
+            groups: random.maybe(2, |random| (0..random.below(3)).map(|_| id(random)).collect()),
+            gid: three_ids(random),
+            uid: three_ids(random),
             keep_parent_death_signal: random.one_in(3),
-            capabilities: random.maybe(3, Random::sets),
-            ambient: random.maybe(5, Random::set),
+            capabilities: random.maybe(3, sets),
+            ambient: random.maybe(5, set),
             no_new_privs: random.one_in(3),
             keep_dumpable: random.one_in(3),
             seccomp: random.one_in(5),
@@ -114,7 +118,7 @@ impl Batch {
         }
     }
 
-    /// Says which call the kernel refuses. A call that would change nothing is not made.
+    /// Returns which call the kernel refuses. A call that would change nothing is not made.
     fn try_bare_calls(&self) -> Result<(), &'static str> {
         let ok = |made: bool, step| if made { Ok(()) } else { Err(step) };
         let mut uids = [0; 3];
@@ -180,29 +184,11 @@ impl Batch {
         }
         let changes_ids = self.gid.iter().chain(&self.uid).any(Option::is_some);
         if self.keep_dumpable && changes_ids {
-            // SAFETY: numbers only.
-            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable, 0, 0, 0) };
+            raw::prctl(libc::PR_SET_DUMPABLE, dumpable as usize);
         }
         if self.seccomp {
-            let program = libc::sock_fprog { len: 1, filter: (&raw const ALLOW).cast_mut() };
-            // SAFETY: a program that outlives the call.
-            let installed = unsafe {
-                libc::syscall(
-                    libc::SYS_seccomp,
-                    libc::SECCOMP_SET_MODE_FILTER,
-                    0,
-                    &raw const program,
-                )
-            };
-            ok(installed == 0, "seccomp")?;
+            ok(seccomp::try_install(&[ALLOW], 0).is_ok(), "seccomp")?;
         }
         Ok(())
     }
 }
-
-static ALLOW: libc::sock_filter = libc::sock_filter {
-    code: (libc::BPF_RET | libc::BPF_K) as u16,
-    jt: 0,
-    jf: 0,
-    k: libc::SECCOMP_RET_ALLOW,
-};

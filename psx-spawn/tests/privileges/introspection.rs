@@ -1,14 +1,14 @@
-//! What psx tells of the threads' privileges.
+//! What psx reports about the threads' privileges (P10).
 
 use psx::privileges::{Step, VerifyError};
 use psx::{CapabilitySet, Privileges};
-
-use crate::kernel::{start_idlers, start_named};
-use crate::support::{Case, procfs, root};
+use psx_test_support::raw::must;
+use psx_test_support::threads::{start_idlers, start_named};
+use psx_test_support::{Case, procfs, root};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("tell::threads_as_the_kernel_has_them", |_| {
+        Case::new("introspection::threads_as_the_kernel_has_them", |_| {
             start_idlers(2);
             start_named("named", || ());
             let states = psx::threads().unwrap();
@@ -35,7 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
             std::os::unix::process::CommandExt::gid(command, 12);
         })
         .needs(root),
-        Case::new("tell::verify_finds_the_one_that_differs", |_| {
+        Case::new("introspection::verify_finds_the_one_that_differs", |_| {
             start_idlers(2);
             let gid = Privileges::new().gid(7);
             let VerifyError::Different(all) = gid.verify().unwrap_err() else {
@@ -44,8 +44,8 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(all.len(), 3);
             gid.apply().unwrap();
             gid.verify().unwrap();
-            // SAFETY: numbers only; what psx is there to prevent.
-            unsafe { libc::syscall(libc::SYS_setresgid, 8, 7, 7) };
+            // On this thread alone.
+            must(libc::SYS_setresgid, [8, 7, 7, 0, 0, 0]);
             let error = gid.verify().unwrap_err();
             println!("{error}");
             let VerifyError::Different(one) = error else {

@@ -1,4 +1,4 @@
-//! Threads started through `psx::thread`: that they are std's, and registered for their whole life.
+//! Threads started through `psx::thread`: they are std's, and registered for their whole life (P5).
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Barrier, mpsc};
@@ -8,18 +8,21 @@ use psx::privileges::ThreadKind;
 use psx::thread::{self, Builder};
 use psx::{Coverage, Error};
 use psx_core::SpawnGuard;
+use psx_test_support::{Case, Ending, Line, procfs};
 
-use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, idle, slack, tid};
-use crate::support::{Case, Ending, Line, procfs};
+use psx_test_support::raw::slack;
+use psx_test_support::threads::{idle, tid};
+
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("births::std_programs_run_on_std", |_| on_std::program()),
-        Case::new("births::std_programs_run_on_psx", |_| {
+        Case::new("spawn::std_programs_run_on_std", |_| on_std::program()),
+        Case::new("spawn::std_programs_run_on_psx", |_| {
             on_psx::program();
-            assert_registered_alone();
+            assert_no_ticket_left();
         }),
-        Case::new("births::every_way_to_spawn_registers", every_way_to_spawn_registers).judge(
+        Case::new("spawn::every_way_to_spawn_registers", every_way_to_spawn_registers).check(
             |child| {
                 child.inspect("changed", |child| {
                     assert_eq!(child.tasks().len(), 6);
@@ -28,19 +31,19 @@ pub(crate) fn cases() -> Vec<Case> {
                 assert_eq!(child.end(), Ending::Exited(0));
             },
         ),
-        Case::new("births::first_line_sees_the_last_round", first_line_sees_the_last_round),
-        Case::new("births::refused_by_the_system", refused_by_the_system),
-        Case::new("births::bad_name", bad_name),
-        Case::new("births::spawn_panics_where_std_does", spawn_panics).prepare(|command| {
+        Case::new("spawn::first_line_sees_the_last_round", first_line_sees_the_last_round),
+        Case::new("spawn::refused_by_the_system", refused_by_the_system),
+        Case::new("spawn::bad_name", bad_name),
+        Case::new("spawn::spawn_panics_where_std_does", spawn_panics).prepare(|command| {
             command.env("RUST_MIN_STACK", NO_STACK.to_string());
         }),
-        Case::new("births::spawning_thread_is_adopted", spawning_thread_is_adopted),
-        Case::new("births::too_many_in_one_another", too_many_in_one_another),
-        Case::new("births::more_at_once_than_was_laid_out", more_at_once_than_was_laid_out),
+        Case::new("spawn::spawning_thread_is_adopted", spawning_thread_is_adopted),
+        Case::new("spawn::too_many_in_one_another", too_many_in_one_another),
+        Case::new("spawn::more_at_once_than_was_prepared", more_at_once_than_was_prepared),
     ]
 }
 
-/// One program, once on std and once on psx: nothing differs but the `use`.
+/// One program, once on std and once on psx: only the `use` differs.
 mod on_std {
     use std::thread;
     include!("program.in.rs");
@@ -50,8 +53,8 @@ mod on_psx {
     include!("program.in.rs");
 }
 
-/// `psx::thread`'s functions have std's very signatures, and give out std's types.
-#[expect(dead_code, reason = "to compile is the test")]
+/// `psx::thread`'s functions have std's signatures and return std's types.
+#[expect(dead_code, reason = "it only has to compile")]
 fn signatures<'scope, 'env: 'scope, F, G, T>(
     handle: std_thread::JoinHandle<T>,
 ) -> thread::JoinHandle<T>
@@ -69,8 +72,8 @@ where
     handle
 }
 
-/// No ticket is outstanding, or else the round would end as `Busy`.
-fn assert_registered_alone() {
+/// No ticket is outstanding: the round would end as `Busy`.
+fn assert_no_ticket_left() {
     let slack = slack() + 1;
     assert_eq!(broadcast_slack(STRICT, slack).unwrap(), procfs::tids(process::id()).len());
 }
@@ -85,37 +88,37 @@ fn every_way_to_spawn_registers(line: &Line) {
         scope.spawn(|| end.wait());
         Builder::new().spawn_scoped(scope, || end.wait()).unwrap();
         assert_eq!(broadcast_no_new_privs(STRICT), Ok(6));
-        line.show("changed");
+        line.pause("changed");
         end.wait();
     });
 }
 
-/// A thread that is born while rounds run has what the last of them gave, and counts in the next.
+/// A thread that starts while rounds run has what the last of them set, and counts in the next.
 fn first_line_sees_the_last_round(_: &Line) {
     for round in 1..200 {
         broadcast_slack(STRICT, round).unwrap();
-        let (born, go) = (Barrier::new(2), Barrier::new(2));
+        let (started, go) = (Barrier::new(2), Barrier::new(2));
         thread::scope(|scope| {
-            let newborn = scope.spawn(|| {
+            let new = scope.spawn(|| {
                 let first = slack();
-                born.wait();
+                started.wait();
                 go.wait();
                 (first, slack())
             });
-            // No handshake first: the thread need not have run yet. And no count of the kernel's,
-            // which would make up for a round that began too early.
+            // No handshake first: the thread need not have run yet. And no proof of coverage, which
+            // would hide a round that began too early.
             let lenient = STRICT.coverage(Coverage::Registered);
             assert_eq!(broadcast_slack(lenient, round + 1000), Ok(2));
-            born.wait();
+            started.wait();
             go.wait();
-            let (first, second) = newborn.join().unwrap();
+            let (first, second) = new.join().unwrap();
             assert!(first == round || first == round + 1000, "{first} in round {round}");
             assert_eq!(second, round + 1000);
         });
     }
 }
 
-/// More than any address space has, so that the system refuses the thread even to root.
+/// More than any address space has: the system refuses such a thread even to root.
 const NO_STACK: usize = 1 << 60;
 
 fn refused_by_the_system(_: &Line) {
@@ -123,13 +126,13 @@ fn refused_by_the_system(_: &Line) {
         let refused = Builder::new().stack_size(NO_STACK).spawn(|| ()).unwrap_err();
         assert!(refused.raw_os_error().is_some(), "{refused}");
     }
-    assert_registered_alone();
+    assert_no_ticket_left();
     thread::scope(|scope| {
         Builder::new().stack_size(NO_STACK).spawn_scoped(scope, || ()).unwrap_err();
     });
-    assert_registered_alone();
+    assert_no_ticket_left();
     thread::spawn(|| ()).join().unwrap();
-    assert_registered_alone();
+    assert_no_ticket_left();
 }
 
 fn bad_name(_: &Line) {
@@ -140,17 +143,17 @@ fn bad_name(_: &Line) {
             let _ = bad().spawn_scoped(scope, || ());
         });
     });
-    assert_registered_alone();
+    assert_no_ticket_left();
 }
 
 fn spawn_panics(_: &Line) {
     let message = expect_panic(|| drop(thread::spawn(|| ())));
     let as_std = expect_panic(|| drop(std_thread::spawn(|| ())));
     assert_eq!(message, as_std);
-    assert_registered_alone();
+    assert_no_ticket_left();
 }
 
-/// Runs `f`, which must panic, past the case's hook that ends the process.
+/// Runs `f`, which must panic, without the case's hook, which ends the process.
 fn expect_panic(f: impl FnOnce()) -> String {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| ()));
@@ -195,14 +198,14 @@ fn spawning_thread_is_adopted(_: &Line) {
     });
 }
 
-/// More threads register while a round waits at the gate than it has room for; it lays out more,
-/// and reaches all of them.
-fn more_at_once_than_was_laid_out(_: &Line) {
+/// More threads register while a round waits at the gate than it has room for: it allocates more, and
+/// reaches all of them.
+fn more_at_once_than_was_prepared(_: &Line) {
     const BURST: usize = 200;
     let lenient = STRICT.coverage(Coverage::Registered);
     for turn in 1..=10 {
         let expected = slack() + turn;
-        let (open, born) = (Barrier::new(2), Barrier::new(BURST + 1));
+        let (open, started) = (Barrier::new(2), Barrier::new(BURST + 1));
         std_thread::scope(|scope| {
             let round = scope.spawn(|| {
                 thread::adopt().unwrap();
@@ -214,18 +217,18 @@ fn more_at_once_than_was_laid_out(_: &Line) {
             let passage = SpawnGuard::enter().unwrap();
             let tickets: Vec<_> = (0..BURST).map(|_| passage.ticket().unwrap()).collect();
             open.wait();
-            let born = &born;
+            let started = &started;
             let redeem = |ticket: psx_core::Ticket| {
                 scope.spawn(move || {
                     ticket.redeem();
-                    born.wait();
+                    started.wait();
                     slack()
                 })
             };
             let children: Vec<_> = tickets.into_iter().map(redeem).collect();
             drop(passage);
             assert_eq!(round.join().unwrap(), BURST + 2);
-            born.wait();
+            started.wait();
             for child in children {
                 assert_eq!(child.join().unwrap(), expected);
             }

@@ -1,18 +1,22 @@
-//! What else stops threads, takes locks and prints in a process.
+//! psx beside the libc's own broadcast, a busy core, and a subscriber that takes a lock (P7).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Condvar, Mutex};
 use std::time::Duration;
 
 use psx::thread;
+use psx_test_support::{Case, Ending, Line, root};
 
-use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack, slack, start_idlers};
-use crate::support::{Case, Ending, Line, root};
+use psx_test_support::raw::slack;
+use psx_test_support::threads::start_idlers;
+
+use crate::kernel::{STRICT, broadcast_no_new_privs, broadcast_slack};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("company::libc_setresuid", libc_setresuid).limit(Duration::from_secs(60)).judge(
-            |child| {
+        Case::new("coexistence::libc_setresuid", libc_setresuid)
+            .limit(Duration::from_secs(60))
+            .check(|child| {
                 child.inspect("done", |child| {
                     let tasks = child.tasks();
                     assert_eq!(tasks.len(), 6);
@@ -22,12 +26,11 @@ pub(crate) fn cases() -> Vec<Case> {
                     child.assert_all("NoNewPrivs", "1");
                 });
                 assert_eq!(child.end(), Ending::Exited(0));
-            },
-        ),
-        Case::new("company::thread_on_the_callers_core_gets_on", gets_on)
+            }),
+        Case::new("coexistence::thread_on_the_callers_core_makes_progress", makes_progress)
             .limit(Duration::from_secs(120)),
         #[cfg(feature = "tracing")]
-        Case::new("company::subscriber_that_locks_stdout", spans::subscriber_that_locks_stdout)
+        Case::new("coexistence::subscriber_that_locks_stdout", spans::subscriber_that_locks_stdout)
             .prepare(|command| {
                 command.stdout(std::process::Stdio::null());
             })
@@ -35,7 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The libc's own broadcast, by the same signal where the libc is glibc.
+/// The libc's own broadcast, which glibc makes by the same signal.
 fn libc_setresuid(line: &Line) {
     const CALLS: u32 = 200;
     // SAFETY: the call only reads.
@@ -47,9 +50,9 @@ fn libc_setresuid(line: &Line) {
         scope.spawn(|| {
             for call in 0..CALLS {
                 let euid = if call % 2 == 1 && ruid == 0 { 65534 } else { ruid };
-                // SAFETY: the call takes numbers; the other uids stay, so that none can fail.
+                // SAFETY: numbers; the other uids stay, so that none can fail.
                 assert_eq!(unsafe { libc::setresuid(!0, euid, !0) }, 0);
-                // So that rounds fall between as well as into the calls.
+                // So that rounds come between the calls as well as during them.
                 let seen = rounds.load(Ordering::Relaxed);
                 while call % 10 == 0 && rounds.load(Ordering::Relaxed) == seen {
                     std::hint::spin_loop();
@@ -65,14 +68,14 @@ fn libc_setresuid(line: &Line) {
         }
         assert!(rounds.load(Ordering::Relaxed) >= CALLS as usize / 10);
         broadcast_no_new_privs(STRICT).unwrap();
-        line.show("done");
+        line.pause("done");
         end.wait();
     });
 }
 
-/// A thread that shares its core with one that broadcasts without a pause is not kept in the handler
-/// for ever: it waits [`TIMES`] times for the next round, and sees one in [`MOST`] at least.
-fn gets_on(_: &Line) {
+/// A thread that shares its core with one that broadcasts without a pause is not kept in the handler:
+/// it waits [`TIMES`] times for the next round, and sees one in [`MOST`] at least.
+fn makes_progress(_: &Line) {
     const TIMES: usize = 100;
     const MOST: usize = 1_000;
     to_one_core();
@@ -118,8 +121,8 @@ mod spans {
 
     static SPANS: AtomicUsize = AtomicUsize::new(0);
 
-    /// Holds the lock of stdout while it writes, at the start and at the end of each round. (At every
-    /// record too it would wait for the unfair lock most of the time.)
+    /// Holds the lock of stdout while it writes, at the start and at the end of each round. (Not at every
+    /// record: it would wait for the unfair lock most of the time.)
     struct Printing;
 
     impl Subscriber for Printing {
