@@ -1,6 +1,5 @@
 //! The Linux side of the seam.
 
-mod activity;
 pub(crate) mod clock;
 pub(crate) mod errno;
 pub(crate) mod fatal;
@@ -16,6 +15,7 @@ pub(crate) mod raw;
 mod robust_mutex;
 pub(crate) mod signal;
 mod sigpending_limit;
+mod stat;
 mod stat_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
