@@ -34,11 +34,11 @@ pub(crate) mod trace;
 pub(crate) use kernel::{Kernel, SigpendingLimit};
 pub(crate) use robust_mutex::RobustMutex;
 
-/// How much room a round lays out beyond what it counts. Small, so that growth is explored too.
+/// How many more threads a round prepares for than it counts. Small, so that growth is explored too.
 pub(crate) const HEADROOM: usize = 1;
 
-/// How often a round looks whether those who have left the list have left the process.
+/// How often a round checks whether threads that have unregistered have ended.
 pub(crate) const EXIT_POLLS: usize = 1;
 
-/// A wait is a sleep: one that looks again and again costs loom more, and shows nothing else.
+/// Waits sleep at once: a spin costs loom more, and explores nothing else.
 pub(crate) const SPIN_BEFORE_SLEEP: bool = false;
