@@ -96,7 +96,7 @@ impl Roster {
 
     /// Prepares the index for the round of `epoch`, the one after `last`. The caller holds the
     /// round's lock, and no round is on.
-    pub(crate) fn prepare_index(&self, last: Epoch, epoch: Epoch) {
+    pub(crate) fn clear_wrapped_index(&self, last: Epoch, epoch: Epoch) {
         if epoch.has_wrapped(last) {
             if let Some(array) = self.array() {
                 array.index.clear();
@@ -106,7 +106,7 @@ impl Roster {
 
     /// Enters the thread of `entry` into the index of the round of `epoch`, by which its handler
     /// will find the entry. Returns `false` where another entry has the same id already.
-    pub(crate) fn enter_index(&self, epoch: Epoch, entry: &Entry) -> bool {
+    pub(crate) fn insert_into_index(&self, epoch: Epoch, entry: &Entry) -> bool {
         self.array().is_none_or(|array| array.index.insert(epoch, entry.tid(), entry))
     }
 
@@ -117,7 +117,7 @@ impl Roster {
 
     /// Lays out the targets of the round of `epoch`, as many as there is room for, and returns how
     /// many they are. Nobody can claim before [`Roster::open`].
-    pub(crate) fn lay_out(&self, epoch: Epoch, tids: impl Iterator<Item = u32>) -> usize {
+    pub(crate) fn set_targets(&self, epoch: Epoch, tids: impl Iterator<Item = u32>) -> usize {
         let mut count = 0;
         for (slot, tid) in self.slots().iter().zip(tids) {
             // Relaxed: the round word's Release makes it seen.
@@ -127,7 +127,7 @@ impl Roster {
         count
     }
 
-    /// Opens the first `count` slots to claimants. Relaxed: as in `lay_out`.
+    /// Opens the first `count` slots to claimants. Relaxed: as in `set_targets`.
     pub(crate) fn open(&self, epoch: Epoch, count: usize) {
         self.cursor.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
@@ -163,7 +163,7 @@ impl Roster {
     }
 
     /// Leaves a claimed target to the caller, because the kernel did not take the summons.
-    pub(crate) fn refuse(&self, epoch: Epoch, claim: Claim) {
+    pub(crate) fn mark_refused(&self, epoch: Epoch, claim: Claim) {
         let claimed = epoch.tag_wide(claim.tid);
         // A failure means that the slot belongs to a later round. Relaxed: the mark is all there is
         // to see.
@@ -176,7 +176,7 @@ impl Roster {
     }
 
     /// The targets whose summons was refused, each handed out once. For the caller.
-    pub(crate) fn refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
+    pub(crate) fn take_refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
         self.slots().iter().enumerate().filter_map(move |(index, slot)| {
             let seen = slot.load(Ordering::Relaxed);
             if !epoch.tags(seen) || seen & REFUSED == 0 {
@@ -214,11 +214,11 @@ impl Drop for Roster {
 mod tests {
     use super::*;
 
-    fn laid_out(tids: &[u32]) -> (Roster, Epoch) {
+    fn with_targets(tids: &[u32]) -> (Roster, Epoch) {
         let (roster, epoch) = (Roster::new(), Epoch::default().next());
         let array = roster.larger(tids.len()).unwrap();
         assert!(roster.install(array).is_none());
-        let count = roster.lay_out(epoch, tids.iter().copied());
+        let count = roster.set_targets(epoch, tids.iter().copied());
         roster.open(epoch, count);
         (roster, epoch)
     }
@@ -233,14 +233,14 @@ mod tests {
     #[test]
     fn each_target_is_claimed_once() {
         let tids: Vec<u32> = (1..=100).collect();
-        let (roster, epoch) = laid_out(&tids);
+        let (roster, epoch) = with_targets(&tids);
         assert_eq!(claimed(&roster, epoch), tids);
         assert_eq!(roster.claim(epoch), None);
     }
 
     #[test]
     fn nothing_is_claimed_in_another_round_or_after_the_end() {
-        let (roster, epoch) = laid_out(&[1, 2]);
+        let (roster, epoch) = with_targets(&[1, 2]);
         assert_eq!(roster.claim(epoch.next()), None);
         roster.close(epoch);
         assert_eq!(roster.claim(epoch), None);
@@ -248,26 +248,26 @@ mod tests {
 
     #[test]
     fn a_refused_target_is_handed_out_once_more() {
-        let (roster, epoch) = laid_out(&[7, 8]);
+        let (roster, epoch) = with_targets(&[7, 8]);
         let claim = roster.claim(epoch).unwrap();
-        roster.refuse(epoch, claim);
-        assert_eq!(roster.refused(epoch).collect::<Vec<_>>(), [claim]);
-        assert_eq!(roster.refused(epoch).count(), 0);
+        roster.mark_refused(epoch, claim);
+        assert_eq!(roster.take_refused(epoch).collect::<Vec<_>>(), [claim]);
+        assert_eq!(roster.take_refused(epoch).count(), 0);
     }
 
     #[test]
     fn a_late_refusal_does_not_mark_the_next_round() {
-        let (roster, epoch) = laid_out(&[7]);
+        let (roster, epoch) = with_targets(&[7]);
         let claim = roster.claim(epoch).unwrap();
         let next = epoch.next();
-        roster.lay_out(next, [7].into_iter());
-        roster.refuse(epoch, claim);
-        assert_eq!(roster.refused(next).count(), 0);
+        roster.set_targets(next, [7].into_iter());
+        roster.mark_refused(epoch, claim);
+        assert_eq!(roster.take_refused(next).count(), 0);
     }
 
     #[test]
     fn a_smaller_array_does_not_replace_a_larger_one() {
-        let (roster, _) = laid_out(&[1]);
+        let (roster, _) = with_targets(&[1]);
         let (small, large) = (roster.larger(100).unwrap(), roster.larger(1_000).unwrap());
         assert!(roster.install(large).is_none());
         assert!(roster.install(small).is_some());

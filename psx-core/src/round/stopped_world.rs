@@ -49,8 +49,8 @@ impl<'a> StoppedWorld<'a> {
         let last = round.word.read().epoch;
         let epoch = last.next();
         let mut saw_dead = false;
-        round.roster.prepare_index(last, epoch);
-        round.roster.enter_index(epoch, me);
+        round.roster.clear_wrapped_index(last, epoch);
+        round.roster.insert_into_index(epoch, me);
         let targets = runtime.list.iter(frozen).filter(|entry| {
             if core::ptr::eq(*entry, me) {
                 return false;
@@ -60,7 +60,7 @@ impl<'a> StoppedWorld<'a> {
             // id, so of two entries with one id the second is a dead thread's.
             let is_alive = entry.tid() != Entry::NO_TID
                 && !entry.has_died()
-                && round.roster.enter_index(epoch, entry);
+                && round.roster.insert_into_index(epoch, entry);
             // The entry of a living thread is in the kernel's list of its robust mutexes, and must not be
             // freed: so a second entry of the caller stays (invariant I14).
             let is_callers = entry.tid() == me.tid() && entry.holds_robust_mutex();
@@ -71,7 +71,7 @@ impl<'a> StoppedWorld<'a> {
             is_alive
         });
         let targets = targets.inspect(|entry| entry.summon(epoch));
-        let targets = round.roster.lay_out(epoch, targets.map(Entry::tid));
+        let targets = round.roster.set_targets(epoch, targets.map(Entry::tid));
         let is_closure = call.name == CallName::Closure;
         round.wait_policy.set(targets >= runtime.kernel.cores(), call.may_filter, is_closure);
         round.arrivals.arm(epoch, targets);
@@ -152,7 +152,7 @@ impl<'a> StoppedWorld<'a> {
     fn summon_refused(&self, limit: &mut Option<SigpendingLimit>) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         let mut gone = 0;
-        for claim in round.roster.refused(self.epoch) {
+        for claim in round.roster.take_refused(self.epoch) {
             let mut sent = kernel.summon(claim.tid);
             if sent == Err(SendError::Full) && limit.is_none() {
                 *limit = SigpendingLimit::raise();
@@ -160,12 +160,12 @@ impl<'a> StoppedWorld<'a> {
             }
             match sent {
                 Ok(()) => {}
-                Err(SendError::Full) => round.roster.refuse(self.epoch, claim),
+                Err(SendError::Full) => round.roster.mark_refused(self.epoch, claim),
                 // A seccomp filter may return this for a living thread, whose entry must not be freed.
                 Err(SendError::Gone) => {
                     let is_dead = |entry: &Entry| entry.tid() == claim.tid && self.is_dead(entry);
                     match self.count_gone(is_dead) {
-                        0 => round.roster.refuse(self.epoch, claim),
+                        0 => round.roster.mark_refused(self.epoch, claim),
                         found => gone += found,
                     }
                 }

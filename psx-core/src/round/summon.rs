@@ -24,7 +24,7 @@ impl Round {
         let claim = self.roster.claim(epoch)?;
         let is_sent = kernel.summon(claim.tid).is_ok();
         if !is_sent {
-            self.roster.refuse(epoch, claim);
+            self.roster.mark_refused(epoch, claim);
         }
         Some(is_sent)
     }
