@@ -172,7 +172,7 @@ impl Attempts<'_> {
         let until = self.deadline.at_most(self.retry_wait);
         let mut wait = MIN_COUNT_WAIT;
         loop {
-            self.missed.look(&runtime.kernel, runtime.gate.is_wanted());
+            self.missed.look(&runtime.kernel, runtime.gate.has_waiters());
             if runtime.thread_counts() != seen {
                 return true;
             }

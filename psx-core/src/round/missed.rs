@@ -63,16 +63,16 @@ impl Missed {
         Ok(())
     }
 
-    /// Looks at the threads again if it is time to. Called while the world runs. `is_gate_wanted` says
+    /// Looks at the threads again if it is time to. Called while the world runs. `gate_has_waiters` says
     /// whether a thread waits at the gate, which may be one of these.
-    pub(super) fn look(&mut self, kernel: &Kernel, is_gate_wanted: bool) {
+    pub(super) fn look(&mut self, kernel: &Kernel, gate_has_waiters: bool) {
         if self.last_look.is_none_or(|last| last.elapsed() < LOOK_EVERY) {
             return;
         }
         self.last_look = Some(Instant::now());
         for sighting in &mut self.threads {
             let now = kernel.activity(sighting.tid);
-            let is_idle = !is_gate_wanted && sighting.is_idle(now);
+            let is_idle = !gate_has_waiters && sighting.is_idle(now);
             sighting.idle_looks = if is_idle { sighting.idle_looks + 1 } else { 0 };
         }
     }

@@ -6,7 +6,7 @@
 //! the next number, and the lock serves numbers in order.
 //!
 //! Downside: a thread with a number may be slow, may have given up, or may be dead. So the others wait
-//! for it for [`ABSENT`] at most; then one of them takes the lock out of turn, and those that were
+//! for it for [`TURN_TIMEOUT`] at most; then one of them takes the lock out of turn, and those that were
 //! passed over take new numbers.
 //!
 //! The owner is part of the word, so that no moment exists in which the lock is held and its owner is
@@ -26,7 +26,7 @@ use crate::sys::sync::{AtomicU64, Ordering};
 pub(crate) const FILE: &str = file!();
 
 /// How long a free lock waits for the thread whose number has come.
-const ABSENT: Duration = Duration::from_millis(5);
+const TURN_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// A ticket's number. Numbers wrap: no more than half of them are out, since there are at most 2^22
 /// threads (`PID_MAX_LIMIT` in the kernel's include/linux/threads.h), and few of them broadcast.
@@ -68,7 +68,7 @@ impl State {
     }
 
     /// Whether the lock has gone on without `ticket`.
-    fn has_passed(self, ticket: u32) -> bool {
+    fn has_skipped(self, ticket: u32) -> bool {
         let ahead = u64::from(ticket.wrapping_sub(self.serving)) & TICKETS;
         ahead > TICKETS / 2
     }
@@ -110,37 +110,37 @@ impl FairLock {
         mut poll: LivenessPoll<'_>,
     ) -> bool {
         let mut ticket = self.take_ticket();
-        let mut absent = None;
-        let mut over = false;
+        let mut overdue = None;
+        let mut timed_out = false;
         loop {
             let seen = self.read();
-            if seen.has_passed(ticket) {
+            if seen.has_skipped(ticket) {
                 ticket = self.take_ticket();
                 continue;
             }
             let is_free = seen.owner == Self::NO_OWNER;
-            if is_free && (seen.serving == ticket || absent == Some(seen.serving)) {
+            if is_free && (seen.serving == ticket || overdue == Some(seen.serving)) {
                 let taken = State { owner: me, serving: ticket, ..seen };
                 if self.change(seen, taken, Ordering::Acquire) {
                     return true;
                 }
-            } else if over {
+            } else if timed_out {
                 return false;
             } else if is_free {
-                if self.sleep(seen, Limit::At(deadline.at_most(ABSENT))) {
-                    absent = Some(seen.serving);
-                    over = deadline.passed();
+                if self.sleep(seen, Limit::At(deadline.at_most(TURN_TIMEOUT))) {
+                    overdue = Some(seen.serving);
+                    timed_out = deadline.passed();
                 }
             } else if self.sleep(seen, poll.limit(deadline)) {
                 poll.check();
-                over = deadline.passed();
+                timed_out = deadline.passed();
             }
         }
     }
 
     /// Gives the lock to the next number. Only its owner calls this.
     pub(crate) fn release(&self) {
-        while !self.pass_on(self.read()) {}
+        while !self.advance(self.read()) {}
     }
 
     /// Gives the lock to the next number where `is_abandoned` says so of its owner, a thread that will
@@ -149,12 +149,12 @@ impl FairLock {
         // What is found out about the owner counts for this turn of it alone.
         let seen = self.read();
         if seen.owner != Self::NO_OWNER && is_abandoned(seen.owner) {
-            self.pass_on(seen);
+            self.advance(seen);
         }
     }
 
     /// Returns `false` where the lock has changed.
-    fn pass_on(&self, seen: State) -> bool {
+    fn advance(&self, seen: State) -> bool {
         let free = State { owner: Self::NO_OWNER, serving: seen.serving + 1, ..seen };
         let changed = self.change(seen, free, Ordering::Release);
         if changed && State::unpack(free.pack()).serving != seen.next {
@@ -234,8 +234,8 @@ mod tests {
             lock.release();
         }
         assert!(take(&lock, 4, in_ms(10_000)));
-        assert!(State { owner: 0, serving: 1, next: 1 }.has_passed(last));
-        assert!(!State { owner: 0, serving: last, next: 1 }.has_passed(0));
+        assert!(State { owner: 0, serving: 1, next: 1 }.has_skipped(last));
+        assert!(!State { owner: 0, serving: last, next: 1 }.has_skipped(0));
     }
 
     #[test]
@@ -248,12 +248,12 @@ mod tests {
         // The number that has given up is passed over.
         let start = Instant::now();
         assert!(take(&lock, 3, in_ms(60_000)));
-        assert!(start.elapsed() >= ABSENT);
+        assert!(start.elapsed() >= TURN_TIMEOUT);
         lock.release();
         assert!(lock.try_acquire_now(4), "and forgotten");
     }
 
-    /// A thread that has no core for [`ABSENT`] is passed over, so a busy machine may take several tries.
+    /// A thread that has no core for [`TURN_TIMEOUT`] is passed over, so a busy machine may take several tries.
     /// A lock that goes to the first thread that tries never gets there: the thread that releases it is
     /// the first again.
     #[test]
@@ -298,7 +298,7 @@ mod tests {
         let seen = lock.read();
         lock.release();
         assert!(lock.try_acquire_now(2));
-        assert!(!lock.pass_on(seen));
+        assert!(!lock.advance(seen));
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         assert!(lock.try_acquire_now(1));
         let ticket = lock.take_ticket();
         lock.reset_after_fork();
-        assert!(lock.read().has_passed(ticket));
+        assert!(lock.read().has_skipped(ticket));
         assert!(lock.try_acquire_now(2));
     }
 }

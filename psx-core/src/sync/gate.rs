@@ -8,7 +8,7 @@
 //!
 //! A program may broadcast in a loop on several threads, so that the gate is closed again a microsecond
 //! after it has opened, before a thread that waits outside has a core. So the next round leaves the gate
-//! open until one of those that have waited is through, for [`COURTESY`] at most.
+//! open until one of those that have waited is through, for [`ADMIT_TIMEOUT`] at most.
 //!
 //! Downside: a pass that never comes back would keep rounds out for ever, so the closing side has a
 //! deadline. A holder of a pass may go through again without waiting ([`Pass::duplicate`]): an
@@ -30,16 +30,16 @@ pub(crate) const FILE: &str = file!();
 
 pub(crate) const CLOSED: u32 = 1 << 31;
 /// A thread waits outside a closed gate; or has waited, and is not through the open gate yet.
-const WANTED: u32 = 1 << 30;
-const PASSES: u32 = WANTED - 1;
+const HAS_WAITERS: u32 = 1 << 30;
+const PASSES: u32 = HAS_WAITERS - 1;
 
 /// How long a round leaves the gate open for threads that have waited. Longer than a thread that has been
 /// woken takes to get a core; a thread that has died or given up costs the next round this once.
-const COURTESY: Duration = Duration::from_millis(5);
+const ADMIT_TIMEOUT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    /// [`CLOSED`], [`WANTED`], and the number of passes out. Anyone may take a pass while it is
+    /// [`CLOSED`], [`HAS_WAITERS`], and the number of passes out. Anyone may take a pass while it is
     /// open; only the holder of the round's lock closes and opens it.
     word: AtomicU32,
     /// How many forks this process is away from the one in which the gate was made. A pass of an
@@ -61,24 +61,24 @@ impl Gate {
         deadline: Option<Deadline>,
         mut poll: LivenessPoll<'_>,
     ) -> Option<Pass<'_>> {
-        let (mut waited, mut over) = (false, false);
+        let (mut waited, mut timed_out) = (false, false);
         loop {
             let word = self.word.load(Ordering::Relaxed);
             let is_open = word & CLOSED == 0;
-            if over && !is_open {
+            if timed_out && !is_open {
                 return None;
             }
             let next = match (is_open, waited) {
                 (true, false) => word + 1,
-                (true, true) => (word + 1) & !WANTED,
-                (false, _) => word | WANTED,
+                (true, true) => (word + 1) & !HAS_WAITERS,
+                (false, _) => word | HAS_WAITERS,
             };
             // Acquire pairs with the Release in `Closed::drop`: what the round did to the list is
             // seen by whoever changes it next.
             match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
                 Err(_) => {}
                 Ok(_) if is_open => {
-                    if word & WANTED != 0 && waited {
+                    if word & HAS_WAITERS != 0 && waited {
                         // A round may be leaving the gate open for us.
                         futex::wake(&self.word, i32::MAX);
                     }
@@ -89,7 +89,7 @@ impl Gate {
                     let limit = deadline.map_or(poll.unbounded(), |deadline| poll.limit(deadline));
                     if futex::wait(&self.word, next, limit) {
                         poll.check();
-                        over = deadline.is_some_and(Deadline::passed);
+                        timed_out = deadline.is_some_and(Deadline::passed);
                     }
                 }
             }
@@ -103,8 +103,8 @@ impl Gate {
     }
 
     /// Whether a thread waits outside, or has waited and is not through yet. Relaxed: a hint.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & WANTED != 0
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & HAS_WAITERS != 0
     }
 
     /// Goes through at once, on the strength of a pass that is out.
@@ -131,35 +131,35 @@ impl Gate {
     /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
     /// when the deadline comes first. Only the holder of the round's lock calls this.
     pub(crate) fn close(&self, deadline: Deadline) -> Option<Closed<'_>> {
-        self.let_waiting_through(deadline.at_most(COURTESY));
+        self.admit_waiter(deadline.at_most(ADMIT_TIMEOUT));
         // Release pairs with the Acquire in `is_closed`.
         self.word.fetch_or(CLOSED, Ordering::Release);
         let closed = Closed { gate: self };
-        let mut over = false;
+        let mut timed_out = false;
         loop {
             // Acquire pairs with the Release in `Pass::drop`: the list as its last user left it.
             let word = self.word.load(Ordering::Acquire);
             if word & PASSES == 0 {
                 return Some(closed);
             }
-            if over {
+            if timed_out {
                 return None;
             }
-            over = futex::wait(&self.word, word, Limit::At(deadline));
+            timed_out = futex::wait(&self.word, word, Limit::At(deadline));
         }
     }
 
     /// Waits until one of the threads that have waited for the gate to open is through, or the deadline
     /// comes.
-    fn let_waiting_through(&self, deadline: Deadline) {
+    fn admit_waiter(&self, deadline: Deadline) {
         loop {
             let word = self.word.load(Ordering::Relaxed);
-            if word & WANTED == 0 {
+            if word & HAS_WAITERS == 0 {
                 return;
             }
             if futex::wait(&self.word, word, Limit::At(deadline)) {
                 // Relaxed: a hint. Who still waits asks again.
-                self.word.fetch_and(!WANTED, Ordering::Relaxed);
+                self.word.fetch_and(!HAS_WAITERS, Ordering::Relaxed);
                 return;
             }
         }
@@ -216,7 +216,7 @@ impl Drop for Closed<'_> {
     fn drop(&mut self) {
         // Release pairs with the Acquire in `Gate::enter`.
         let word = self.gate.word.fetch_and(!CLOSED, Ordering::Release);
-        if word & WANTED != 0 {
+        if word & HAS_WAITERS != 0 {
             futex::wake(&self.gate.word, i32::MAX);
         }
     }
@@ -272,7 +272,7 @@ mod tests {
                 let _pass = enter(&gate);
                 entered.send(()).unwrap();
             });
-            while gate.word.load(Ordering::Relaxed) & WANTED == 0 {
+            while gate.word.load(Ordering::Relaxed) & HAS_WAITERS == 0 {
                 std::thread::yield_now();
             }
             assert_eq!(enters.try_recv(), Err(mpsc::TryRecvError::Empty));
@@ -291,7 +291,7 @@ mod tests {
         // The next round leaves the gate open for the one that has given up, but only for a moment.
         let start = std::time::Instant::now();
         assert!(gate.close(Deadline::after(Duration::from_secs(60))).is_some());
-        assert!(start.elapsed() >= COURTESY);
+        assert!(start.elapsed() >= ADMIT_TIMEOUT);
         assert!(
             gate.enter(Some(soon), LivenessPoll::new(&|| ())).is_some(),
             "an open gate is not waited for"

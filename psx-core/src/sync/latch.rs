@@ -14,14 +14,14 @@ use crate::sys::sync::{AtomicU64, Ordering};
 pub(crate) const FILE: &str = file!();
 
 /// The one who waits is asleep, or about to be.
-const AWAITED: u64 = 1 << 31;
+const HAS_WAITER: u64 = 1 << 31;
 /// One of those counted down has not stopped.
 pub(crate) const MARKED: u64 = 1 << 30;
 pub(crate) const REMAINING: u64 = MARKED - 1;
 
 #[derive(Debug)]
 pub(crate) struct Latch {
-    /// Epoch, [`AWAITED`], [`MARKED`], and how many are missing. Set up by the holder of the round's lock,
+    /// Epoch, [`HAS_WAITER`], [`MARKED`], and how many are missing. Set up by the holder of the round's lock,
     /// counted down by anyone under the epoch.
     word: AtomicU64,
 }
@@ -75,7 +75,7 @@ impl Latch {
             }
         }
         let missing = (word & REMAINING) as usize - 1;
-        if missing == 0 && word & AWAITED != 0 {
+        if missing == 0 && word & HAS_WAITER != 0 {
             futex::wake(&self.word, 1);
         }
         missing
@@ -94,16 +94,16 @@ impl Latch {
     }
 
     fn sleep(&self, limit: Limit) -> bool {
-        let mut over = false;
+        let mut timed_out = false;
         loop {
-            let word = self.word.fetch_or(AWAITED, Ordering::Acquire);
+            let word = self.word.fetch_or(HAS_WAITER, Ordering::Acquire);
             if word & REMAINING == 0 {
                 return true;
             }
-            if over {
+            if timed_out {
                 return false;
             }
-            over = futex::wait(&self.word, (word | AWAITED) as u32, limit);
+            timed_out = futex::wait(&self.word, (word | HAS_WAITER) as u32, limit);
         }
     }
 }

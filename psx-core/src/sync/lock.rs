@@ -10,10 +10,10 @@ use crate::sys::sync::{AtomicU32, Ordering};
 #[cfg(psx_loom)]
 pub(crate) const FILE: &str = file!();
 
-pub(crate) const FREE: u32 = 0;
-const HELD: u32 = 1;
+pub(crate) const UNLOCKED: u32 = 0;
+const LOCKED: u32 = 1;
 /// Held, and somebody may be asleep.
-const AWAITED: u32 = 2;
+const CONTENDED: u32 = 2;
 
 /// A lock without data: what it protects says so.
 #[derive(Debug)]
@@ -26,24 +26,28 @@ pub(crate) struct Lock {
 impl Lock {
     const_on_linux! {
         pub(crate) fn new() -> Self {
-            Self { state: AtomicU32::new(FREE) }
+            Self { state: AtomicU32::new(UNLOCKED) }
         }
     }
 
     /// Takes the lock, however long it takes: no holder waits for anything, or runs code of the
     /// program. Signals are answered in the meantime.
     pub(crate) fn acquire(&self) {
-        if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if self
+            .state
+            .compare_exchange(UNLOCKED, LOCKED, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
             return;
         }
-        while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
-            futex::wait(&self.state, AWAITED, Limit::Never);
+        while self.state.swap(CONTENDED, Ordering::Acquire) != UNLOCKED {
+            futex::wait(&self.state, CONTENDED, Limit::Never);
         }
     }
 
     /// Gives the lock back. Only its holder calls this.
     pub(crate) fn release(&self) {
-        if self.state.swap(FREE, Ordering::Release) == AWAITED {
+        if self.state.swap(UNLOCKED, Ordering::Release) == CONTENDED {
             futex::wake(&self.state, 1);
         }
     }
@@ -51,7 +55,7 @@ impl Lock {
     /// Free again, in a forked child, whoever held it in the parent.
     pub(crate) fn reset_after_fork(&self) {
         // Relaxed: the child has one thread.
-        self.state.store(FREE, Ordering::Relaxed);
+        self.state.store(UNLOCKED, Ordering::Relaxed);
     }
 }
 

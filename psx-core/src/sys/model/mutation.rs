@@ -126,7 +126,7 @@ const fn places(fault: Fault) -> &'static [Place] {
         Fault::RefusalNotRecorded => const { &[Place::new(roster::FILE, Op::Exchange, Skip)] },
         Fault::LockNotRetried => {
             const {
-                let free = MapResult(|_| lock::FREE as u64);
+                let free = MapResult(|_| lock::UNLOCKED as u64);
                 &[Place::new(lock::FILE, Op::Swap, free).when(|_| machine::take_woken())]
             }
         }
