@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::Call;
 use super::caller::{AttemptError, Caller, Committed, Garbage};
-use super::missed::{LOOK_EVERY, Missed};
+use super::missed::{MissedThreads, POLL_INTERVAL};
 use super::scratch::Scratch;
 use crate::memory::NoMemory;
 use crate::registry::Entry;
@@ -23,7 +23,7 @@ const MIN_CLOSE_WAIT: Duration = Duration::from_millis(10);
 
 /// How long to wait between two failed proofs while the thread counts stay the same. It starts with the
 /// time between two looks at the missed threads, and triples, so that the third proof is final.
-const MIN_RETRY_WAIT: Duration = LOOK_EVERY;
+const MIN_RETRY_WAIT: Duration = POLL_INTERVAL;
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(1);
 
 /// The first and the longest sleep between two readings of the thread counts.
@@ -47,7 +47,7 @@ struct Attempts<'r> {
     /// The threads that the last failed proof has found. If a later attempt ends at the deadline before its
     /// own proof, this is the better answer.
     uncovered: Option<Threads>,
-    missed: Missed,
+    missed: MissedThreads,
 }
 
 impl Runtime {
@@ -68,7 +68,7 @@ impl Runtime {
             close_wait: MIN_CLOSE_WAIT,
             retry_wait: MIN_RETRY_WAIT,
             uncovered: None,
-            missed: Missed::default(),
+            missed: MissedThreads::default(),
         };
         loop {
             attempts.count += 1;
@@ -125,7 +125,7 @@ impl Attempts<'_> {
         seen: ThreadCounts,
     ) -> Result<(), Error> {
         let Self { runtime: Runtime { kernel, .. }, deadline, .. } = *self;
-        if error == AttemptError::Missed && !scratch.others.none_missed() {
+        if error == AttemptError::Uncovered && !scratch.others.none_missed() {
             let threads = scratch.others.threads().map_err(out_of_memory)?;
             self.missed.update(kernel, &threads).map_err(out_of_memory)?;
             self.uncovered = Some(threads);
@@ -136,13 +136,15 @@ impl Attempts<'_> {
                 self.close_wait *= 2;
                 Ok(())
             }
-            AttemptError::Missed if !deadline.passed() && !self.missed.are_settled() => {
+            AttemptError::Uncovered
+                if !deadline.passed() && !self.missed.had_time_to_register() =>
+            {
                 if !self.await_change(seen) {
                     self.retry_wait = (self.retry_wait * 3).min(MAX_RETRY_WAIT);
                 }
                 Ok(())
             }
-            AttemptError::Busy | AttemptError::Missed | AttemptError::NoRoom => {
+            AttemptError::Busy | AttemptError::Uncovered | AttemptError::NoRoom => {
                 Err(self.uncovered.take().map_or(Error::Busy, Error::Uncovered))
             }
             AttemptError::Late => Err(match self.uncovered.take() {
@@ -172,7 +174,7 @@ impl Attempts<'_> {
         let until = self.deadline.at_most(self.retry_wait);
         let mut wait = MIN_COUNT_WAIT;
         loop {
-            self.missed.look(&runtime.kernel, runtime.gate.has_waiters());
+            self.missed.poll(&runtime.kernel, runtime.gate.has_waiters());
             if runtime.thread_counts() != seen {
                 return true;
             }

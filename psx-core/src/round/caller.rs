@@ -36,7 +36,7 @@ pub(super) enum AttemptError {
     StackTooSmall,
     /// The kernel counts threads that are not registered. The scratch lists them; it lists none if they have
     /// ended meanwhile.
-    Missed,
+    Uncovered,
     ThreadCountUnavailable(Errno),
     SignalDenied(Errno),
     Handler(Errno),

@@ -49,7 +49,7 @@ impl Runtime {
         }
         // Somebody has ended after it arrived; the next attempt finds it dead.
         if count < held {
-            return Err(AttemptError::Missed);
+            return Err(AttemptError::Uncovered);
         }
         if !scratch.has_room_for(count) || !self.note_registered(frozen, scratch) {
             return Err(AttemptError::NoRoom);
@@ -61,7 +61,7 @@ impl Runtime {
 
         if let Err(errno) = self.list_others(scratch) {
             scratch.others.count(count.saturating_sub(held), ended, Some(errno));
-            return Err(AttemptError::Missed);
+            return Err(AttemptError::Uncovered);
         }
         let harmless = scratch.others.harmless.as_slice();
         let count =
@@ -70,7 +70,7 @@ impl Runtime {
             || count != held + harmless.len()
             || !self.are_harmless(harmless)
         {
-            return Err(AttemptError::Missed);
+            return Err(AttemptError::Uncovered);
         }
         self.note_proof(harmless.len())
     }
