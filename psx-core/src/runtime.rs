@@ -103,9 +103,9 @@ impl Runtime {
     /// or by the owner's death; a wait for the list's lock by neither.
     pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
         let lock = &self.round.lock;
-        let look = || self.check_lock_owner();
+        let check = || self.check_lock_owner();
         let deadline = Deadline::after(FORK_WAIT);
-        lock.try_acquire_now(me) || lock.try_acquire(me, deadline, LivenessPoll::new(&look))
+        lock.try_acquire_now(me) || lock.try_acquire(me, deadline, LivenessPoll::new(&check))
     }
 
     /// After the fork of the thread `me`, in the parent.

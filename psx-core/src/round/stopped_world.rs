@@ -19,8 +19,8 @@ use crate::sys::clock::{Deadline, Instant};
 use crate::sys::futex::{self, Limit};
 use crate::sys::{SendError, SigpendingLimit};
 
-/// How long the caller waits before it looks for refused summonses and dead threads: at first, and at the
-/// longest. Each wait is twice as long as the last.
+/// How long the caller waits before it polls for refused summonses and dead threads: at first, and at
+/// most. Each wait is twice as long as the last.
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
 
@@ -88,43 +88,43 @@ impl<'a> StoppedWorld<'a> {
     /// Summons all targets, and waits until they have stopped. Returns how many have.
     pub(super) fn await_arrivals(&mut self, scratch: &mut Scratch) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
-        let mut looked = Instant::now();
+        let mut last_poll = Instant::now();
         let mut refused = false;
         while let Some(is_sent) = round.summon_next(kernel, self.epoch) {
             refused |= !is_sent;
         }
         let mut limit = None;
-        let mut gone = 0;
-        let mut look = POLL_MIN;
+        let mut dead = 0;
+        let mut interval = POLL_MIN;
         let mut deadline = self.deadline;
         // Whether summonses may have been lost and have not been sent again yet.
         let mut lost = false;
-        // A summons of the caller's own that was refused is looked at without a wait.
+        // A summons that the kernel refused to the caller itself needs no wait.
         while refused
             || !round
                 .arrivals
-                .wait(Limit::At(deadline.at_most(look)), round.wait_policy.of_caller())
+                .wait(Limit::At(deadline.at_most(interval)), round.wait_policy.for_caller())
         {
             refused = false;
-            let found_gone =
-                self.summon_refused(&mut limit)? + self.count_gone(|entry| self.is_dead(entry));
-            gone += found_gone;
-            self.saw_dead |= found_gone > 0;
+            let found_dead = self.summon_refused(&mut limit)?
+                + self.count_dead_before_call(|entry| self.is_dead(entry));
+            dead += found_dead;
+            self.saw_dead |= found_dead > 0;
             // If the handler was replaced, it has taken the summonses that were sent meanwhile. A thread
             // that has ended may have claimed a summons and not sent it.
             let replaced = kernel.confirm_handler().map_err(AttemptError::Handler)?;
-            lost |= replaced || found_gone > 0;
+            lost |= replaced || found_dead > 0;
             if lost {
                 lost = !self.summon_late()?;
             }
-            // One reading for both comparisons: a stop after it is seen at the next look.
+            // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
-            if now.since(looked) > look + OVERSLEPT && deadline == self.deadline {
+            if now.since(last_poll) > interval + OVERSLEPT && deadline == self.deadline {
                 deadline = deadline.at_least(AFTER_STOP);
             }
-            looked = now;
+            last_poll = now;
             if replaced {
-                look = POLL_MIN / 2;
+                interval = POLL_MIN / 2;
             }
             if deadline.passed_at(now) {
                 if self.give_up(scratch) {
@@ -132,26 +132,26 @@ impl<'a> StoppedWorld<'a> {
                 }
                 // All have arrived and are about to count down, which is short. The deadline is a promise,
                 // so the wait has a limit.
-                let spin = round.wait_policy.of_caller();
+                let spin = round.wait_policy.for_caller();
                 if !round.arrivals.wait(Limit::For(POLL_MAX), spin) {
                     return Err(AttemptError::Busy);
                 }
             }
-            look = (look * 2).min(POLL_MAX);
+            interval = (interval * 2).min(POLL_MAX);
         }
         if round.arrivals.is_marked() {
             let refused = |entry: &&Entry| entry.is_at(self.epoch, Status::StackTooSmall);
             self.targets().filter(refused).for_each(|entry| record(scratch, entry));
             return Err(AttemptError::StackTooSmall);
         }
-        Ok(self.targets - gone)
+        Ok(self.targets - dead)
     }
 
     /// Sends refused summonses again, after it has raised the limit of pending signals if that is allowed.
     /// Returns how many of the targets have ended.
     fn summon_refused(&self, limit: &mut Option<SigpendingLimit>) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
-        let mut gone = 0;
+        let mut dead = 0;
         for claim in round.roster.take_refused(self.epoch) {
             let mut sent = kernel.summon(claim.tid);
             if sent == Err(SendError::Full) && limit.is_none() {
@@ -164,15 +164,15 @@ impl<'a> StoppedWorld<'a> {
                 // A seccomp filter may return this for a living thread, whose entry must not be freed.
                 Err(SendError::Gone) => {
                     let is_dead = |entry: &Entry| entry.tid() == claim.tid && self.is_dead(entry);
-                    match self.count_gone(is_dead) {
+                    match self.count_dead_before_call(is_dead) {
                         0 => round.roster.mark_refused(self.epoch, claim),
-                        found => gone += found,
+                        found => dead += found,
                     }
                 }
                 Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
             }
         }
-        Ok(gone)
+        Ok(dead)
     }
 
     /// Whether the thread has ended: its robust mutex says so, or there is no thread with its id. Makes no system
@@ -189,7 +189,7 @@ impl<'a> StoppedWorld<'a> {
         let mut all_sent = true;
         for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
             match self.runtime.kernel.summon(entry.tid()) {
-                // A thread that is gone is found dead at the next look.
+                // The next poll finds such a thread dead.
                 Ok(()) | Err(SendError::Gone) => {}
                 Err(SendError::Full) => all_sent = false,
                 Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
@@ -199,7 +199,7 @@ impl<'a> StoppedWorld<'a> {
     }
 
     /// Counts the targets that have ended before they arrived.
-    fn count_gone(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
+    fn count_dead_before_call(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
         let arrivals = &self.runtime.round.arrivals;
         self.count_dead(Status::Summoned, Status::DiedBeforeCall, arrivals, is_dead)
     }
@@ -251,13 +251,13 @@ impl<'a> StoppedWorld<'a> {
         }
         round.word.publish(State { epoch: self.epoch, phase: Phase::Committed });
         round.word.wake_all();
-        let mut look = POLL_MIN;
-        while !round.completions.wait(Limit::For(look), round.wait_policy.of_caller()) {
+        let mut interval = POLL_MIN;
+        while !round.completions.wait(Limit::For(interval), round.wait_policy.for_caller()) {
             let is_dead = |entry: &Entry| self.is_dead(entry);
             let dead =
                 self.count_dead(Status::Arrived, Status::DiedInCall, &round.completions, is_dead);
             self.saw_dead |= dead > 0;
-            look = (look * 2).min(POLL_MAX);
+            interval = (interval * 2).min(POLL_MAX);
         }
     }
 
@@ -266,7 +266,7 @@ impl<'a> StoppedWorld<'a> {
         self.saw_dead
     }
 
-    fn let_run(&self) {
+    fn publish_release(&self) {
         let round = &self.runtime.round;
         round.word.publish(State { epoch: self.epoch, phase: Phase::Released });
         round.word.wake_all();
@@ -284,6 +284,6 @@ fn record(scratch: &mut Scratch, entry: &Entry) {
 
 impl Drop for StoppedWorld<'_> {
     fn drop(&mut self) {
-        self.let_run();
+        self.publish_release();
     }
 }

@@ -65,11 +65,11 @@ impl Runtime {
             return;
         }
         let missing = round.arrivals.count_down(epoch);
-        let spin = round.wait_policy.of_target(missing);
+        let spin = round.wait_policy.for_target(missing);
 
-        let look = || self.look_at_caller(epoch);
+        let check = || self.check_caller(epoch);
         let committed = State { epoch, phase: Phase::Committed };
-        if round.word.wait_past(gathering, spin, LivenessPoll::new(&look)) != committed {
+        if round.word.wait_past(gathering, spin, LivenessPoll::new(&check)) != committed {
             return;
         }
         // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
@@ -87,15 +87,15 @@ impl Runtime {
             me.transition(epoch, Status::Arrived, Status::Done);
         }
         let missing = round.completions.count_down(epoch);
-        let spin = round.wait_policy.of_target(missing);
-        round.word.wait_past(committed, spin, LivenessPoll::new(&look));
+        let spin = round.wait_policy.for_target(missing);
+        round.word.wait_past(committed, spin, LivenessPoll::new(&check));
     }
 
     /// For a thread that has stopped in the round of `epoch`. Out of line, since hardly any thread gets
     /// here, and each has the handler on its stack.
     #[cold]
     #[inline(never)]
-    fn look_at_caller(&self, epoch: Epoch) {
+    fn check_caller(&self, epoch: Epoch) {
         self.end_if_caller_died(|| {
             let now = self.round.word.read();
             now.epoch == epoch && now.phase != Phase::Released

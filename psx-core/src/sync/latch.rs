@@ -117,7 +117,7 @@ mod tests {
 
     fn opens_soon(latch: &Latch) -> bool {
         let soon = Limit::For(Duration::from_millis(1));
-        latch.wait(soon, WaitPolicy::new().of_caller())
+        latch.wait(soon, WaitPolicy::new().for_caller())
     }
 
     #[test]

@@ -6,8 +6,8 @@ use crate::sys::clock::Deadline;
 use crate::sys::futex::Limit;
 
 /// After how long a waiting thread looks at first, and then again and again.
-const FIRST: Duration = Duration::from_millis(250);
-const NEXT: Duration = Duration::from_secs(1);
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+const NEXT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The looks of one wait. A look ends the process where the caller has died in its round; else it
 /// returns, and the wait goes on.
@@ -18,7 +18,7 @@ pub(crate) struct LivenessPoll<'p> {
 
 impl<'p> LivenessPoll<'p> {
     pub(crate) fn new(check_caller: &'p dyn Fn()) -> Self {
-        Self { interval: FIRST, check_caller }
+        Self { interval: FIRST_INTERVAL, check_caller }
     }
 
     /// How long to sleep before the next look, and no longer than until `deadline`.
@@ -35,6 +35,6 @@ impl<'p> LivenessPoll<'p> {
     /// read again.
     pub(crate) fn check(&mut self) {
         (self.check_caller)();
-        self.interval = NEXT;
+        self.interval = NEXT_INTERVAL;
     }
 }

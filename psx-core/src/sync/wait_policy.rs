@@ -20,7 +20,7 @@
 //! Downside: where a target and the caller share a core, the target's last wake-up of a round is where the
 //! scheduler preempts it. If the caller then begins the next round at once, the target returns from one
 //! signal handler into the next, and executes no instruction of the program, round after round. So before
-//! every [`PERIOD`]th round the caller yields once, with no thread stopped.
+//! every [`YIELD_PERIOD`]th round the caller yields once, with no thread stopped.
 
 use core::time::Duration;
 
@@ -32,8 +32,8 @@ use crate::sys::{SPIN_BEFORE_SLEEP, const_on_linux};
 const YIELD_MAX_MISSING: usize = 1_024;
 
 /// Of more threads than there are cores: each turn lets many others do their part.
-const YIELDS_IN_A_CROWD: u32 = 4;
-const TIME_IN_A_CROWD: Duration = Duration::from_millis(3);
+const YIELDS_OVERSUBSCRIBED: u32 = 4;
+const TIME_OVERSUBSCRIBED: Duration = Duration::from_millis(3);
 /// Of fewer: about as long as a sleep and a wake-up take. On the core that the other one needs it
 /// hands over at once, on another it is a short look.
 const YIELDS: u32 = 64;
@@ -42,7 +42,7 @@ const SPINS: u32 = 256;
 
 /// Before every how many rounds the caller lets the targets run. A yield takes as long as a tenth of a
 /// small round where no other thread wants the core.
-const PERIOD: u32 = 32;
+const YIELD_PERIOD: u32 = 32;
 
 /// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
 /// stranger. A share is several times what a thread costs.
@@ -50,10 +50,10 @@ const STOP_BUDGET: Duration = Duration::from_micros(200);
 const STOP_BUDGET_PER_THREAD: Duration = Duration::from_micros(50);
 /// For how many rounds nobody yields after that, at first; and how often that may double.
 const COOLDOWN_ROUNDS: u32 = 4;
-const DOUBLINGS: u32 = 8;
+const MAX_BACKOFF: u32 = 8;
 
 /// More threads wait for each other than there are cores.
-const CROWDED: u32 = 1;
+const OVERSUBSCRIBED: u32 = 1;
 /// The call may install a filter on system calls.
 const FUTEX_ONLY: u32 = 2;
 /// Somebody else is hungry.
@@ -89,28 +89,29 @@ impl WaitPolicy {
         }
     }
 
-    /// Lets the last round's targets run, before every [`PERIOD`]th round. For a caller that does not have
+    /// Lets the last round's targets run, before every [`YIELD_PERIOD`]th round. For a caller that does not have
     /// its turn yet. Does nothing where the last round's threads have slept at once: such a target is not
     /// held up, and the yield would go to another process, or may be forbidden.
     pub(crate) fn let_targets_run(&self) {
         if !SPIN_BEFORE_SLEEP {
             return;
         }
-        let due = self.begun.fetch_add(1, Ordering::Relaxed) % PERIOD == PERIOD - 1;
+        let due = self.begun.fetch_add(1, Ordering::Relaxed) % YIELD_PERIOD == YIELD_PERIOD - 1;
         if due && self.flags() & (COOLDOWN | FUTEX_ONLY) == 0 {
             yield_now();
         }
     }
 
     /// Sets up for a round. For its caller, before the announcement.
-    pub(crate) fn set(&self, crowded: bool, may_filter: bool, closure: bool) {
+    pub(crate) fn set(&self, oversubscribed: bool, may_filter: bool, closure: bool) {
         let cooldown = self.cooldown.load(Ordering::Relaxed);
         self.cooldown.store(cooldown.saturating_sub(1), Ordering::Relaxed);
         let flag = |set: bool, flag| if set { flag } else { 0 };
         let cooldown = cooldown > 0
             || SPIN_BEFORE_SLEEP && self.foreign_signals.swap(0, Ordering::Relaxed) > 0;
-        let flags =
-            flag(crowded, CROWDED) | flag(may_filter, FUTEX_ONLY) | flag(cooldown, COOLDOWN);
+        let flags = flag(oversubscribed, OVERSUBSCRIBED)
+            | flag(may_filter, FUTEX_ONLY)
+            | flag(cooldown, COOLDOWN);
         let flags = flags | flag(closure, CLOSURE);
         self.flags.store(flags, Ordering::Relaxed);
     }
@@ -135,22 +136,22 @@ impl WaitPolicy {
     }
 
     /// How a target waits, with so many missing.
-    pub(crate) fn of_target(&self, missing: usize) -> SpinWait {
+    pub(crate) fn for_target(&self, missing: usize) -> SpinWait {
         self.spin_wait(missing <= YIELD_MAX_MISSING)
     }
 
     /// How the caller waits.
-    pub(crate) fn of_caller(&self) -> SpinWait {
-        self.spin_wait(self.flags() & CROWDED == 0)
+    pub(crate) fn for_caller(&self) -> SpinWait {
+        self.spin_wait(self.flags() & OVERSUBSCRIBED == 0)
     }
 
     fn spin_wait(&self, worthwhile: bool) -> SpinWait {
         let flags = self.flags();
-        let crowded = flags & CROWDED != 0;
+        let oversubscribed = flags & OVERSUBSCRIBED != 0;
         let may_yield = worthwhile && flags & FUTEX_ONLY == 0;
-        let (yields, time, spins) = match (crowded, may_yield) {
+        let (yields, time, spins) = match (oversubscribed, may_yield) {
             _ if flags & COOLDOWN != 0 => (0, TIME, 0),
-            (true, true) => (YIELDS_IN_A_CROWD, TIME_IN_A_CROWD, 0),
+            (true, true) => (YIELDS_OVERSUBSCRIBED, TIME_OVERSUBSCRIBED, 0),
             (false, true) => (YIELDS, TIME, 0),
             (true, false) => (0, TIME, 0),
             (false, false) => (0, TIME, SPINS),
@@ -168,7 +169,7 @@ impl WaitPolicy {
         if stopped > STOP_BUDGET + STOP_BUDGET_PER_THREAD * targets as u32 {
             backoff = self.backoff.load(Ordering::Relaxed);
             self.cooldown.store(COOLDOWN_ROUNDS << backoff, Ordering::Relaxed);
-            backoff = (backoff + 1).min(DOUBLINGS);
+            backoff = (backoff + 1).min(MAX_BACKOFF);
         }
         self.backoff.store(backoff, Ordering::Relaxed);
     }
@@ -206,7 +207,7 @@ mod tests {
 
     fn yields(wait_policy: &WaitPolicy) -> bool {
         wait_policy.set(true, false, false);
-        wait_policy.of_target(1).yields > 0
+        wait_policy.for_target(1).yields > 0
     }
 
     #[test]
@@ -225,10 +226,10 @@ mod tests {
     #[test]
     fn nobody_yields_for_a_while_after_a_round_that_was_too_long() {
         let wait_policy = WaitPolicy::new();
-        for tries in 0..2 * DOUBLINGS {
+        for tries in 0..2 * MAX_BACKOFF {
             assert!(yields(&wait_policy), "the round after the last cooldown one is a try");
             wait_policy.record_stop(1, Duration::from_secs(1));
-            for _ in 0..COOLDOWN_ROUNDS << tries.min(DOUBLINGS) {
+            for _ in 0..COOLDOWN_ROUNDS << tries.min(MAX_BACKOFF) {
                 assert!(!yields(&wait_policy));
                 wait_policy.record_stop(1, Duration::ZERO);
             }
@@ -243,10 +244,10 @@ mod tests {
         let wait_policy = WaitPolicy::new();
         wait_policy.set(true, true, false);
         assert!(wait_policy.is_futex_only());
-        assert_eq!((wait_policy.of_target(1).yields, wait_policy.of_caller().yields), (0, 0));
+        assert_eq!((wait_policy.for_target(1).yields, wait_policy.for_caller().yields), (0, 0));
         wait_policy.set(false, false, false);
         assert!(!wait_policy.is_futex_only());
-        assert!(wait_policy.of_target(1).yields > 0 && wait_policy.of_caller().yields > 0);
+        assert!(wait_policy.for_target(1).yields > 0 && wait_policy.for_caller().yields > 0);
     }
 
     #[test]
@@ -254,9 +255,9 @@ mod tests {
         let wait_policy = WaitPolicy::new();
         wait_policy.set(true, false, false);
         assert_eq!(
-            (wait_policy.of_target(YIELD_MAX_MISSING + 1).yields, wait_policy.of_caller().yields),
+            (wait_policy.for_target(YIELD_MAX_MISSING + 1).yields, wait_policy.for_caller().yields),
             (0, 0)
         );
-        assert!(wait_policy.of_target(YIELD_MAX_MISSING).yields > 0);
+        assert!(wait_policy.for_target(YIELD_MAX_MISSING).yields > 0);
     }
 }
