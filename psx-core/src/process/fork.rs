@@ -15,12 +15,12 @@ use crate::sys::sync::Ordering;
 use crate::sys::{hooks, raw};
 
 thread_local! {
-    static FORKS: Forks = const { Forks { depth: Cell::new(0), rounds_held: Cell::new(false) } };
+    static FORK_STATE: ForkState = const { ForkState { depth: Cell::new(0), rounds_held: Cell::new(false) } };
 }
 
 /// The forks that a thread is in the middle of. There are several if a signal handler interrupts a fork and
 /// forks. Two cells, each written alone: the handler may run between a read and a write of the other.
-struct Forks {
+struct ForkState {
     /// Incremented first and decremented last, so that a fork in such a handler holds and releases nothing.
     depth: Cell<u8>,
     /// Whether the outermost fork keeps rounds from beginning.
@@ -39,7 +39,7 @@ pub(super) fn detect_fork() {
 
 unsafe extern "C" fn before_fork() {
     detect_fork();
-    let depth = FORKS.with(|forks| forks.depth.replace(forks.depth.get().saturating_add(1)));
+    let depth = FORK_STATE.with(|state| state.depth.replace(state.depth.get().saturating_add(1)));
     if depth > 0 {
         return;
     }
@@ -49,14 +49,14 @@ unsafe extern "C" fn before_fork() {
     }
     if !is_in_round() {
         let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.hold_for_fork(me));
-        FORKS.with(|forks| forks.rounds_held.set(rounds_held));
+        FORK_STATE.with(|state| state.rounds_held.set(rounds_held));
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
-    if FORKS.with(|forks| forks.depth.get()) <= 1 {
+    if FORK_STATE.with(|state| state.depth.get()) <= 1 {
         // Before the lock is released: a child that is forked from here on may have a copy of a round.
-        FORKS.with(|forks| forks.rounds_held.set(false));
+        FORK_STATE.with(|state| state.rounds_held.set(false));
         if let (false, Ok(me)) = (is_in_round(), raw::gettid()) {
             RUNTIME.release_after_fork(me);
         }
@@ -69,7 +69,7 @@ unsafe extern "C" fn after_fork_in_parent() {
 
 unsafe extern "C" fn after_fork_in_child() {
     // A fork that this one has interrupted goes on in the child, and holds nothing there.
-    let rounds_held = FORKS.with(|forks| forks.rounds_held.replace(false));
+    let rounds_held = FORK_STATE.with(|state| state.rounds_held.replace(false));
     reset_after_fork(rounds_held);
     end_fork();
 }
@@ -78,7 +78,7 @@ unsafe extern "C" fn after_fork_in_child() {
 fn end_fork() {
     // A signal handler sees everything before this.
     compiler_fence(Ordering::SeqCst);
-    FORKS.with(|forks| forks.depth.set(forks.depth.get().saturating_sub(1)));
+    FORK_STATE.with(|state| state.depth.set(state.depth.get().saturating_sub(1)));
 }
 
 /// Begins, in a forked child, with a registry of one thread. The entry of the forking thread still has its

@@ -66,7 +66,7 @@ impl Index {
             if seen == key {
                 return false;
             }
-            if !epoch.tags(seen) {
+            if !epoch.matches(seen) {
                 // The key first: Release pairs with the Acquire in `find`, so that a handler which
                 // reads this pointer under an older key sees that the key has changed. What makes
                 // both visible to the targets is the round word's Release.
@@ -93,7 +93,7 @@ impl Index {
                 // key is unchanged; and alive while its thread is in the handler (invariant I12).
                 return unchanged.then(|| unsafe { &*entry });
             }
-            if !epoch.tags(seen) {
+            if !epoch.matches(seen) {
                 return None;
             }
         }

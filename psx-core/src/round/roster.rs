@@ -142,7 +142,7 @@ impl Roster {
         let mut cursor = self.cursor.load(Ordering::Relaxed);
         loop {
             let unclaimed = cursor as u32;
-            if !epoch.tags(cursor) || unclaimed == 0 {
+            if !epoch.matches(cursor) || unclaimed == 0 {
                 return None;
             }
             // Relaxed: the slots were published with the round word, which the claimant has read.
@@ -155,7 +155,9 @@ impl Roster {
                 Ok(_) => {
                     let index = unclaimed as usize - 1;
                     let slot = self.slots()[index].load(Ordering::Relaxed);
-                    return epoch.tags(slot).then_some(Claim { index, tid: (slot & TID) as u32 });
+                    return epoch
+                        .matches(slot)
+                        .then_some(Claim { index, tid: (slot & TID) as u32 });
                 }
                 Err(now) => cursor = now,
             }
@@ -179,7 +181,7 @@ impl Roster {
     pub(crate) fn take_refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
         self.slots().iter().enumerate().filter_map(move |(index, slot)| {
             let seen = slot.load(Ordering::Relaxed);
-            if !epoch.tags(seen) || seen & REFUSED == 0 {
+            if !epoch.matches(seen) || seen & REFUSED == 0 {
                 return None;
             }
             slot.store(seen & !REFUSED, Ordering::Relaxed);

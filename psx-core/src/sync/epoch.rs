@@ -43,7 +43,7 @@ impl Epoch {
     }
 
     /// Whether `wide` is tagged with this epoch.
-    pub(crate) fn tags(self, wide: u64) -> bool {
+    pub(crate) fn matches(self, wide: u64) -> bool {
         (wide >> 32) as u32 == self.0
     }
 }

@@ -59,7 +59,7 @@ impl Latch {
     fn count(&self, epoch: Epoch, mark: u64) -> usize {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            if !epoch.tags(word) || word & REMAINING == 0 {
+            if !epoch.matches(word) || word & REMAINING == 0 {
                 return 0;
             }
             // Release pairs with the Acquire in `wait`: what a thread did before it counted down is
