@@ -1,4 +1,4 @@
-//! From the builder to every thread.
+//! `apply`: checks the batch, runs the round, and makes the steps that come after it.
 
 use super::caller_state::CallerState;
 use super::filter::Filter;
@@ -11,7 +11,7 @@ use super::{
 use crate::{Broadcast, Report};
 
 impl Privileges {
-    /// Makes the steps on every thread, by the strictest rules: as
+    /// Makes the steps on every thread, with the strictest settings: as
     /// [`apply_with`](Self::apply_with)`(Broadcast::new())`.
     ///
     /// # Errors
@@ -34,8 +34,8 @@ impl Privileges {
         self.apply_with(Broadcast::new())
     }
 
-    /// Makes the steps on every thread, in a round of these rules. The report's value is the number
-    /// of calls that the batch has on each thread in the round.
+    /// Makes the steps on every thread, by a broadcast with these settings. The report's value is the number
+    /// of system calls that each thread made in the round.
     ///
     /// # Errors
     ///
@@ -46,13 +46,13 @@ impl Privileges {
     /// ```
     /// use psx::{Broadcast, Coverage, Privileges};
     ///
-    /// // A thread that is not registered keeps what it has, and the report names it.
+    /// // Unregistered threads keep their privileges, and the report names them.
     /// let lenient = Broadcast::new().coverage(Coverage::Registered);
     /// let report = Privileges::new().no_new_privs().apply_with(lenient)?;
     /// match report.left_out() {
     ///     Ok(threads) if threads.is_empty() => {}
-    ///     Ok(threads) => eprintln!("still as they were: {threads}"),
-    ///     Err(errno) => eprintln!("there may be threads that are as they were ({errno})"),
+    ///     Ok(threads) => eprintln!("unchanged: {threads}"),
+    ///     Err(errno) => eprintln!("other threads may be unchanged: no thread count ({errno})"),
     /// }
     /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
@@ -62,7 +62,7 @@ impl Privileges {
         result.map(|(report, _)| report)
     }
 
-    /// Returns the steps that were made as well.
+    /// Returns the completed steps as well.
     fn make_steps(&self, broadcast: Broadcast) -> Result<(Report, Vec<Step>), ApplyError> {
         let refused = |(step, cause)| step_error(step, cause, &[]);
         let unmet = |step, unmet| refused((step, Cause::Precondition(unmet)));
@@ -93,29 +93,29 @@ impl Privileges {
         let report = plan.run(broadcast)?;
         let implied = Implied::new(self, &caller);
         if implied != Implied::default() {
-            // An earlier batch of the same steps may have set it.
+            // An earlier call of `apply` may have set it.
             let _ = self.implied.set(implied);
         }
-        let mut made = plan.steps();
-        // No thread has the old ids any more; one that has must not share memory with what another
-        // process may trace.
+        let mut completed = plan.completed_steps();
+        // Only if no thread kept the old ids: a process of the new user must not trace a process that has
+        // a thread with the old ones, since all threads share their memory.
         if let Some(dumpable @ 0..=1) = plan.dumpable().filter(|_| report.is_unanimous()) {
             process_state::set_dumpable(dumpable)
-                .map_err(|errno| step_error(Step::Dumpable, Cause::Kernel(errno), &made))?;
-            made.push(Step::Dumpable);
+                .map_err(|errno| step_error(Step::Dumpable, Cause::Kernel(errno), &completed))?;
+            completed.push(Step::Dumpable);
         }
         if let Some((ruleset, flags)) = self.landlock.as_ref().filter(|_| kernel_syncs_landlock) {
             landlock::restrict_all_threads(ruleset, *flags)
-                .map_err(|errno| step_error(Step::Landlock, Cause::Kernel(errno), &made))?;
-            made.push(Step::Landlock);
+                .map_err(|errno| step_error(Step::Landlock, Cause::Kernel(errno), &completed))?;
+            completed.push(Step::Landlock);
         }
         if let Some(filter) = &self.seccomp {
             filter
                 .install_on_all_threads()
-                .map_err(|cause| step_error(Step::Seccomp, cause, &made))?;
-            made.push(Step::Seccomp);
+                .map_err(|cause| step_error(Step::Seccomp, cause, &completed))?;
+            completed.push(Step::Seccomp);
         }
-        Ok((report, made))
+        Ok((report, completed))
     }
 }
 

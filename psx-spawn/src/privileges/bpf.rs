@@ -1,5 +1,5 @@
-//! Whether the kernel takes a program for a seccomp filter: a batch installs it last, when nothing can
-//! be taken back. The rules are those of `bpf_check_classic` and `check_load_and_stores` in
+//! Whether the kernel accepts a program as a seccomp filter: a batch installs it last, when nothing can be
+//! undone. The rules are those of `bpf_check_classic` and `check_load_and_stores` in
 //! `net/core/filter.c`, and of `seccomp_check_filter` in `kernel/seccomp.c`.
 
 use super::Precondition;
@@ -8,7 +8,7 @@ use super::Precondition;
 const MAX_LEN: usize = 4096;
 /// `BPF_MEMWORDS`
 const MEMORY_WORDS: u32 = 16;
-/// The size of `struct seccomp_data`, which a filter reads by aligned words.
+/// The size of `struct seccomp_data`, which a filter reads in aligned words.
 const DATA_LEN: u32 = 64;
 
 const LD: u32 = libc::BPF_LD;
@@ -20,7 +20,7 @@ const MISC: u32 = libc::BPF_MISC;
 const K: u32 = libc::BPF_K;
 const X: u32 = libc::BPF_X;
 
-// The codes that are compared whole.
+// Complete codes.
 const LOAD_DATA: u32 = LD | libc::BPF_W | libc::BPF_ABS;
 const LOAD_LEN: u32 = LD | libc::BPF_W | libc::BPF_LEN;
 const LOAD_X_LEN: u32 = LDX | libc::BPF_W | libc::BPF_LEN;
@@ -82,7 +82,7 @@ fn is_branch(code: u32) -> bool {
     conditions.iter().any(|condition| [JMP | condition | K, JMP | condition | X].contains(&code))
 }
 
-/// Whether an instruction with so many behind it jumps to one of these.
+/// Whether an instruction with this many instructions behind it jumps to one of them.
 fn stays_inside(instruction: &libc::sock_filter, behind: usize) -> bool {
     match u32::from(instruction.code) {
         JUMP => (instruction.k as usize) < behind,
@@ -91,10 +91,10 @@ fn stays_inside(instruction: &libc::sock_filter, behind: usize) -> bool {
     }
 }
 
-/// Whether each word of a filter's memory has been stored on every way to a load of it. Jumps go
-/// forward only, and `stays_inside` holds. Else returns where not.
+/// Checks that each load from a filter's memory follows a store to the same word on every path. Returns the
+/// index of a load that does not. Jumps go forward only, and `stays_inside` holds.
 fn loads_what_is_stored(program: &[libc::sock_filter]) -> Result<(), usize> {
-    // The words that are stored on every way by which an instruction is jumped to.
+    // For each instruction, the words that are stored on every path that jumps to it.
     let mut stored_at = vec![u16::MAX; program.len()];
     let mut stored = 0;
     for (index, instruction) in program.iter().enumerate() {

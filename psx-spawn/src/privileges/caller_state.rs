@@ -1,4 +1,4 @@
-//! What the calling thread has before the batch, and what a change of uid makes of it. Contains
+//! The calling thread's ids and capabilities before the batch, and after a change of uid. Contains
 //! `unsafe`: libc's getters.
 
 use std::ptr;
@@ -12,10 +12,10 @@ use super::user_namespace::UserNamespace;
 use super::{CapabilitySets, Cause, Privileges, Step};
 use crate::Errno;
 
-/// What the calling thread has.
+/// The state of the calling thread that the checks need.
 ///
-/// A filter may refuse any of the getters. What a check cannot do without is then an error of the
-/// step that needs it; what it can do without has the value that refuses nothing.
+/// A seccomp filter may refuse any of the getters. If a check requires the value, the step that needs it
+/// fails; else the field has the value with which no check fails.
 pub(super) struct CallerState {
     pub(super) uid: [u32; 3],
     pub(super) gid: [u32; 3],
@@ -26,14 +26,14 @@ pub(super) struct CallerState {
     pub(super) known: CapabilitySet,
     pub(super) secure_bits: SecureBits,
     pub(super) no_new_privs: bool,
-    /// Whether `execve` has given the process ids or capabilities that its caller did not have.
+    /// Whether `execve` gave the process ids or capabilities that the caller of `execve` did not have.
     pub(super) is_secure_exec: bool,
     /// Read only for a batch that sets ids.
     pub(super) namespace: UserNamespace,
 }
 
 impl CallerState {
-    /// Reads what the checks of `wanted` need.
+    /// Reads the state that the checks of `wanted` need.
     pub(super) fn read(wanted: &Privileges) -> Result<Self, (Step, Cause)> {
         let needed = |step, errno| (step, Cause::Kernel(errno));
         let changes_uid = !wanted.uid.is_none();
@@ -51,7 +51,7 @@ impl CallerState {
         let mut groups = Vec::new();
         if changes_ids {
             let [real, effective, saved] = &mut uid;
-            // SAFETY: the call writes three numbers.
+            // SAFETY: the call writes three numbers, for which there is room.
             result(unsafe { libc::getresuid(real, effective, saved) })
                 .map_err(|errno| needed(Step::Uid, errno))?;
             let [real, effective, saved] = &mut gid;
@@ -72,7 +72,7 @@ impl CallerState {
             bounding,
             known,
             no_new_privs: thread::no_new_privs().unwrap_or(true),
-            // SAFETY: the call reads a value that the process was started with.
+            // SAFETY: the call reads a value of the auxiliary vector.
             is_secure_exec: unsafe { libc::getauxval(libc::AT_SECURE) } != 0,
             namespace: if changes_ids { UserNamespace::read() } else { UserNamespace::default() },
         };
@@ -84,11 +84,12 @@ impl CallerState {
         }
     }
 
-    /// Whether the batch keeps capabilities over the change of uid, for the step that sets them. The
-    /// flags that the calling thread has by itself do not count: another thread may lack them.
+    /// Whether the batch must set *keep capabilities* before the change of uid, because its `capabilities`
+    /// step needs permitted ones afterwards. Flags that the calling thread has already do not count: another
+    /// thread may lack them.
     pub(super) fn needs_keepcaps(&self, wanted: &Privileges) -> bool {
         let wants_some = |sets: &CapabilitySets| !sets.permitted.is_empty();
-        // The flag cannot be set, and this thread needs none.
+        // With both bits the flag cannot be set, and is not needed.
         let bits = SecureBits::NO_SETUID_FIXUP | SecureBits::KEEP_CAPS_LOCKED;
         wanted.capabilities.as_ref().is_some_and(wants_some)
             && self.leaves_root(wanted)
@@ -96,15 +97,15 @@ impl CallerState {
             && !self.bits_during(wanted).contains(bits)
     }
 
-    /// Whether the batch ends what [`needs_keepcaps`](Self::needs_keepcaps) has begun. It cannot where the flag is
-    /// locked, and then is set.
-    pub(super) fn stops_keeping(&self, wanted: &Privileges) -> bool {
+    /// Whether the batch must clear the flag that it set because of
+    /// [`needs_keepcaps`](Self::needs_keepcaps). A locked flag stays set.
+    pub(super) fn clears_keepcaps(&self, wanted: &Privileges) -> bool {
         self.needs_keepcaps(wanted)
             && !wanted.keep_capabilities
             && !self.bits_during(wanted).contains(SecureBits::KEEP_CAPS_LOCKED)
     }
 
-    /// The secure bits at the change of uid, but for a `keep_capabilities` step.
+    /// The secure bits at the change of uid, without the effect of a `keep_capabilities` step.
     pub(super) fn bits_during(&self, wanted: &Privileges) -> SecureBits {
         wanted.secure_bits.unwrap_or(self.secure_bits)
     }
@@ -114,7 +115,7 @@ impl CallerState {
         self.uid.contains(&0) && !wanted.uid.over(self.uid).contains(&0)
     }
 
-    /// What `setresuid` leaves of the effective and permitted capabilities.
+    /// The capabilities after the change of uid.
     pub(super) fn after_uid(&self, wanted: &Privileges) -> CapabilitySets {
         let mut sets = self.sets;
         let bits = self.bits_during(wanted);
@@ -136,7 +137,7 @@ impl CallerState {
     }
 }
 
-/// The capabilities that this kernel knows; all, where that cannot be read.
+/// The capabilities that this kernel knows; all, if that cannot be read.
 pub(super) fn known_capabilities() -> CapabilitySet {
     known_and_bounding().map_or(CapabilitySet::all(), |(known, _)| known)
 }
@@ -149,7 +150,7 @@ fn known_and_bounding() -> Result<(CapabilitySet, CapabilitySet), Errno> {
                 known |= one;
                 bounding.set(one, bound);
             }
-            // The first that the kernel does not know.
+            // The first number that the kernel does not know.
             Err(RustixErrno::INVAL) if !known.is_empty() => break,
             Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
         }
@@ -159,18 +160,18 @@ fn known_and_bounding() -> Result<(CapabilitySet, CapabilitySet), Errno> {
 
 fn supplementary_groups() -> Result<Vec<u32>, Errno> {
     loop {
-        // SAFETY: asked for the number alone, the call writes nothing.
+        // SAFETY: with a size of 0 the call writes nothing.
         let count = result(unsafe { libc::getgroups(0, ptr::null_mut()) })?;
         let mut groups = vec![0; count];
-        // SAFETY: the kernel writes as many numbers as there is room for, or fails.
+        // SAFETY: the kernel writes at most `count` numbers, for which there is room, or fails.
         match result(unsafe { libc::getgroups(count as i32, groups.as_mut_ptr()) }) {
-            // None of them: the second call has only asked for the number again.
+            // With a size of 0 the second call returned only the number, which has grown.
             Ok(now) if count == 0 && now > 0 => {}
             Ok(now) => {
                 groups.truncate(now);
                 return Ok(groups);
             }
-            // There are more than there were.
+            // The number has grown.
             Err(errno) if errno.raw() == libc::EINVAL => {}
             Err(errno) => return Err(errno),
         }

@@ -1,5 +1,5 @@
-//! A seccomp filter, and the kernel's own way to put it on all threads. Contains `unsafe`: libc has
-//! no wrapper for the call.
+//! A seccomp filter, and its installation on all threads by the kernel's `TSYNC`. Contains `unsafe`:
+//! libc has no wrapper for the call.
 
 use std::fmt;
 
@@ -16,13 +16,13 @@ impl Filter {
         Self(program.to_vec())
     }
 
-    /// Finds what the kernel would refuse of it.
+    /// Finds an instruction that the kernel would refuse.
     pub(super) fn check(&self) -> Result<(), Precondition> {
         bpf::check(&self.0)
     }
 
-    /// Who is known to have filters that the calling thread does not have. The kernel would refuse
-    /// as well, but only after the round.
+    /// A thread that has more filters than the calling thread, if there is one. The kernel would refuse the
+    /// filter too, but only after the round.
     pub(super) fn thread_with_more_filters() -> Option<NamedThread> {
         let threads = threads().ok()?;
         // SAFETY: the call only reads.
@@ -31,7 +31,7 @@ impl Filter {
         threads.into_iter().find(|state| state.seccomp_filters > ours).map(|state| state.thread)
     }
 
-    /// Has the kernel install the filter on all threads, or on none.
+    /// Installs the filter on all threads, or on none.
     pub(super) fn install_on_all_threads(&self) -> Result<(), Cause> {
         let program =
             libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };

@@ -1,5 +1,4 @@
-//! Landlock: which way to all threads the kernel offers, and its own one. Contains `unsafe`: libc
-//! has no wrappers for these calls.
+//! Landlock's system calls, for one thread and for all. Contains `unsafe`: libc has no wrappers for them.
 
 use std::io;
 use std::ops::{BitOr, BitOrAssign};
@@ -13,13 +12,13 @@ use crate::Errno;
 const VERSION: u32 = 1;
 /// `LANDLOCK_RESTRICT_SELF_TSYNC`
 const TSYNC: u32 = 1 << 3;
-/// The ABI from which on there are flags about logging.
+/// The first ABI with flags about logging.
 const LOGGING_ABI: i64 = 7;
-/// The ABI from which on there is [`TSYNC`].
+/// The first ABI with [`TSYNC`].
 const TSYNC_ABI: i64 = 8;
 
-/// What of a Landlock domain is written to the audit log, see `landlock_restrict_self(2)`. Any but
-/// [`NONE`](Self::NONE) needs Landlock ABI 7 (Linux 6.15).
+/// Which denials of a Landlock domain are written to the audit log, see `landlock_restrict_self(2)`. All
+/// but [`NONE`](Self::NONE) need Landlock ABI 7 (Linux 6.15).
 ///
 /// # Examples
 ///
@@ -61,19 +60,19 @@ impl BitOrAssign for LandlockFlags {
     }
 }
 
-/// What version of Landlock the kernel has.
+/// The kernel's version of Landlock.
 pub(super) struct Abi(i64);
 
 impl Abi {
-    /// Whether the kernel itself restricts all threads at once.
+    /// Whether the kernel can restrict all threads at once.
     pub(super) fn can_sync(&self) -> bool {
         self.0 >= TSYNC_ABI
     }
 }
 
-/// Says why the kernel would refuse `ruleset` and `flags`.
+/// Checks that the kernel accepts `ruleset` and `flags`.
 pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Precondition> {
-    // SAFETY: asked for its version, the call reads and makes nothing.
+    // SAFETY: with this flag the call only returns the version.
     let abi = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION)
     };
@@ -89,42 +88,42 @@ pub(super) fn check(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<Abi, Prec
     if file_flags >= 0 && file_flags & libc::O_PATH != 0 {
         return Err(Precondition::NotARuleset);
     }
-    // Adds no rule, since there is none of type 0. Kernels before 6.7 see that first; later ones
-    // look at the descriptor first.
+    // Adds no rule, since there is no type 0. Kernels before 6.7 check the type first, later ones the
+    // descriptor.
     // SAFETY: the call reads no memory for a rule of an unknown type.
     let added = unsafe {
         libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 0, ptr::null::<u8>(), 0)
     };
     match io::Error::last_os_error().raw_os_error() {
-        // As the second where the descriptor is one of `O_PATH`.
+        // `EBADF` for a descriptor of `O_PATH`.
         Some(libc::EBADFD | libc::EBADF) if added != 0 => Err(Precondition::NotARuleset),
         _ => Ok(Abi(abi)),
     }
 }
 
-/// The calling thread's id, if the kernel tells it whether a descriptor is the same file in two threads:
-/// a kernel may be built without `kcmp(2)`, and a filter may refuse it.
+/// The calling thread's id, if the thread can compare descriptors by `kcmp(2)`: the kernel may be built
+/// without it, and a filter may refuse it.
 pub(super) fn owner_to_compare(ruleset: &OwnedFd) -> Option<i32> {
     let owner = own_tid();
     (compare_files(owner, owner, ruleset.as_raw_fd()) == 0).then_some(owner)
 }
 
-/// Fails with `EBADF` where `ruleset` is another file, or none, in the calling thread's descriptor table
-/// (`unshare(2)` with `CLONE_FILES`) than in that of the thread `owner`. Passes where the kernel does not
-/// tell. Fit for a round: two system calls. Writes errno.
+/// Fails with `EBADF` if `ruleset` is another file, or none, in the calling thread's descriptor table
+/// (`unshare(2)` with `CLONE_FILES`) than in that of the thread `owner`. Succeeds if the kernel cannot compare
+/// them. Async-signal-safe: two system calls. Writes errno.
 pub(super) fn require_file_of(owner: Option<i32>, ruleset: i32) -> Result<(), Errno> {
     let Some(owner) = owner else { return Ok(()) };
     let bad = Errno::from_raw(libc::EBADF);
     match compare_files(owner, own_tid(), ruleset) {
         0 => Ok(()),
-        // A filter of this thread alone may answer any other error.
+        // A filter that only this thread has may return any other error.
         -1 if Errno::last() != bad => Ok(()),
         _ => Err(bad),
     }
 }
 
-/// 0 where it is the same file. Threads of one process may always look at each other, also with Landlock
-/// domains of their own (`__ptrace_may_access` in the kernel's `kernel/ptrace.c`).
+/// 0 if it is the same file. Threads of one process may always inspect each other, even with different
+/// Landlock domains (`__ptrace_may_access` in the kernel's `kernel/ptrace.c`).
 fn compare_files(one: i32, other: i32, fd: i32) -> i64 {
     /// `KCMP_FILE`
     const FILE: i32 = 0;
@@ -137,7 +136,7 @@ fn own_tid() -> i32 {
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
-/// Restricts the calling thread. Fit for a round: one system call. Writes errno.
+/// Restricts the calling thread. Async-signal-safe: one system call. Writes errno.
 pub(super) fn restrict_this_thread(ruleset: i32, flags: u32) -> Result<(), Errno> {
     // SAFETY: the call takes two numbers.
     match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, flags) } {
@@ -146,7 +145,7 @@ pub(super) fn restrict_this_thread(ruleset: i32, flags: u32) -> Result<(), Errno
     }
 }
 
-/// Has the kernel restrict all threads, or none.
+/// Restricts all threads, or none.
 pub(super) fn restrict_all_threads(ruleset: &OwnedFd, flags: LandlockFlags) -> Result<(), Errno> {
     restrict_this_thread(ruleset.as_raw_fd(), flags.bits() | TSYNC)
 }

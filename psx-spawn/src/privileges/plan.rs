@@ -1,15 +1,15 @@
-//! The system calls of a batch, one after the other, laid out before any thread stops; and how all
-//! threads come to make the same of them. Contains `unsafe`: it runs a round.
+//! The system calls of a batch in their order, allocated before any thread stops, and the prefix of them
+//! that all threads make. Contains `unsafe`: it broadcasts.
 //!
-//! The caller makes the calls first and alone, up to the one that fails. The number of those it has
-//! made is what every other thread makes.
+//! The caller makes the calls first and alone, up to the one that fails. Every other thread then makes as
+//! many calls as the caller completed.
 //!
 //! # Calls that change nothing
 //!
-//! Every thread makes every call, also where the caller is as wanted already: other threads may
-//! differ. Four calls need a capability, or an unlocked secure bit, even where they change nothing.
-//! If the kernel answers one of these with `EPERM` on a thread that is as wanted, the call counts as
-//! made there ([`Call::is_done`]).
+//! Every thread makes every call, also if it changes nothing on the caller: other threads may differ. Four
+//! calls need a capability, or an unlocked secure bit, even where they change nothing. If the kernel refuses
+//! one of these with `EPERM` on a thread that is in the wanted state, the call counts as made there
+//! ([`Call::is_done`]).
 
 use std::ffi::c_int;
 use std::os::fd::AsRawFd;
@@ -25,7 +25,7 @@ use super::sets::each;
 use super::{ApplyError, Cause, Privileges, Step, StepError, landlock, process_state};
 use crate::{Broadcast, Errno, Error, Report};
 
-/// One system call. What it needs is in here: nothing is allocated when it is made.
+/// One system call with its arguments, so that making it allocates nothing.
 #[derive(Debug)]
 enum Call {
     SecureBits(CapabilitiesSecureBits),
@@ -33,14 +33,14 @@ enum Call {
     DropFromBounding(CapabilitySet),
     Groups(Box<[Gid]>),
     Gid([Option<Gid>; 3]),
-    /// Not on a thread that has group id 0 where `nonzero_gids` says so.
+    /// Fails on a thread whose real, effective or saved group id is 0 where `nonzero_gids` is set.
     Uid {
         ids: [Option<Uid>; 3],
         nonzero_gids: [bool; 3],
     },
-    /// Permitted and effective.
+    /// The permitted and effective set.
     EmptyCapabilities,
-    /// To what the thread had before the batch.
+    /// Restores the signal that the thread had before the batch.
     ParentDeathSignal,
     Capabilities(thread::CapabilitySets),
     ClearAmbient,
@@ -49,13 +49,13 @@ enum Call {
     Landlock {
         ruleset: i32,
         flags: u32,
-        /// The thread whose descriptor it is, if that can be compared.
+        /// The thread whose descriptor it is, if descriptors can be compared.
         owner: Option<i32>,
     },
 }
 
 impl Call {
-    /// Async-signal-safe: rustix's functions for threads are the bare system calls.
+    /// Async-signal-safe: rustix's thread functions are bare system calls.
     fn make(&self, before: Before) -> Result<(), Errno> {
         match self.make_always(before) {
             Err(errno) if errno.raw() == libc::EPERM && self.is_done() => Ok(()),
@@ -93,17 +93,17 @@ impl Call {
         result.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
     }
 
-    /// Whether the calling thread is as this call would make it. Only for calls that the kernel
-    /// refuses even then. Async-signal-safe, as `make`.
+    /// Whether the calling thread is in the state that this call would set. Only for the calls that the
+    /// kernel refuses even then. Async-signal-safe, as `make`.
     fn is_done(&self) -> bool {
         match self {
             Self::SecureBits(bits) => thread::capabilities_secure_bits() == Ok(*bits),
             Self::KeepCapabilities(on) => thread::get_keep_capabilities() == Ok(*on),
             Self::DropFromBounding(one) => thread::capability_is_in_bounding_set(*one) == Ok(false),
-            // Other groups cannot be compared: those that the user namespace does not map all read
-            // as the same one.
+            // Other groups cannot be compared: all groups that the user namespace does not map read as
+            // the same number.
             Self::Groups(groups) if groups.is_empty() => {
-                // SAFETY: asked for the number alone, the call writes nothing.
+                // SAFETY: with a size of 0 the call writes nothing.
                 let count = unsafe { libc::getgroups(0, ptr::null_mut()) };
                 count == 0
             }
@@ -112,15 +112,15 @@ impl Call {
     }
 }
 
-/// Fails with `EPERM` where one of these group ids of the calling thread, real, effective and saved, is 0.
-/// Fit for a round: one system call at most. Writes errno.
+/// Fails with `EPERM` if one of these group ids of the calling thread (real, effective, saved) is 0.
+/// Async-signal-safe: one system call at most. Writes errno.
 fn refuse_gid_0(nonzero: [bool; 3]) -> Result<(), Errno> {
     if nonzero == [false; 3] {
         return Ok(());
     }
     let mut gids: [libc::gid_t; 3] = [0; 3];
     let [real, effective, saved] = &mut gids;
-    // SAFETY: the kernel writes three numbers.
+    // SAFETY: the kernel writes three numbers, for which there is room.
     let read = unsafe {
         libc::syscall(libc::SYS_getresgid, &raw mut *real, &raw mut *effective, &raw mut *saved)
     };
@@ -133,8 +133,8 @@ fn refuse_gid_0(nonzero: [bool; 3]) -> Result<(), Errno> {
     }
 }
 
-/// Giving up needs no privilege. The ambient capabilities fall with the permitted ones. Fit for a round:
-/// two system calls at most.
+/// Clears the permitted and effective set, and with them the ambient set. Needs no privilege.
+/// Async-signal-safe: two system calls at most.
 fn empty_capabilities() -> io::Result<()> {
     let mut sets = thread::capabilities(None)?;
     if sets.permitted.is_empty() && sets.effective.is_empty() {
@@ -145,10 +145,10 @@ fn empty_capabilities() -> io::Result<()> {
     thread::set_capabilities(None, sets)
 }
 
-/// What a thread has before its first call, and gets back after a later one.
+/// The state of a thread before its first call, which a later call restores.
 #[derive(Clone, Copy)]
 struct Before {
-    /// 0 where it has none, or where it does not matter.
+    /// 0 if the thread has none, or the batch does not restore it.
     parent_death_signal: c_int,
 }
 
@@ -156,21 +156,21 @@ struct Before {
 pub(super) struct Plan {
     calls: Vec<(Step, Call)>,
     keeps_parent_death_signal: bool,
-    /// To be given back: what it was when every thread was stopped. Relaxed: the caller alone uses it.
+    /// The dumpability to restore, as read when every thread was stopped. Relaxed: only the caller uses it.
     dumpable: Option<AtomicUsize>,
-    /// How many calls every thread is to make: decided by the caller, which runs first and alone.
-    /// Relaxed, as the next one: what the caller wrote is seen by whom it commits the round to.
+    /// How many calls every thread makes. The caller decides it, first and alone. Relaxed, as `errno`: the
+    /// commit of the round orders the caller's store before the targets' loads.
     prefix: AtomicUsize,
-    /// With what the call after those failed, if one did.
+    /// The error of the next call, if it failed; else 0.
     errno: AtomicI32,
 }
 
 const UNDECIDED: usize = usize::MAX;
 
 impl Plan {
-    /// The one place that knows the order; the module's documentation tells its reasons.
+    /// Orders the calls; the documentation of the parent module has the reasons.
     ///
-    /// `dumpable` is what is given back should it become unreadable.
+    /// `dumpable` is restored if the round cannot read a newer value.
     pub(super) fn new(
         wanted: &Privileges,
         caller: &CallerState,
@@ -213,7 +213,7 @@ impl Plan {
         if keeps_parent_death_signal {
             add(Step::ParentDeathSignal, Call::ParentDeathSignal);
         }
-        if caller.stops_keeping(wanted) {
+        if caller.clears_keepcaps(wanted) {
             add(Step::KeepCapabilities, Call::KeepCapabilities(false));
         }
         if let Some(sets) = wanted.capabilities {
@@ -238,7 +238,7 @@ impl Plan {
         Self { calls, keeps_parent_death_signal, dumpable, prefix, errno }
     }
 
-    /// What the process had in the round, before the first call.
+    /// The dumpability of the process in the round, before the first call.
     pub(super) fn dumpable(&self) -> Option<usize> {
         self.dumpable.as_ref().map(|dumpable| dumpable.load(Ordering::Relaxed))
     }
@@ -246,8 +246,8 @@ impl Plan {
     /// Makes the calls on every thread. Fails with [`ApplyError::Step`] if one of them failed on the
     /// caller.
     pub(super) fn run(&self, broadcast: Broadcast) -> Result<Report, ApplyError> {
-        // SAFETY: system calls that may be made on any thread, two atomics, and memory that is laid
-        // out and outlives the round.
+        // SAFETY: `make` is async-signal-safe: system calls that are sound on any thread, atomics, and
+        // memory that is allocated before the round and outlives it.
         let result = unsafe { broadcast.run_privileges(|| self.make()) };
         let errno = match (&result, self.errno.load(Ordering::Relaxed)) {
             (Err(Error::Os(errno)), _) => *errno,
@@ -255,18 +255,18 @@ impl Plan {
             _ => return Ok(result?),
         };
         let prefix = self.prefix.load(Ordering::Relaxed);
-        // Undecided: what was there before could not be read.
+        // Undecided: the caller could not read its parent-death signal.
         let failed = self.calls.get(prefix).map_or(Step::ParentDeathSignal, |(step, _)| *step);
-        let mut made = self.steps();
-        let is_partial = made.contains(&failed);
-        made.retain(|&step| step != failed);
+        let mut completed = self.completed_steps();
+        let is_partial = completed.contains(&failed);
+        completed.retain(|&step| step != failed);
         let divergent = result.map_or_else(|_| Vec::new(), |report| report.divergent().to_vec());
-        let error = StepError::new(failed, Cause::Kernel(errno), made);
+        let error = StepError::new(failed, Cause::Kernel(errno), completed);
         Err(error.with_partial(is_partial).with_divergent(divergent).into())
     }
 
-    /// The steps of the calls that have been made, each once.
-    pub(super) fn steps(&self) -> Vec<Step> {
+    /// The steps of the completed calls, each once.
+    pub(super) fn completed_steps(&self) -> Vec<Step> {
         let prefix = match self.prefix.load(Ordering::Relaxed) {
             UNDECIDED => 0,
             prefix => prefix,
@@ -277,7 +277,7 @@ impl Plan {
         steps
     }
 
-    /// What each thread does: the caller first.
+    /// Runs on each thread, on the caller first.
     fn make(&self) -> Result<usize, Errno> {
         let parent_death_signal =
             if self.keeps_parent_death_signal { process_state::parent_death_signal()? } else { 0 };
@@ -298,7 +298,7 @@ impl Plan {
                 let prefix = failed.unwrap_or(self.calls.len());
                 self.prefix.store(prefix, Ordering::Relaxed);
                 match failed {
-                    // Nobody has changed anything yet, so nobody else needs to come along.
+                    // No call took effect, so the broadcast fails, and the other threads make none.
                     Some(0) => Err(Errno::from_raw(self.errno.load(Ordering::Relaxed))),
                     _ => Ok(prefix),
                 }

@@ -1,15 +1,14 @@
-//! What a batch is refused for before any thread is stopped: a batch that fails half-way cannot be
-//! taken back.
+//! Checks a batch before any thread is stopped, because a batch that fails between two steps cannot be
+//! undone.
 //!
-//! Two kinds of rules, both for the calling thread. First the kernel's own: those of
-//! `capabilities(7)`, `setresuid(2)`, `capset(2)`, `prctl(2)` and `user_namespaces(7)`. What only
-//! the kernel can know (a filter, a security module, another thread) is left to it. Then psx's: a
-//! batch that gives up root must not leave behind a part of root that it does not name.
+//! Two kinds of rules apply to the calling thread. First the kernel's: those of `capabilities(7)`,
+//! `setresuid(2)`, `capset(2)`, `prctl(2)` and `user_namespaces(7)`. What only the kernel can know (a
+//! filter, a security module, another thread) is left to it. Then psx's: a batch that gives up root must not
+//! leave behind a part of root that it does not name.
 //!
-//! A step that changes nothing on the calling thread is not refused for that: other threads may
-//! differ, so it is made all the same. The kernel refuses some calls without a capability even where
-//! they would change nothing; [`Plan`](super::plan::Plan) then leaves the call out, thread by
-//! thread, and the rules here know of that.
+//! A step that changes nothing on the calling thread is not refused: other threads may differ, so it is
+//! made. The kernel refuses some calls without a capability even where they change nothing;
+//! [`Plan`](super::plan::Plan) counts these as made, and the rules here allow them.
 
 use rustix::thread::{CapabilitiesSecureBits as SecureBits, CapabilitySet};
 
@@ -20,13 +19,13 @@ use super::{
 
 type Refusal = (Step, Precondition);
 
-/// What `setresuid` and its like take for "leave it as it is".
+/// `setresuid(2)` and similar calls read this as "leave unchanged".
 const NO_ID: u32 = u32::MAX;
 
 /// `NGROUPS_MAX`
 const MAX_GROUPS: usize = 65536;
 
-/// Finds a step that the kernel would refuse, or that psx does.
+/// Finds a step that the kernel would refuse, or that psx refuses.
 pub(super) fn check(wanted: &Privileges, caller: &CallerState) -> Result<(), (Step, Cause)> {
     check_all(wanted, caller).map_err(|(step, unmet)| (step, Cause::Precondition(unmet)))
 }
@@ -38,7 +37,7 @@ fn check_all(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
     check_secure_bits(wanted, caller)?;
     check_bounding(wanted, caller)?;
     let sets = check_sets(wanted, caller)?;
-    check_what_is_kept(wanted, caller)?;
+    check_leftovers(wanted, caller)?;
 
     let trusted = wanted.no_new_privs
         || caller.no_new_privs
@@ -98,7 +97,7 @@ fn check_ids(kind: IdKind, ids: ResIds, caller: &CallerState) -> Result<(), Refu
 }
 
 fn check_secure_bits(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
-    /// Each lock is the bit above the one that it locks. The bits from 8 on need no capability.
+    /// Each lock is the bit above the bit that it locks. Bits from 8 on need no capability.
     const LOCKS: u32 = 0b1010_1010;
     const PRIVILEGED: u32 = 0xff;
     let old = caller.secure_bits.bits();
@@ -131,7 +130,7 @@ fn check_bounding(wanted: &Privileges, caller: &CallerState) -> Result<(), Refus
     Ok(())
 }
 
-/// Returns the sets as they are in the end.
+/// Returns the sets after the batch.
 fn check_sets(wanted: &Privileges, caller: &CallerState) -> Result<CapabilitySets, Refusal> {
     let mut sets = caller.after_uid(wanted);
     if let Some(new) = wanted.capabilities {
@@ -172,9 +171,9 @@ fn check_sets(wanted: &Privileges, caller: &CallerState) -> Result<CapabilitySet
     Ok(sets)
 }
 
-/// A batch that gives up root says what becomes of root's group ids, supplementary groups and
-/// capabilities.
-fn check_what_is_kept(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
+/// Refuses a batch that gives up root and neither sets nor keeps by name root's group ids, supplementary
+/// groups and capabilities.
+fn check_leftovers(wanted: &Privileges, caller: &CallerState) -> Result<(), Refusal> {
     let leaves_root = caller.leaves_root(wanted);
     let [uids, gids] = [wanted.uid.over(caller.uid), wanted.gid.over(caller.gid)];
     let keeps_gid_0 = (0..3).any(|i| gids[i] == 0 && wanted.gid.0[i].is_none());
@@ -183,10 +182,10 @@ fn check_what_is_kept(wanted: &Privileges, caller: &CallerState) -> Result<(), R
     }
 
     let keeps_groups = wanted.groups.is_none() && !caller.groups.is_empty();
-    // A set-user-ID program that becomes the user who has started it: the groups are that user's. The
-    // ids alone do not tell that: root that sets its real uid by an earlier batch has root's groups.
+    // A set-user-ID program that becomes its real user has that user's groups. The ids alone do not show
+    // this: root that set its real uid in an earlier batch has root's groups.
     let becomes_real_user = caller.is_secure_exec && uids == [caller.uid[0]; 3];
-    // Group 0 is given up by a process that is not root, and could give up its groups.
+    // A process that is not root gives up group id 0, and could give up its groups.
     let leaves_group_0 = caller.gid.contains(&0)
         && !gids.contains(&0)
         && !uids.contains(&0)
@@ -203,9 +202,9 @@ fn check_what_is_kept(wanted: &Privileges, caller: &CallerState) -> Result<(), R
     }
 
     let kept = caller.after_uid(wanted).permitted & caller.known;
-    let says_so =
+    let names_capabilities =
         wanted.capabilities.is_some() || wanted.keep_capabilities || wanted.secure_bits.is_some();
-    if leaves_root && !kept.is_empty() && !says_so {
+    if leaves_root && !kept.is_empty() && !names_capabilities {
         let capabilities = mask(kept);
         return Err((Step::Uid, Precondition::CapabilitiesKept { capabilities }));
     }

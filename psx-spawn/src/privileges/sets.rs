@@ -1,4 +1,4 @@
-//! The three sets that `capset(2)` sets.
+//! The three capability sets of `capset(2)`.
 
 use rustix::thread::CapabilitySet;
 
@@ -10,28 +10,29 @@ use rustix::thread::CapabilitySet;
 /// use psx::{CapabilitySet, CapabilitySets};
 ///
 /// let bind = CapabilitySet::NET_BIND_SERVICE;
-/// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::permitted_and_effective(bind) };
+/// let usable = CapabilitySets::permitted_and_effective(bind);
+/// let sets = CapabilitySets { inheritable: bind, ..usable };
 /// assert_eq!(sets.effective, sets.inheritable);
 /// assert_ne!(sets, CapabilitySets::empty());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CapabilitySets {
-    /// What the kernel looks at when the thread does something.
+    /// The capabilities that the kernel checks.
     pub effective: CapabilitySet,
-    /// What the thread may make effective.
+    /// The capabilities that the thread may make effective.
     pub permitted: CapabilitySet,
-    /// What the thread may hand on through `execve`.
+    /// The capabilities that `execve` may preserve.
     pub inheritable: CapabilitySet,
 }
 
 impl CapabilitySets {
-    /// No capabilities at all.
+    /// No capabilities.
     #[must_use]
     pub const fn empty() -> Self {
         Self::permitted_and_effective(CapabilitySet::empty())
     }
 
-    /// These capabilities, permitted and effective, and none inheritable.
+    /// These capabilities permitted and effective, and none inheritable.
     #[must_use]
     pub const fn permitted_and_effective(set: CapabilitySet) -> Self {
         Self { effective: set, permitted: set, inheritable: CapabilitySet::empty() }
@@ -50,7 +51,7 @@ impl From<CapabilitySets> for rustix::thread::CapabilitySets {
     }
 }
 
-/// The capabilities in `set`, one by one: also those that have no name yet.
+/// The capabilities in `set`, one by one, including those without a name in rustix.
 pub(super) fn each(set: CapabilitySet) -> impl Iterator<Item = CapabilitySet> {
     (0..u64::BITS)
         .map(|number| CapabilitySet::from_bits_retain(1 << number))
