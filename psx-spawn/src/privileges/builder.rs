@@ -1,4 +1,4 @@
-//! The steps, one method each; those that set ids are in `ids`.
+//! The builder and its steps, one method each; those that set ids are in `ids`.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -7,15 +7,15 @@ use super::filter::Filter;
 use super::implied::Implied;
 use super::{CapabilitySet, CapabilitySets, LandlockFlags, ResIds, SecureBits};
 
-/// Steps that change what a process may do: made on every thread, in one stop, in the one order that
-/// works.
+/// Steps that change the privileges of a process, made on every thread, in one stop, in the one order
+/// that works.
 ///
-/// A method called twice replaces what it said before. See the [module](super) for the order, and for
-/// what happens when a step fails.
+/// A second call of a method replaces the first. See the [module](super) for the order and for the effect of
+/// a failed step.
 ///
 /// # Examples
 ///
-/// Root becomes nobody, on every thread:
+/// Root becomes the user 65534, on every thread:
 ///
 /// ```no_run
 /// use psx::{CapabilitySets, Privileges};
@@ -27,11 +27,11 @@ use super::{CapabilitySet, CapabilitySets, LandlockFlags, ResIds, SecureBits};
 ///     .uid(65534)
 ///     .capabilities(CapabilitySets::empty())
 ///     .apply()?;
-/// println!("{} threads are unprivileged now", report.threads());
+/// println!("{} threads are unprivileged", report.threads());
 /// # Ok::<(), psx::privileges::ApplyError>(())
 /// ```
 #[derive(Debug, Default)]
-#[must_use = "nothing changes until `apply` is called"]
+#[must_use = "no step is made until `apply` is called"]
 #[doc(alias = "drop_privileges")]
 pub struct Privileges {
     pub(super) secure_bits: Option<SecureBits>,
@@ -49,13 +49,13 @@ pub struct Privileges {
     pub(super) no_new_privs: bool,
     pub(super) landlock: Option<(OwnedFd, LandlockFlags)>,
     pub(super) seccomp: Option<Filter>,
-    /// Set by the first batch that has given up root, for `verify`: afterwards no id tells that there
-    /// was root.
+    /// For `verify`. Set when the batch has given up root for the first time, because the ids do not show
+    /// this afterwards.
     pub(super) implied: OnceLock<Implied>,
 }
 
 impl Privileges {
-    /// No steps yet.
+    /// A batch without steps.
     ///
     /// # Examples
     ///
@@ -68,7 +68,7 @@ impl Privileges {
         Self::default()
     }
 
-    /// Sets the secure bits to exactly `bits`: how user id 0 and capabilities hang together
+    /// Sets the secure bits to exactly `bits`: they decide how user id 0 affects capabilities
     /// (`capabilities(7)`). Needs `CAP_SETPCAP` on a thread whose bits change.
     ///
     /// # Examples
@@ -76,7 +76,7 @@ impl Privileges {
     /// ```no_run
     /// use psx::{Privileges, privileges::SecureBits};
     ///
-    /// // No program started from here on gets capabilities for being root.
+    /// // From now on `execve` gives no capabilities to user id 0.
     /// Privileges::new().secure_bits(SecureBits::NO_ROOT | SecureBits::NO_ROOT_LOCKED).apply()?;
     /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
@@ -86,10 +86,10 @@ impl Privileges {
         self
     }
 
-    /// Lets permitted capabilities survive this and later changes from root to another uid, until
-    /// the next `execve`.
+    /// Keeps permitted capabilities over this and later changes from root to another uid, until the next
+    /// `execve`.
     ///
-    /// Not needed for [`capabilities`](Self::capabilities), which sees to it for its own change.
+    /// Not needed with [`capabilities`](Self::capabilities), which keeps its own over the batch's change.
     ///
     /// # Examples
     ///
@@ -103,8 +103,8 @@ impl Privileges {
         self
     }
 
-    /// Takes from the bounding set what is not in `keep`, so that no `execve` brings it back. Needs
-    /// `CAP_SETPCAP` on a thread that has such a capability in the set.
+    /// Drops from the bounding set all capabilities that are not in `keep`, so that no `execve` can gain
+    /// them. Needs `CAP_SETPCAP` on a thread that has such a capability in the set.
     ///
     /// # Examples
     ///
@@ -120,14 +120,14 @@ impl Privileges {
         self
     }
 
-    /// Sets the capabilities: permitted, effective and inheritable. Giving up needs no privilege.
+    /// Sets the permitted, effective and inheritable capabilities. Removing capabilities needs no privilege.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// use psx::{CapabilitySet, CapabilitySets, Privileges};
     ///
-    /// // Nobody, but one who may bind port 80.
+    /// // The user 65534 with the capability to bind port 80.
     /// Privileges::new()
     ///     .groups(&[])
     ///     .gid(65534)
@@ -143,7 +143,7 @@ impl Privileges {
         self
     }
 
-    /// Sets the ambient set, which programs started by `execve` get as permitted and effective. Each
+    /// Sets the ambient set, which `execve` adds to the new program's permitted and effective set. Each
     /// capability must be permitted and inheritable after [`capabilities`](Self::capabilities).
     ///
     /// # Examples
@@ -152,7 +152,8 @@ impl Privileges {
     /// use psx::{CapabilitySet, CapabilitySets, Privileges};
     ///
     /// let bind = CapabilitySet::NET_BIND_SERVICE;
-    /// let sets = CapabilitySets { inheritable: bind, ..CapabilitySets::permitted_and_effective(bind) };
+    /// let usable = CapabilitySets::permitted_and_effective(bind);
+    /// let sets = CapabilitySets { inheritable: bind, ..usable };
     /// Privileges::new()
     ///     .groups(&[])
     ///     .gid(65534)
@@ -168,7 +169,7 @@ impl Privileges {
         self
     }
 
-    /// Forbids gaining privileges by `execve`, for good.
+    /// Forbids gaining privileges by `execve`, permanently.
     ///
     /// # Examples
     ///
@@ -182,22 +183,21 @@ impl Privileges {
         self
     }
 
-    /// Puts every thread into the Landlock domain of `ruleset`, for good. Needs
-    /// [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN` kept.
+    /// Restricts every thread by the Landlock `ruleset`, permanently. Needs
+    /// [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN` after the other steps.
     ///
-    /// From Landlock ABI 8 on (Linux 7.0) the kernel does it for all threads at once, by
-    /// `LANDLOCK_RESTRICT_SELF_TSYNC`; before, the round does. A thread with a descriptor table of its own
-    /// (`unshare` with `CLONE_FILES`) that has another file under the ruleset's number, or none, then
-    /// diverges with `EBADF` ([`Divergence`](crate::Divergence)). [`kcmp(2)`] tells that: where a seccomp
-    /// filter refuses it, or the kernel is built without it, such a thread is restricted by what it has
-    /// under that number.
+    /// From Landlock ABI 8 on (Linux 7.0) the kernel restricts all threads at once, by
+    /// `LANDLOCK_RESTRICT_SELF_TSYNC`. On older kernels the round restricts each thread. A thread with its own
+    /// descriptor table (`unshare` with `CLONE_FILES`) that has another file under the ruleset's number, or
+    /// none, then diverges with `EBADF` ([`Divergence`](crate::Divergence)). psx compares the files by
+    /// [`kcmp(2)`]: if a seccomp filter refuses it, or the kernel is built without it, such a thread is
+    /// restricted by the ruleset that it has under that number.
     ///
     /// [`kcmp(2)`]: https://man7.org/linux/man-pages/man2/kcmp.2.html
     ///
-    /// The landlock crate's `RulesetCreated` becomes a descriptor by
-    /// `Option::<OwnedFd>::from(created)`, with `None` where the kernel has no Landlock. A borrowed
-    /// descriptor becomes one by
-    /// [`try_clone_to_owned`](std::os::fd::BorrowedFd::try_clone_to_owned).
+    /// `Option::<OwnedFd>::from(created)` converts the landlock crate's `RulesetCreated`; it is `None` if the
+    /// kernel has no Landlock.
+    /// [`try_clone_to_owned`](std::os::fd::BorrowedFd::try_clone_to_owned) converts a borrowed descriptor.
     ///
     /// # Examples
     ///
@@ -217,18 +217,18 @@ impl Privileges {
         self
     }
 
-    /// Installs a seccomp filter on every thread, registered or not, by the kernel's own
-    /// `SECCOMP_FILTER_FLAG_TSYNC`. Needs [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN`
-    /// kept.
+    /// Installs a seccomp filter on every thread, registered or not, by the kernel's
+    /// `SECCOMP_FILTER_FLAG_TSYNC`. Needs [`no_new_privs`](Self::no_new_privs), or `CAP_SYS_ADMIN` after the
+    /// other steps.
     ///
-    /// The program is classic BPF. An instruction of the seccompiler crate has the same four fields. One
-    /// that the kernel would refuse is found before the batch begins
-    /// ([`FilterInstruction`](super::Precondition::FilterInstruction)), since the filter comes last.
+    /// The program is classic BPF. An instruction of the seccompiler crate has the same four fields. Because
+    /// the filter is installed last, psx checks every instruction before the batch begins
+    /// ([`FilterInstruction`](super::Precondition::FilterInstruction)).
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// // The shortest of all: everything is allowed.
+    /// // The shortest filter: it allows every call.
     /// let allow = libc::sock_filter {
     ///     code: (libc::BPF_RET | libc::BPF_K) as u16,
     ///     jt: 0,

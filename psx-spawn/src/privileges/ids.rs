@@ -1,8 +1,8 @@
-//! The steps that set user and group ids, and what such a change takes away beside.
+//! The steps that set user and group ids, and those that undo the side effects of such a change.
 
 use super::Privileges;
 
-/// The ids to set, real, effective and saved; none to leave one as it is.
+/// The real, effective and saved id to set; `None` leaves one unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ResIds(pub(super) [Option<u32>; 3]);
 
@@ -11,7 +11,7 @@ impl ResIds {
         self == Self::default()
     }
 
-    /// What the ids are once they have been set.
+    /// The ids after the change of `current`.
     pub(super) fn over(self, current: [u32; 3]) -> [u32; 3] {
         std::array::from_fn(|i| self.0[i].unwrap_or(current[i]))
     }
@@ -19,15 +19,15 @@ impl ResIds {
 
 /// # User and group ids
 ///
-/// A batch that gives up user id 0 names what becomes of root's other ids, or it is refused with
+/// A batch that gives up user id 0 must name root's other ids, or it is refused with
 /// [`Precondition::GidKept`](super::Precondition::GidKept) or
-/// [`GroupsKept`](super::Precondition::GroupsKept): a group id 0 that stays is set by
-/// [`gid`](Self::gid) or kept by [`keep_gid`](Self::keep_gid), supplementary groups that stay are set
-/// by [`groups`](Self::groups) or kept by [`keep_groups`](Self::keep_groups). User id 0 is given up
-/// when one of the three ids was 0 and none is afterwards: [`effective_uid`](Self::effective_uid)
-/// alone, which can be taken back, is not refused.
+/// [`GroupsKept`](super::Precondition::GroupsKept): it sets a group id 0 by [`gid`](Self::gid) or keeps it
+/// by [`keep_gid`](Self::keep_gid), and sets supplementary groups by [`groups`](Self::groups) or keeps them
+/// by [`keep_groups`](Self::keep_groups). A batch gives up user id 0 if one of the three ids is 0 before it
+/// and none afterwards: a change of [`effective_uid`](Self::effective_uid) alone, which can be undone, is not
+/// refused.
 ///
-/// A change of the effective user or group id has three more effects (`commit_creds` in the kernel's
+/// A change of the effective user or group id has three side effects (`commit_creds` in the kernel's
 /// `kernel/cred.c`):
 ///
 /// - The thread's parent-death signal is cleared ([`PR_SET_PDEATHSIG(2const)`]). See
@@ -35,11 +35,11 @@ impl ResIds {
 /// - The process gets the dumpability of `/proc/sys/fs/suid_dumpable`, usually 0: it writes no core,
 ///   its files in `/proc/self` belong to root, and other processes of the new user cannot trace it
 ///   ([`PR_SET_DUMPABLE(2const)`]). See [`keep_dumpable`](Self::keep_dumpable).
-/// - The threads count against the new real user's `RLIMIT_NPROC` ([`setrlimit(2)`]), which
-///   `CAP_SYS_RESOURCE` and `CAP_SYS_ADMIN` no longer lift once they are given up. The change itself
-///   succeeds beyond the limit. From then on new threads and processes fail with `EAGAIN`, and so does
-///   `execve` on a thread that has found the user beyond the limit when it changed ([`execve(2)`]).
-///   Start threads before the change, or raise the limit before it.
+/// - The threads count against the new real user's `RLIMIT_NPROC` ([`setrlimit(2)`]), from which
+///   `CAP_SYS_RESOURCE` and `CAP_SYS_ADMIN` no longer exempt them once they are given up. The change itself
+///   succeeds beyond the limit. From then on starting threads and processes fails with `EAGAIN`, and so does
+///   `execve` on a thread that exceeded the limit when it changed ([`execve(2)`]). Start threads, or raise
+///   the limit, before the change.
 ///
 /// [`PR_SET_PDEATHSIG(2const)`]: https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 /// [`PR_SET_DUMPABLE(2const)`]: https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html
@@ -47,7 +47,7 @@ impl ResIds {
 /// [`execve(2)`]: https://man7.org/linux/man-pages/man2/execve.2.html
 impl Privileges {
     /// Sets the supplementary groups, up to 65536. Needs `CAP_SETGID`, and a user namespace that
-    /// allows `setgroups(2)`; a thread that has no groups and is to have none needs neither.
+    /// allows `setgroups(2)`; `.groups(&[])` needs neither on a thread that has no groups.
     ///
     /// # Examples
     ///
@@ -61,14 +61,13 @@ impl Privileges {
         self
     }
 
-    /// Says that the supplementary groups stay as they are, which a batch that gives up root must
-    /// say or set, as with `--keep-groups` of `setpriv(1)`. Changes nothing; [`groups`](Self::groups)
-    /// goes before it.
+    /// Allows the batch to give up root and keep the supplementary groups, as `--keep-groups` of
+    /// `setpriv(1)`. Changes nothing itself; [`groups`](Self::groups) overrides it.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// // In a user namespace without setgroups, the groups cannot be given up.
+    /// // In a user namespace that denies setgroups, the groups cannot be given up.
     /// psx::Privileges::new().keep_groups().gid(1000).uid(1000).apply()?;
     /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```
@@ -77,8 +76,8 @@ impl Privileges {
         self
     }
 
-    /// Sets the group id: real, effective and saved. Needs `CAP_SETGID`, unless it is one of the
-    /// three already.
+    /// Sets the real, effective and saved group id. Needs `CAP_SETGID`, unless `gid` is one of the three
+    /// already.
     ///
     /// # Examples
     ///
@@ -93,8 +92,7 @@ impl Privileges {
         self
     }
 
-    /// Says that the group ids that the batch does not set stay as they are, though one is 0 and the
-    /// batch gives up root. Changes nothing.
+    /// Allows the batch to give up root and keep a group id 0 that it does not set. Changes nothing itself.
     ///
     /// # Examples
     ///
@@ -147,15 +145,14 @@ impl Privileges {
         self
     }
 
-    /// Sets the user id: real, effective and saved. Needs `CAP_SETUID`, unless it is one of the
-    /// three already.
+    /// Sets the real, effective and saved user id. Needs `CAP_SETUID`, unless `uid` is one of the three
+    /// already.
     ///
-    /// Where this gives up user id 0, the permitted and effective capabilities go with it, unless
+    /// If this gives up user id 0, the permitted and effective capabilities are cleared, unless
     /// [`capabilities`](Self::capabilities), [`keep_capabilities`](Self::keep_capabilities) or
-    /// [`secure_bits`](Self::secure_bits) of this batch say otherwise: if a secure bit that was set
-    /// before would keep them, the batch is refused
-    /// ([`CapabilitiesKept`](super::Precondition::CapabilitiesKept)). From one plain user to another
-    /// the kernel leaves capabilities as they are.
+    /// [`secure_bits`](Self::secure_bits) of this batch keep them. If a secure bit that was set earlier would
+    /// keep them, the batch is refused ([`CapabilitiesKept`](super::Precondition::CapabilitiesKept)). A
+    /// change from one user to another, neither of them root, leaves capabilities unchanged.
     ///
     /// # Examples
     ///
@@ -188,7 +185,7 @@ impl Privileges {
     /// # Examples
     ///
     /// ```no_run
-    /// // Root puts its privileges aside for a while, on every thread, and takes them back.
+    /// // Root gives up its privileges for a while, on every thread, and takes them back.
     /// psx::Privileges::new().effective_uid(1000).apply()?;
     /// psx::Privileges::new().effective_uid(0).apply()?;
     /// # Ok::<(), psx::privileges::ApplyError>(())
@@ -211,10 +208,10 @@ impl Privileges {
         self
     }
 
-    /// Gives each thread the parent-death signal back that it had before the batch changed its ids.
+    /// Restores on each thread the parent-death signal that it had before the batch changed its ids.
     ///
-    /// A parent that ends within the batch, between the two, is missed: compare `getppid()` before
-    /// and after.
+    /// If the parent ends between the change and the restoration, no signal is sent: compare `getppid()`
+    /// before and after.
     ///
     /// # Examples
     ///
@@ -239,27 +236,27 @@ impl Privileges {
         self
     }
 
-    /// Gives the process the dumpability back that it had before the batch changed its ids.
+    /// Restores the dumpability that the process had before the batch changed its ids.
     ///
-    /// It is the process's, so it is set once, by the calling thread, after the round: processes of
-    /// the new user may then trace this one, which they must not before the last thread has given up
-    /// root, since all threads share their memory. For the same reason
+    /// Dumpability belongs to the process, so the calling thread sets it once, after the round. Processes of
+    /// the new user may trace this process from then on. They must not before the last thread has given up
+    /// root, since all threads share their memory. Therefore
     /// [`Coverage::Registered`](crate::Coverage::Registered) is refused
-    /// ([`DumpableUnproven`](super::Precondition::DumpableUnproven)), and nothing is given back where
-    /// the batch has failed half-way or a thread has not changed as the caller has
-    /// ([`Divergence::Report`](crate::Divergence::Report)).
+    /// ([`DumpableUnproven`](super::Precondition::DumpableUnproven)), and nothing is restored if a step failed
+    /// or a thread diverged ([`Divergence::Report`](crate::Divergence::Report)).
     ///
-    /// What is given back is what the process had when every thread was stopped for the batch. A thread that
-    /// sets it between the end of the round and the return of [`apply`](Self::apply) is overruled.
+    /// The restored value is the one that the process had when every thread was stopped for the batch. It
+    /// overwrites a value that a thread sets between the end of the round and the return of
+    /// [`apply`](Self::apply).
     ///
-    /// Dumpability 2, which only the kernel sets, is not given back. Another process that shares the
-    /// memory (`clone` with `CLONE_VM` and without `CLONE_THREAD`) is no thread of this one, and is not
-    /// looked at.
+    /// Dumpability 2, which only the kernel sets, is not restored. Another process that shares the memory
+    /// (`clone` with `CLONE_VM` and without `CLONE_THREAD`) is not a thread of this process, and is not
+    /// checked.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// // Still writes a core, and can be profiled by its own user.
+    /// // The process still writes a core, and its user can profile it.
     /// psx::Privileges::new().groups(&[]).gid(65534).uid(65534).keep_dumpable().apply()?;
     /// # Ok::<(), psx::privileges::ApplyError>(())
     /// ```

@@ -1,9 +1,9 @@
-//! Why a step of `psx::Privileges` was refused before any thread was stopped: as data, and in words.
+//! The conditions that psx checks before it stops any thread, and the names of capabilities.
 
 use std::{fmt, io};
 
-/// A condition of a step of `psx::Privileges` that does not hold, found before any thread was
-/// stopped. Printed, it says what is missing and what to do.
+/// A condition of a step of [`Privileges`](super::Privileges) that does not hold, found before any thread
+/// was stopped. `{}` prints what is missing and what to do.
 ///
 /// # Examples
 ///
@@ -16,65 +16,64 @@ use std::{fmt, io};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the fields' names say it")]
+#[expect(missing_docs, reason = "the variants describe their fields")]
 pub enum Precondition {
-    /// The step needs this capability, and the calling thread does not have it effective.
+    /// The step needs this capability in the effective set of the calling thread.
     MissingCapability { capability: CapabilityMask },
-    /// 4294967295 is not an id: `setresuid(2)` and its siblings read it as "leave it as it is".
+    /// 4294967295 is not an id: `setresuid(2)` and similar calls read it as "leave unchanged".
     NotAnId { kind: IdKind },
-    /// Without the capability, an id can only become one of the thread's real, effective and saved
-    /// ones, and this is none of them.
+    /// Without the capability, a thread can set only its real, effective and saved ids, and this is none of
+    /// them.
     IdNotPermitted { kind: IdKind, id: u32, capability: CapabilityMask },
-    /// The calling thread's user namespace does not map this id (`user_namespaces(7)`).
+    /// The user namespace does not map this id (`user_namespaces(7)`).
     IdNotMapped { kind: IdKind, id: u32 },
-    /// The calling thread's user namespace does not allow `setgroups(2)`.
+    /// The user namespace denies `setgroups(2)`.
     SetgroupsDenied,
-    /// More groups than the kernel takes (`NGROUPS_MAX`).
+    /// More groups than the kernel allows (`NGROUPS_MAX`).
     TooManyGroups { count: usize, limit: usize },
-    /// The batch gives up user id 0, and these group ids (real, effective, saved) stay, one of them
-    /// 0.
+    /// The batch gives up user id 0 and keeps these group ids (real, effective, saved), one of which is 0.
     GidKept { gids: [u32; 3] },
-    /// The batch gives up user id 0 or group id 0, and these supplementary groups stay.
+    /// The batch gives up user id 0 or group id 0 and keeps these supplementary groups.
     GroupsKept { groups: Vec<u32> },
-    /// The batch gives up user id 0, and because of a secure bit that was set before, these
-    /// permitted capabilities stay.
+    /// The batch gives up user id 0 and keeps these permitted capabilities, because of a secure bit that was
+    /// set before.
     CapabilitiesKept { capabilities: CapabilityMask },
-    /// These secure bits would change and are locked.
+    /// The step would change these secure bits, which are locked.
     SecureBitsLocked { bits: u32 },
-    /// Capabilities are to be kept, and the secure bit that says so is locked.
+    /// The batch keeps capabilities, and the secure bit `KEEP_CAPS` is locked.
     KeepCapabilitiesLocked,
-    /// These capabilities are wanted, and the calling thread does not have them permitted.
+    /// The calling thread does not have these capabilities permitted.
     NotPermitted { capabilities: CapabilityMask },
     /// These capabilities would be effective without being permitted.
     EffectiveNotPermitted { capabilities: CapabilityMask },
-    /// These capabilities cannot become inheritable: they are not inheritable already, and not both
-    /// permitted and in the bounding set.
+    /// These capabilities cannot become inheritable: they are neither inheritable already, nor both permitted
+    /// and in the bounding set.
     NotInheritable { capabilities: CapabilityMask },
-    /// These capabilities cannot become ambient: in the end they are not both permitted and
+    /// These capabilities cannot become ambient: after the other steps they are not both permitted and
     /// inheritable.
     AmbientNotPermitted { capabilities: CapabilityMask },
     /// The secure bit `NO_CAP_AMBIENT_RAISE` forbids any ambient capability.
     AmbientRaiseForbidden,
-    /// A process is made dumpable again only if no thread can have kept root, and
-    /// `Coverage::Registered` does not prove that.
+    /// `keep_dumpable` needs the proof that no thread has kept root, and `Coverage::Registered` does not give
+    /// it.
     DumpableUnproven,
-    /// The step needs `no_new_privs`, or `CAP_SYS_ADMIN` after the steps before it.
+    /// The step needs `no_new_privs`, or `CAP_SYS_ADMIN` after the other steps.
     NeedsNoNewPrivs,
     /// A seccomp filter has from 1 to 4096 instructions (`BPF_MAXINSNS`).
     FilterLength { instructions: usize },
-    /// The kernel refuses this instruction of a seccomp filter, counted from 0: it is none that
-    /// filters may have, jumps or reads too far, or loads memory that has not been stored to.
+    /// The kernel refuses this instruction of a seccomp filter, counted from 0: it is not allowed in filters,
+    /// jumps or reads out of range, or loads a word of memory before a store to it.
     FilterInstruction { index: usize },
-    /// The kernel has no Landlock, or has it switched off.
+    /// The kernel has no Landlock, or it is disabled.
     LandlockUnavailable,
-    /// The kernel's Landlock is older than flags are.
+    /// The kernel's Landlock ABI is too old for flags.
     LandlockFlagsUnsupported { abi: u32, needed: u32 },
-    /// The descriptor is not one of a Landlock ruleset.
+    /// The descriptor is not a Landlock ruleset.
     NotARuleset,
 }
 
 impl Precondition {
-    /// What kind of `io::Error` an error with this cause becomes.
+    /// The kind of the `io::Error` that an error with this cause converts to.
     pub(super) fn io_kind(&self) -> io::ErrorKind {
         match self {
             Self::MissingCapability { .. }
@@ -92,7 +91,7 @@ impl Precondition {
     }
 }
 
-/// Whether an id is a user's or a group's.
+/// Whether an id is a user id or a group id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdKind {
     /// A user id.
@@ -120,14 +119,13 @@ impl fmt::Display for Precondition {
             ),
             Self::NotAnId { kind } => write!(
                 f,
-                "4294967295 is not a {kind} id, the kernel reads it as \"leave it as it is\"; set \
+                "4294967295 is not a {kind} id: the kernel reads it as \"leave unchanged\"; set \
                  another id"
             ),
             Self::IdNotPermitted { kind, id, capability } => write!(
                 f,
-                "the calling thread does not have {capability} effective, and {id} is none of its \
-                 real, effective and saved {kind} ids; start the program with it, or set one of these \
-                 ids"
+                "the calling thread does not have {capability} effective, and {id} is not its real, \
+                 effective or saved {kind} id; start the program with it, or set one of these ids"
             ),
             Self::IdNotMapped { kind, id } => write!(
                 f,
@@ -139,86 +137,90 @@ impl fmt::Display for Precondition {
                 },
             ),
             Self::SetgroupsDenied => f.write_str(
-                "this user namespace does not allow setgroups; keep the groups with .keep_groups(), or \
-                 have a process with CAP_SETGID in the parent namespace write gid_map",
+                "this user namespace denies setgroups; keep the groups with .keep_groups(), or have a \
+                 process with CAP_SETGID in the parent namespace write gid_map",
             ),
             Self::TooManyGroups { count, limit } => {
-                write!(f, "{count} groups are more than the {limit} that the kernel takes")
+                write!(f, "{count} groups exceed the kernel's limit of {limit}; set fewer")
             }
             Self::GidKept { gids: [real, effective, saved] } => write!(
                 f,
                 "the batch gives up user id 0 and keeps the group ids {real} {effective} {saved} \
-                 (real, effective, saved); set them with .gid(), or say .keep_gid()"
+                 (real, effective, saved); set them with .gid(), or add .keep_gid()"
             ),
             Self::GroupsKept { groups } => write!(
                 f,
                 "the batch gives up root and keeps the supplementary groups {}; set them with \
-                 .groups() (&[] for none), or say .keep_groups()",
+                 .groups() (&[] for none), or add .keep_groups()",
                 FirstGroups(groups)
             ),
             Self::CapabilitiesKept { capabilities } => write!(
                 f,
                 "the batch gives up user id 0, and a secure bit that was set before keeps \
-                 {capabilities}; say what stays with .capabilities(), or say .keep_capabilities()"
+                 {capabilities}; set them with .capabilities(), or add .keep_capabilities()"
             ),
             Self::SecureBitsLocked { bits } => {
-                write!(f, "the secure bits {bits:#x} would change and are locked; leave them as they are")
+                write!(f, "the secure bits {bits:#x} would change and are locked; leave them unchanged")
             }
             Self::KeepCapabilitiesLocked => f.write_str(
-                "capabilities are to be kept, and the secure bit KEEP_CAPS is locked; lock it after \
-                 the change of uid",
+                "the batch keeps capabilities, and the secure bit KEEP_CAPS is locked; lock it after the \
+                 change of uid",
             ),
             Self::NotPermitted { capabilities } => write!(
                 f,
-                "{capabilities} cannot be set, since the calling thread does not have them permitted; \
-                 ask for permitted ones only"
+                "the calling thread does not have {capabilities} permitted; set only capabilities that \
+                 are permitted"
             ),
             Self::EffectiveNotPermitted { capabilities } => write!(
                 f,
-                "{capabilities} would be effective and not permitted; name them in both sets of \
+                "{capabilities} would be effective and not permitted; put them in both sets of \
                  .capabilities()"
             ),
             Self::NotInheritable { capabilities } => write!(
                 f,
-                "{capabilities} cannot become inheritable: they must be so already, or be both \
+                "{capabilities} cannot become inheritable; they must be inheritable already, or both \
                  permitted and in the bounding set"
             ),
             Self::AmbientNotPermitted { capabilities } => write!(
                 f,
-                "{capabilities} cannot become ambient: they must be permitted and inheritable in the \
-                 end; name them in both sets of .capabilities()"
+                "{capabilities} cannot become ambient: they would not be both permitted and inheritable; \
+                 put them in both sets of .capabilities()"
             ),
             Self::AmbientRaiseForbidden => f.write_str(
                 "the secure bit NO_CAP_AMBIENT_RAISE forbids ambient capabilities; set it afterwards",
             ),
             Self::DumpableUnproven => f.write_str(
-                "a thread that is not registered may keep root, and Coverage::Registered does not \
-                 prove that none does; use Coverage::Require, or leave keep_dumpable out",
+                "under Coverage::Registered an unregistered thread may keep root; use \
+                 Coverage::Require, or leave keep_dumpable out",
             ),
             Self::NeedsNoNewPrivs => f.write_str(
-                "needs no_new_privs, or CAP_SYS_ADMIN after the other steps; add .no_new_privs()",
+                "the step needs no_new_privs, or CAP_SYS_ADMIN after the other steps; add \
+                 .no_new_privs()",
             ),
             Self::FilterLength { instructions } => {
                 write!(f, "a filter has 1 to 4096 instructions, and this one has {instructions}")
             }
             Self::FilterInstruction { index } => write!(
                 f,
-                "instruction {index} (from 0) is none that a filter may have, jumps or reads too \
-                 far, or loads memory that has not been stored to; see seccomp(2)"
+                "instruction {index} (counted from 0) is not allowed in a filter, jumps or reads out of \
+                 range, or loads a word of memory before a store to it; see seccomp(2)"
             ),
             Self::LandlockUnavailable => {
-                f.write_str("this kernel has no Landlock, or has it switched off; leave the step out")
+                f.write_str("this kernel has no Landlock, or it is disabled; leave the step out")
             }
             Self::LandlockFlagsUnsupported { abi, needed } => write!(
                 f,
-                "flags need Landlock ABI {needed}, and this kernel has {abi}; use LandlockFlags::NONE"
+                "flags need Landlock ABI {needed}, and this kernel has ABI {abi}; use \
+                 LandlockFlags::NONE"
             ),
-            Self::NotARuleset => f.write_str("the descriptor is not one of a Landlock ruleset"),
+            Self::NotARuleset => f.write_str(
+                "the descriptor is not a Landlock ruleset; pass one from landlock_create_ruleset",
+            ),
         }
     }
 }
 
-/// The first of a list that may have 65536 entries.
+/// Shows the first groups of a list of up to 65536.
 struct FirstGroups<'g>(&'g [u32]);
 
 impl fmt::Display for FirstGroups<'_> {
@@ -234,9 +236,8 @@ impl fmt::Display for FirstGroups<'_> {
     }
 }
 
-/// Capabilities by the kernel's numbers: bit `n` is the capability `n` of `linux/capability.h`.
-/// Printed, their names; `CapabilitySet::from_bits_retain(mask.bits())` is the same set in rustix's
-/// type.
+/// Capabilities by the kernel's numbers: bit `n` is the capability `n` of `linux/capability.h`. `{}` prints
+/// their names. `CapabilitySet::from_bits_retain(mask.bits())` is the same set in rustix's type.
 ///
 /// # Examples
 ///
@@ -263,7 +264,7 @@ impl CapabilityMask {
     }
 }
 
-/// By number, as `linux/capability.h` has them in Linux 6.18.
+/// The names by number, from `linux/capability.h` of Linux 6.18.
 const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

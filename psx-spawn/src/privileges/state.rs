@@ -1,4 +1,4 @@
-//! What the kernel says about the privileges of each thread.
+//! `threads`: the privileges of each thread, read from `/proc`.
 
 use std::io;
 use std::str::{FromStr, SplitWhitespace};
@@ -8,9 +8,9 @@ use rustix::thread::CapabilitySet;
 
 use super::CapabilitySets;
 
-/// A thread and its privileges, as the kernel tells them in `/proc/self/task/TID/status`.
+/// A thread and its privileges, read from `/proc/self/task/TID/status`.
 ///
-/// Secure bits and Landlock domains are not told there.
+/// The file does not show secure bits and Landlock domains.
 ///
 /// # Examples
 ///
@@ -24,7 +24,7 @@ use super::CapabilitySets;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ThreadPrivileges {
-    /// Which thread it is.
+    /// The thread.
     pub thread: NamedThread,
     /// Whether broadcasts reach it.
     pub kind: ThreadKind,
@@ -36,28 +36,28 @@ pub struct ThreadPrivileges {
     pub groups: Vec<u32>,
     /// Its permitted, effective and inheritable capabilities.
     pub capabilities: CapabilitySets,
-    /// What `execve` can give it at the most.
+    /// The capabilities that `execve` may give it at most.
     pub bounding: CapabilitySet,
-    /// What `execve` hands on without a file's capabilities.
+    /// The capabilities that `execve` preserves without file capabilities.
     pub ambient: CapabilitySet,
-    /// Whether it has given up gaining privileges by `execve`.
+    /// Whether it cannot gain privileges by `execve`.
     pub no_new_privs: bool,
-    /// How many seccomp filters it has.
+    /// The number of its seccomp filters.
     pub seccomp_filters: u32,
 }
 
-/// The four ids of a thread as a user, or as a group. Defined by `credentials(7)`.
+/// The four user or group ids of a thread, see `credentials(7)`.
 ///
 /// # Examples
 ///
 /// ```
 /// use psx::privileges::Ids;
 ///
-/// let nobody = Ids { real: 65534, effective: 65534, saved: 65534, filesystem: 65534 };
-/// assert_ne!(nobody, Ids { saved: 0, ..nobody });
+/// let user = Ids { real: 1000, effective: 1000, saved: 1000, filesystem: 1000 };
+/// assert_ne!(user, Ids { saved: 0, ..user });
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the field names are those of credentials(7)")]
 pub struct Ids {
     pub real: u32,
     pub effective: u32,
@@ -65,18 +65,18 @@ pub struct Ids {
     pub filesystem: u32,
 }
 
-/// Every thread of the process and its privileges, registered or not: for logs and health checks.
+/// Lists every thread of the process, registered or not, and its privileges: for logs and health checks.
 /// Registers the calling thread.
 ///
-/// [`kind`](ThreadPrivileges::kind) says whether broadcasts reach a thread. One that has just been
-/// started is [`Unregistered`](ThreadKind::Unregistered) until it registers, by the first thing that it
-/// does. Threads that have ended are left out.
+/// [`kind`](ThreadPrivileges::kind) tells whether broadcasts reach a thread. A thread that has just been
+/// started is [`Unregistered`](ThreadKind::Unregistered) until it registers.
+/// Threads that have ended are not listed.
 ///
 /// # Errors
 ///
-/// Where the list would not be whole: `/proc` cannot be read, as after a `chroot` or under a Landlock
-/// domain that denies it; it belongs to a pid namespace in which this process is not; a thread that
-/// lives cannot be looked at. Also if there is no memory left, and inside a broadcast's closure.
+/// If the list would be incomplete: `/proc` cannot be read, as after a `chroot` or under a Landlock domain
+/// that denies it; it belongs to a pid namespace that does not contain this process; the state of a living
+/// thread cannot be read. Also without free memory, and inside a broadcast's closure.
 ///
 /// # Examples
 ///
@@ -107,7 +107,7 @@ impl ThreadPrivileges {
     }
 
     fn read(thread: &ProcessThread) -> io::Result<Self> {
-        // A name may hold any bytes, and comes with an id and a name of its own.
+        // Lossy: the thread's name may contain any bytes.
         Status(&String::from_utf8_lossy(thread.status())).parse(thread)
     }
 }
@@ -131,7 +131,7 @@ impl Status<'_> {
             bounding: self.set("CapBnd")?,
             ambient: self.set("CapAmb")?,
             no_new_privs: self.number::<u32>("NoNewPrivs")? != 0,
-            // Kernels before 5.9, and those without seccomp, do not tell.
+            // Kernels before 5.9, and those without seccomp, do not show it.
             seccomp_filters: self.number("Seccomp_filters").unwrap_or(0),
         })
     }
@@ -170,6 +170,6 @@ fn number<N: FromStr>(word: &str) -> io::Result<N> {
 }
 
 fn malformed(what: &str) -> io::Error {
-    let text = format!("/proc/self/task/TID/status is not as expected: {what}");
+    let text = format!("/proc/self/task/TID/status is malformed: {what}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -1,10 +1,10 @@
-//! What a batch tells `tracing`, after it is over. The round itself has told of its own by then.
+//! The `tracing` event of a batch, after it has ended. The broadcast has recorded its own by then.
 
 use super::{ApplyError, Privileges, Step};
 use crate::Report;
 
-/// One event for the whole batch: at INFO where it took effect, at WARN where a step failed or a
-/// thread differs. An error of the round has been told by the round.
+/// Emits one event for the whole batch: at INFO if it took effect, at WARN if a step failed or a thread
+/// diverged. The broadcast has recorded its own error.
 #[cfg(feature = "tracing")]
 pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), ApplyError>) {
     use shown::{Groups, Steps};
@@ -41,7 +41,7 @@ pub(super) fn end(batch: &Privileges, result: &Result<(Report, Vec<Step>), Apply
 #[cfg(not(feature = "tracing"))]
 pub(super) fn end(_: &Privileges, _: &Result<(Report, Vec<Step>), ApplyError>) {}
 
-/// How the event's fields are printed.
+/// The `Display` of the event's fields.
 #[cfg(feature = "tracing")]
 mod shown {
     use std::fmt::{Display, Formatter, Result};
@@ -56,7 +56,7 @@ mod shown {
         }
     }
 
-    /// There may be 65536.
+    /// Shows the first 16 of up to 65536.
     pub(super) struct Groups<'g>(pub(super) &'g [u32]);
 
     impl Display for Groups<'_> {
@@ -75,7 +75,7 @@ mod shown {
         Ok(())
     }
 
-    /// One number where all three are set to it; else three, `-` for one that is left alone.
+    /// One number if all three ids are set to it; else three, `-` for an unchanged one.
     impl Display for ResIds {
         fn fmt(&self, f: &mut Formatter<'_>) -> Result {
             let [real, effective, saved] = self.0;

@@ -1,8 +1,8 @@
-//! What the calling process's user namespace allows, as `/proc/self` tells it. Contains `unsafe`:
-//! one call of the libc.
+//! The id maps of the calling process's user namespace, read from `/proc/self`. Contains `unsafe`: one
+//! libc call.
 //!
-//! What cannot be read is not known, and then the kernel decides: `/proc` may be missing, be
-//! another pid namespace's, or be forbidden by a Landlock domain.
+//! If a file cannot be read, the check is left to the kernel: `/proc` may be missing, belong to another pid
+//! namespace, or be denied by a Landlock domain.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use super::{IdKind, Precondition};
 /// More than 340 lines, the kernel's limit, of three numbers with ten digits.
 const LONGEST: u64 = 64 * 1024;
 
-/// What is known of the namespace.
+/// What is known of the namespace; `None` if a file cannot be read.
 #[derive(Debug, Default)]
 pub(super) struct UserNamespace {
     users: Option<IdMap>,
@@ -36,12 +36,12 @@ impl UserNamespace {
         }
     }
 
-    /// The kernel refuses `setgroups(2)` as well where no group is mapped yet.
+    /// Whether the kernel refuses `setgroups(2)`. It does as well while no group is mapped.
     pub(super) fn denies_setgroups(&self) -> bool {
         self.setgroups == Some(false) || self.groups.as_ref().is_some_and(|map| map.0.is_empty())
     }
 
-    /// Whether all these ids exist in the namespace, as far as is known.
+    /// Checks that the namespace maps all these ids, if its map is known.
     pub(super) fn check(
         &self,
         kind: IdKind,
@@ -57,11 +57,11 @@ impl UserNamespace {
 }
 
 /// Whether a thread that shows `id` may have an id that the user namespace does not map: the kernel shows
-/// all of those as the overflow id (`user_namespaces(7)`).
+/// every such id as the overflow id (`user_namespaces(7)`).
 ///
-/// Fails where a map is there and cannot be read. Without user namespaces in the kernel there is none.
+/// Fails if a map exists and cannot be read. A kernel without user namespaces has none.
 pub(super) fn may_stand_for_others(kind: IdKind, id: u32) -> io::Result<bool> {
-    /// Where the kernel's value cannot be read.
+    /// Used if the kernel's value cannot be read.
     const DEFAULT: u32 = 65534;
     let (map, overflow) = match kind {
         IdKind::User => (c"uid_map", "/proc/sys/kernel/overflowuid"),
@@ -81,12 +81,12 @@ pub(super) fn may_stand_for_others(kind: IdKind, id: u32) -> io::Result<bool> {
     }
 }
 
-/// The first id of each range of `uid_map` or `gid_map`, and how many there are.
+/// The first id and the length of each range of `uid_map` or `gid_map`.
 #[derive(Debug, PartialEq, Eq)]
 struct IdMap(Vec<(u32, u32)>);
 
 impl IdMap {
-    /// Each line has three numbers: the first id inside, the first outside, how many.
+    /// Each line has three numbers: the first id inside, the first outside, the length.
     fn parse(text: &str) -> Option<Self> {
         let range = |line: &str| {
             let numbers: Vec<_> = line.split_whitespace().map(str::parse).collect();
@@ -98,7 +98,7 @@ impl IdMap {
         text.lines().map(range).collect::<Option<_>>().map(Self)
     }
 
-    /// Of the ids that there are, 4294967295 is none.
+    /// Whether every id is mapped. 4294967295 is not an id.
     fn contains_all(&self) -> bool {
         self.0.iter().map(|&(_, count)| u64::from(count)).sum::<u64>() >= u64::from(u32::MAX)
     }
@@ -108,11 +108,11 @@ impl IdMap {
     }
 }
 
-/// The text of `/proc/self/NAME`, if that is the kernel's file and readable as a whole.
+/// The text of `/proc/self/NAME`, if that is the kernel's file and can be read completely.
 fn read_own(name: &std::ffi::CStr) -> Option<String> {
     let file = File::open(format!("/proc/self/{}", name.to_str().ok()?)).ok()?;
     let mut fs = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the kernel writes one `statfs`, which is read only where it has.
+    // SAFETY: the kernel writes one `statfs` on success, and only then it is read.
     let is_proc = unsafe {
         libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr()) == 0
             && fs.assume_init().f_type as u64 == libc::PROC_SUPER_MAGIC as u64
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_contains_what_its_lines_say() {
+    fn a_map_contains_the_ranges_of_its_lines() {
         let map =
             IdMap::parse("         0       1000          1\n      1000 100000 65536\n").unwrap();
         for (id, is_mapped) in
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_map_is_not_known() {
+    fn malformed_maps_are_unknown() {
         for text in ["deny\n", "0 0\n", "0 0 1 2\n", "0 0 4294967296\n", "\n"] {
             assert_eq!(IdMap::parse(text), None, "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! Reading back what a batch was to do.
+//! `verify`: compares the steps of a batch with the state of every thread.
 
 use std::{error, fmt, io};
 
@@ -8,15 +8,15 @@ use super::caller_state::known_capabilities;
 use super::user_namespace::may_stand_for_others;
 use super::{IdKind, Ids, Privileges, ResIds, Step, threads};
 
-/// A thread that is not as the steps want it. For an example see [`VerifyError`]. `{}` and `{:?}`
+/// A thread that does not show the effect of a step. For an example see [`VerifyError`]. `{}` and `{:?}`
 /// print `thread 4711 (worker-1): uid`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Which thread it is.
+    /// The thread.
     pub thread: NamedThread,
     /// Whether broadcasts reach it.
     pub kind: ThreadKind,
-    /// The step whose effect it does not show.
+    /// The step whose effect the thread does not show.
     pub step: Step,
 }
 
@@ -38,14 +38,14 @@ pub struct Difference {
 /// ```
 #[non_exhaustive]
 pub enum VerifyError {
-    /// The kernel's account of the threads cannot be read.
+    /// The state of the threads cannot be read.
     Unreadable(io::Error),
-    /// These threads are not as the steps want them.
+    /// These threads do not show the effect of a step.
     Different(Vec<Difference>),
-    /// Every thread shows what the steps want, but one of the wanted ids proves nothing: the user
-    /// namespace does not map every id, and the kernel shows each id that it does not map as this one
-    /// (`/proc/sys/kernel/overflowuid` and `overflowgid`, usually 65534). A thread that shows it may be
-    /// the initial namespace's root. Take another id, or look from the parent namespace.
+    /// Every thread shows the effect of the steps, but one of the ids proves nothing: the user namespace does
+    /// not map every id, and the kernel shows each unmapped id as this one (`/proc/sys/kernel/overflowuid`
+    /// and `overflowgid`, usually 65534). A thread that shows it may be the initial namespace's root. Use
+    /// another id, or verify from the parent namespace.
     OverflowId {
         /// The step that sets the id.
         step: Step,
@@ -55,28 +55,28 @@ pub enum VerifyError {
 }
 
 impl Privileges {
-    /// Reads the state of every thread of the process back from the kernel, registered or not, and
-    /// compares it with the steps.
+    /// Reads the state of every thread of the process, registered or not, from the kernel and compares it
+    /// with the steps.
     ///
     /// A thread that was not registered when the steps were made is among the
-    /// [differences](VerifyError::Different), with all that it has kept. Left out are threads that have
-    /// ended, and those that the kernel has made for itself and that do nothing with privileges of
-    /// their own ([`ThreadKind::KernelWorker`]).
+    /// [differences](VerifyError::Different), once for each step whose effect it does not show. Threads that
+    /// have ended are skipped, and threads that the kernel created and that use no privileges of their own
+    /// ([`ThreadKind::KernelWorker`]).
     ///
-    /// After [`apply`](Self::apply) of this value has given up user id 0, what the batch implies is
-    /// expected too: no permitted and effective capabilities, no groups, no group id 0, each where the
-    /// batch neither sets nor keeps them ([module](super#what-a-batch-may-not-leave-behind)).
+    /// If [`apply`](Self::apply) of this value has given up user id 0, the implied effects are checked too: no
+    /// permitted and effective capabilities, no groups, no group id 0, each where the batch neither sets nor
+    /// keeps them ([module](super#what-a-batch-may-not-leave-behind)).
     ///
-    /// Of what the kernel tells: ids, groups, capabilities, `no_new_privs`, and whether a thread has
-    /// any seccomp filter at all. It does not tell secure bits, kept capabilities, Landlock domains and
-    /// parent-death signals.
+    /// Checked are ids, groups, capabilities, `no_new_privs`, and whether a thread has any seccomp filter. The
+    /// kernel does not show secure bits, kept capabilities, Landlock domains and parent-death signals of other
+    /// threads.
     ///
     /// # Errors
     ///
-    /// [`VerifyError::Different`] with the threads; [`VerifyError::Unreadable`] where they
-    /// cannot all be read: `/proc` is out of reach, as after a `chroot`, or belongs to a pid namespace in
-    /// which this process is not; [`VerifyError::OverflowId`] where the threads show what is wanted, and
-    /// the user namespace makes one of the wanted ids prove nothing.
+    /// [`VerifyError::Different`] with the threads that differ; [`VerifyError::Unreadable`] if not all
+    /// threads can be read: `/proc` is out of reach, as after a `chroot`, or belongs to a pid namespace that
+    /// does not contain this process; [`VerifyError::OverflowId`] if no thread differs, and the user namespace
+    /// makes one of the ids prove nothing.
     ///
     /// # Examples
     ///
@@ -147,12 +147,12 @@ impl ResIds {
     fn are(self, ids: Ids) -> bool {
         let [_, effective, _] = self.0;
         self.over([ids.real, ids.effective, ids.saved]) == [ids.real, ids.effective, ids.saved]
-            // The kernel makes the file system's id the effective one whenever that is set.
+            // The kernel sets the file system id whenever it sets the effective one.
             && effective.is_none_or(|_| ids.filesystem == ids.effective)
     }
 }
 
-/// The kernel sorts groups, and keeps each as often as it was given.
+/// The kernel sorts groups and keeps duplicates.
 fn sorted(groups: &[u32]) -> Vec<u32> {
     let mut groups = groups.to_vec();
     groups.sort_unstable();
@@ -163,37 +163,37 @@ impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(e) => {
-                write!(f, "the threads' state cannot be read from /proc/self/task: {e}")
+                write!(f, "the state of the threads cannot be read from /proc/self/task: {e}")
             }
             Self::OverflowId { step, id } => write!(
                 f,
                 "{step}: every thread shows id {id}, which proves nothing: the user namespace does not \
-                 map every id, and the kernel shows those that it does not map as {id}; take another \
-                 id, or look from the parent namespace"
+                 map every id, and the kernel shows unmapped ids as {id}; use another id, or verify \
+                 from the parent namespace"
             ),
             Self::Different(differences) => {
-                f.write_str("not every thread is as it should be")?;
+                f.write_str("not every thread shows the effect of the steps")?;
                 for difference in differences {
                     write!(f, "; {difference}")?;
                 }
                 if differences.iter().any(|d| d.kind == ThreadKind::Registered) {
                     f.write_str(
-                        "; something has changed registered threads one by one since, or they \
-                         registered later: apply the steps again",
+                        "; a registered thread was changed alone, or registered after the steps: apply \
+                         them again",
                     )?;
                 }
                 let mut unregistered =
                     differences.iter().filter(|d| d.kind != ThreadKind::Registered);
                 if unregistered.clone().any(|d| !d.thread.is_made_by_kernel()) {
                     f.write_str(
-                        "; no broadcast reaches a thread that is not registered: call \
-                         psx::thread::adopt() in it, and apply the steps again",
+                        "; broadcasts do not reach unregistered threads: call psx::thread::adopt() in \
+                         them, and apply the steps again",
                     )?;
                 }
                 if unregistered.any(|d| d.thread.is_made_by_kernel()) {
                     f.write_str(
-                        "; the kernel has made a thread for a ring or a device: close that, and open \
-                         it again",
+                        "; the kernel created a thread for a ring or a device: close it, and open it \
+                         again",
                     )?;
                 }
                 Ok(())

@@ -188,7 +188,7 @@ fn unregistered_is_judged(line: &Line) {
     assert_eq!(one.step, Step::NoNewPrivs);
     assert!(one.to_string().contains("which is not registered"), "{one}");
     let text = step.verify().unwrap_err().to_string();
-    assert!(text.contains("adopt()") && !text.contains("one by one"), "{text}");
+    assert!(text.contains("adopt()") && !text.contains("changed alone"), "{text}");
 
     let kind_of = |tid| {
         let threads = psx::threads().unwrap();
