@@ -1,5 +1,5 @@
-//! docs/promises.md names the scenes, cases and rows that try each promise: they exist, and no promise
-//! is without.
+//! docs/promises.md names the scenes, cases and rows that test each promise. All exist, each promise has
+//! some, and the doc of a scene names the same promises as the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

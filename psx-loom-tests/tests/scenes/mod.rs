@@ -1,6 +1,6 @@
-//! The scenes that loom explores, each with a bound on preemptions: as high as keeps the scene below a
-//! minute. Without a bound even a round of two threads takes days. `LOOM_MAX_PREEMPTIONS=4` overrides all
-//! bounds.
+//! The scenes that loom explores, each with a bound on preemptions: the highest that keeps the scene below
+//! a minute. Without a bound even a round of two threads has too many interleavings to explore, most of
+//! them equivalent. `LOOM_MAX_PREEMPTIONS=4` overrides all bounds.
 //!
 //! The doc of each scene begins with the promises that it explores (docs/promises.md), which
 //! psx-spawn/tests/promises.rs checks.

@@ -65,8 +65,8 @@ pub(crate) struct Task {
     /// It existed when the exploration began.
     pub(crate) is_initial: bool,
     pub(super) thread: RefCell<Option<LoomThread>>,
-    /// Incremented by each summons, read by the thread, so that loom tries both orders. Release and
-    /// Acquire, since the kernel passes a signal on under a lock.
+    /// Incremented by each summons (Release), read by the thread (Acquire), so that loom tries both
+    /// orders. The kernel passes a signal on under a lock.
     pub(super) signal: AtomicU32,
     /// How many summonses wait; read without a switch point.
     pub(super) pending: Cell<u32>,

@@ -109,7 +109,7 @@ impl Thread {
         behavior: CallBehavior,
     ) -> Result<Report, Error> {
         let entry = self.task.entry.get().expect("a caller is registered");
-        // SAFETY: the thread's own entry, which stays until it unregisters.
+        // SAFETY: the thread's own entry, which is in the list until it unregisters (invariant I1).
         let entry = unsafe { entry.as_ref() };
         let call = RoundCall::new(&self.machine, &self.task, round, behavior);
         let op = || call.make();
@@ -166,7 +166,7 @@ impl Thread {
         let runtime = self.machine.runtime;
         let entry = self.task.entry.get().expect("registered");
         let pass = runtime.enter();
-        // SAFETY: the thread's own entry, which is in the list until here.
+        // SAFETY: the thread's own entry, which is in the list until here (invariant I1).
         let entry = unsafe { runtime.unregister(entry, &pass) };
         self.task.entry.set(None);
         drop(pass);

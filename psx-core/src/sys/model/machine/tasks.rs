@@ -25,8 +25,8 @@ impl Machine {
     }
 
     pub(crate) fn die(&self, task: &Task) {
-        // Release pairs with the Acquire in `kind`: the kernel finds a thread dead, or not, under
-        // locks that its end takes too.
+        // Release pairs with the Acquire in `list`, `kind` and `has_died`: the kernel finds a thread dead,
+        // or not, under locks that its end takes too.
         self.count.fetch_sub(1, Ordering::Release);
         task.log("dies", 0);
         self.pending.set(self.pending.get() - task.pending.take());
