@@ -16,16 +16,16 @@ sources() {
     find . \( -name target -o -name .git \) -prune -o -type f \( "${names[@]:1}" \) -print0
 }
 
-# paths: fails if a text or comment names a file that does not exist.
+# paths: fails if a text or comment names a file or folder that does not exist.
 paths() {
     local file line path status=0
     while IFS=: read -r file line path; do
         path=${path#[!.a-z]}
         compgen -G "$path" >/dev/null && continue
-        printf '%s:%s: no file %s\n' "$file" "$line" "$path" >&2
+        printf '%s:%s: no %s\n' "$file" "$line" "$path" >&2
         status=1
     done < <(sources '*.md' '*.rs' '*.toml' '*.yml' '*.sh' lib run | xargs -0 grep -HnoE \
-        '(^|[^A-Za-z0-9_./-])(docs|\.ci|\.github|examples|psx-[a-z]+(-tests)?)/[A-Za-z0-9_./*-]*\.(md|rs|sh|c|toml|yml|svg)\b')
+        '(^|[^A-Za-z0-9_./-])(docs|\.ci|\.github|examples|psx-[a-z]+(-tests)?)/([A-Za-z0-9_.*-]+/)*([A-Za-z0-9_.*-]+\.(md|rs|sh|c|toml|yml|svg)\b)?')
     ((status == 0))
 }
 
