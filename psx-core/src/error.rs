@@ -64,16 +64,17 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable(threads) => write!(
                 f,
-                "nothing changed: {} did not stop before the timeout: {threads}; look for a blocked \
-                 signal 33 (a raw rt_sigprocmask, or a signal set of all ones, where sigfillset \
-                 leaves 33 out), a vfork before its exec, a debugger, or a full signal queue \
-                 (RLIMIT_SIGPENDING), then try again or raise the timeout",
+                "nothing changed: {} did not stop before the timeout: {threads}; look for a \
+                 blocked signal 33 (a raw rt_sigprocmask, or a signal set of all ones, where \
+                 sigfillset leaves 33 out), a vfork before its exec, a debugger, or a full \
+                 signal queue (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
             ),
             Self::StackTooSmall(threads) => write!(
                 f,
-                "nothing changed: the alternate signal stack is too small for psx's handler on {}: \
-                 {threads}; call sigaltstack there with at least getauxval(AT_MINSIGSTKSZ) plus 8 KiB",
+                "nothing changed: the alternate signal stack is too small for psx's handler on \
+                 {}: {threads}; call sigaltstack there with at least getauxval(AT_MINSIGSTKSZ) \
+                 plus 8 KiB",
                 Counted(threads.len()),
             ),
             Self::Uncovered(threads) => fmt_uncovered(f, threads),
@@ -81,7 +82,8 @@ impl fmt::Display for Error {
                 f,
                 "nothing changed: the kernel's thread count of this process cannot be read \
                  ({errno}); call psx::thread::adopt() before /proc becomes unreachable, or use \
-                 Coverage::Registered, which needs no count and leaves unregistered threads as they are"
+                 Coverage::Registered, which needs no count and leaves unregistered threads as \
+                 they are"
             ),
             Self::SignalDenied(errno) => write!(
                 f,
@@ -90,48 +92,52 @@ impl fmt::Display for Error {
                  before it is installed"
             ),
             Self::Reentrant => f.write_str(
-                "nothing changed: this thread is already inside a broadcast or is starting a thread; \
-                 make the call afterwards",
+                "nothing changed: this thread is already inside a broadcast or is starting a \
+                 thread; make the call afterwards",
             ),
             Self::Busy => f.write_str(
                 "nothing changed: another broadcast, or the start of a thread, lasted until the \
                  timeout; try again",
             ),
             Self::ZeroTimeout => f.write_str(
-                "nothing changed: with a timeout of zero no thread can be stopped; set a longer one",
+                "nothing changed: with a timeout of zero no thread can be stopped; set a longer \
+                 one",
             ),
             Self::OutOfMemory => f.write_str(
-                "nothing changed: no memory for the broadcast's records; free some, and try again",
+                "nothing changed: no memory for the broadcast's records; free some, and try \
+                 again",
             ),
             Self::RegistrationFailed(errno) => write!(
                 f,
-                "nothing changed: psx cannot register this thread ({errno}); on EAGAIN or ENOMEM the \
-                 libc has no key for thread-specific data left (of 1024 in a process) or no memory; \
-                 on another error look for a seccomp filter against gettid or getpid"
+                "nothing changed: psx cannot register this thread ({errno}); on EAGAIN or ENOMEM \
+                 the libc has no key for thread-specific data left (of 1024 in a process) or no \
+                 memory; on another error look for a seccomp filter against gettid or getpid"
             ),
             Self::Handler(errno) if errno.raw() == libc::ENOSPC => f.write_str(
-                "nothing changed: the program has installed more than eight different handlers for \
-                 signal 33, and psx keeps eight to forward signals to; install the same handler each \
-                 time",
+                "nothing changed: the program has installed more than eight different handlers \
+                 for signal 33, and psx keeps eight to forward signals to; install the same \
+                 handler each time",
             ),
             Self::Handler(errno) => write!(
                 f,
-                "nothing changed: psx's handler of signal 33 cannot be installed, or this thread's \
-                 signal mask cannot be changed ({errno}); look for a seccomp filter against \
-                 rt_sigaction or rt_sigprocmask, and broadcast before it is installed"
+                "nothing changed: psx's handler of signal 33 cannot be installed, or this \
+                 thread's signal mask cannot be changed ({errno}); look for a seccomp filter \
+                 against rt_sigaction or rt_sigprocmask, and broadcast before it is installed"
             ),
             Self::ClockUnavailable(errno) => write!(
                 f,
-                "nothing changed: the clock cannot be read ({errno}), so a timeout cannot be kept; \
-                 look for a seccomp filter against clock_gettime"
+                "nothing changed: the clock cannot be read ({errno}), so a timeout cannot be \
+                 kept; look for a seccomp filter against clock_gettime"
             ),
             Self::OtherProcess => f.write_str(
-                "nothing changed: this process is a child of vfork, or of clone with CLONE_VM, and \
-                 uses the memory of another process; call psx in that process, or after a fork or exec",
+                "nothing changed: this process is a child of vfork, or of clone with CLONE_VM, \
+                 and uses the memory of another process; call psx in that process, or after a \
+                 fork or exec",
             ),
             Self::SharedThreadLocals => f.write_str(
-                "nothing changed: this thread uses another thread's thread-local storage; start it by \
-                 pthread_create, or by clone with CLONE_SETTLS and its own thread-local storage",
+                "nothing changed: this thread uses another thread's thread-local storage; start \
+                 it by pthread_create, or by clone with CLONE_SETTLS and its own thread-local \
+                 storage",
             ),
         }
     }
@@ -178,14 +184,15 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     }
     if threads.iter().any(|thread| !thread.is_made_by_kernel() && thread.tid() != main) {
         f.write_str(
-            "; call psx::thread::adopt() in each thread that psx did not start, enable psx's feature \
-             `interpose`, or use Coverage::Registered, which leaves these threads as they are",
+            "; call psx::thread::adopt() in each thread that psx did not start, enable psx's \
+             feature `interpose`, or use Coverage::Registered, which leaves these threads as \
+             they are",
         )?;
     }
     if threads.iter().any(NamedThread::is_uring_poller) {
         f.write_str(
-            "; an iou-sqp thread serves an io_uring ring with the credentials of the ring's creation: \
-             close the ring first, and create a new one afterwards",
+            "; an iou-sqp thread serves an io_uring ring with the credentials of the ring's \
+             creation: close the ring first, and create a new one afterwards",
         )?;
     }
     if let Some(other) = threads.iter().find(|t| t.is_made_by_kernel() && !t.is_uring_poller()) {
@@ -198,8 +205,8 @@ fn fmt_uncovered(f: &mut fmt::Formatter<'_>, threads: &Threads) -> fmt::Result {
     }
     if threads.unnamed() > 0 {
         f.write_str(
-            "; without /proc psx cannot name these threads, and cannot recognise io_uring workers, \
-             which need not be stopped: broadcast while /proc is reachable, or call \
+            "; without /proc psx cannot name these threads, and cannot recognise io_uring \
+             workers, which need not be stopped: broadcast while /proc is reachable, or call \
              psx::thread::adopt() in every thread",
         )?;
     }

@@ -258,8 +258,8 @@ impl fmt::Display for StepError {
             Cause::Precondition(unmet) => write!(f, "{step}: {unmet}")?,
             Cause::Unsynced(thread) => write!(
                 f,
-                "{step}: thread {thread} has filters that the calling thread does not have; install \
-                 every filter on all threads at once"
+                "{step}: thread {thread} has filters that the calling thread does not have; \
+                 install every filter on all threads at once"
             )?,
         }
         if !self.nothing_changed() {

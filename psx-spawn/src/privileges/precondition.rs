@@ -114,8 +114,8 @@ impl fmt::Display for Precondition {
         match self {
             Self::MissingCapability { capability } => write!(
                 f,
-                "the calling thread does not have {capability} effective; start the program with it, \
-                 or leave this step out"
+                "the calling thread does not have {capability} effective; start the program with \
+                 it, or leave this step out"
             ),
             Self::NotAnId { kind } => write!(
                 f,
@@ -124,8 +124,9 @@ impl fmt::Display for Precondition {
             ),
             Self::IdNotPermitted { kind, id, capability } => write!(
                 f,
-                "the calling thread does not have {capability} effective, and {id} is not its real, \
-                 effective or saved {kind} id; start the program with it, or set one of these ids"
+                "the calling thread does not have {capability} effective, and {id} is not its \
+                 real, effective or saved {kind} id; start the program with it, or set one of \
+                 these ids"
             ),
             Self::IdNotMapped { kind, id } => write!(
                 f,
@@ -137,8 +138,8 @@ impl fmt::Display for Precondition {
                 },
             ),
             Self::SetgroupsDenied => f.write_str(
-                "this user namespace denies setgroups; keep the groups with .keep_groups(), or have a \
-                 process with CAP_SETGID in the parent namespace write gid_map",
+                "this user namespace denies setgroups; keep the groups with .keep_groups(), or \
+                 have a process with CAP_SETGID in the parent namespace write gid_map",
             ),
             Self::TooManyGroups { count, limit } => {
                 write!(f, "{count} groups exceed the kernel's limit of {limit}; set fewer")
@@ -160,16 +161,19 @@ impl fmt::Display for Precondition {
                  {capabilities}; set them with .capabilities(), or add .keep_capabilities()"
             ),
             Self::SecureBitsLocked { bits } => {
-                write!(f, "the secure bits {bits:#x} would change and are locked; leave them unchanged")
+                write!(
+                    f,
+                    "the secure bits {bits:#x} would change and are locked; leave them unchanged"
+                )
             }
             Self::KeepCapabilitiesLocked => f.write_str(
-                "the batch keeps capabilities, and the secure bit KEEP_CAPS is locked; lock it after the \
-                 change of uid",
+                "the batch keeps capabilities, and the secure bit KEEP_CAPS is locked; lock it \
+                 after the change of uid",
             ),
             Self::NotPermitted { capabilities } => write!(
                 f,
-                "the calling thread does not have {capabilities} permitted; set only capabilities that \
-                 are permitted"
+                "the calling thread does not have {capabilities} permitted; set only \
+                 capabilities that are permitted"
             ),
             Self::EffectiveNotPermitted { capabilities } => write!(
                 f,
@@ -178,16 +182,17 @@ impl fmt::Display for Precondition {
             ),
             Self::NotInheritable { capabilities } => write!(
                 f,
-                "{capabilities} cannot become inheritable; they must be inheritable already, or both \
-                 permitted and in the bounding set"
+                "{capabilities} cannot become inheritable; they must be inheritable already, or \
+                 both permitted and in the bounding set"
             ),
             Self::AmbientNotPermitted { capabilities } => write!(
                 f,
-                "{capabilities} cannot become ambient: they would not be both permitted and inheritable; \
-                 put them in both sets of .capabilities()"
+                "{capabilities} cannot become ambient: they would not be both permitted and \
+                 inheritable; put them in both sets of .capabilities()"
             ),
             Self::AmbientRaiseForbidden => f.write_str(
-                "the secure bit NO_CAP_AMBIENT_RAISE forbids ambient capabilities; set it afterwards",
+                "the secure bit NO_CAP_AMBIENT_RAISE forbids ambient capabilities; set it \
+                 afterwards",
             ),
             Self::DumpableUnproven => f.write_str(
                 "under Coverage::Registered an unregistered thread may keep root; use \
@@ -202,8 +207,8 @@ impl fmt::Display for Precondition {
             }
             Self::FilterInstruction { index } => write!(
                 f,
-                "instruction {index} (counted from 0) is not allowed in a filter, jumps or reads out of \
-                 range, or loads a word of memory before a store to it; see seccomp(2)"
+                "instruction {index} (counted from 0) is not allowed in a filter, jumps or reads \
+                 out of range, or loads a word of memory before a store to it; see seccomp(2)"
             ),
             Self::LandlockUnavailable => {
                 f.write_str("this kernel has no Landlock, or it is disabled; leave the step out")

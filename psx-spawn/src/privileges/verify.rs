@@ -167,9 +167,9 @@ impl fmt::Display for VerifyError {
             }
             Self::OverflowId { step, id } => write!(
                 f,
-                "{step}: every thread shows id {id}, which proves nothing: the user namespace does not \
-                 map every id, and the kernel shows unmapped ids as {id}; use another id, or verify \
-                 from the parent namespace"
+                "{step}: every thread shows id {id}, which proves nothing: the user namespace \
+                 does not map every id, and the kernel shows unmapped ids as {id}; use another \
+                 id, or verify from the parent namespace"
             ),
             Self::Different(differences) => {
                 f.write_str("not every thread shows the effect of the steps")?;
@@ -178,22 +178,22 @@ impl fmt::Display for VerifyError {
                 }
                 if differences.iter().any(|d| d.kind == ThreadKind::Registered) {
                     f.write_str(
-                        "; a registered thread was changed alone, or registered after the steps: apply \
-                         them again",
+                        "; a registered thread was changed alone, or registered after the steps: \
+                         apply them again",
                     )?;
                 }
                 let mut unregistered =
                     differences.iter().filter(|d| d.kind != ThreadKind::Registered);
                 if unregistered.clone().any(|d| !d.thread.is_made_by_kernel()) {
                     f.write_str(
-                        "; broadcasts do not reach unregistered threads: call psx::thread::adopt() in \
-                         them, and apply the steps again",
+                        "; broadcasts do not reach unregistered threads: call \
+                         psx::thread::adopt() in them, and apply the steps again",
                     )?;
                 }
                 if unregistered.any(|d| d.thread.is_made_by_kernel()) {
                     f.write_str(
-                        "; the kernel created a thread for a ring or a device: close it, and open it \
-                         again",
+                        "; the kernel created a thread for a ring or a device: close it, and \
+                         open it again",
                     )?;
                 }
                 Ok(())
