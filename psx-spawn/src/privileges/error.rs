@@ -88,7 +88,7 @@ impl fmt::Debug for ApplyError {
     }
 }
 
-/// The source of the error inside, whose text this error's text already is.
+/// Transparent: the source is that of the wrapped error.
 impl error::Error for ApplyError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
