@@ -20,7 +20,7 @@ sources() {
 paths() {
     local file line path status=0
     while IFS=: read -r file line path; do
-        path=${path#[!.a-z]}
+        path=${path#[!.a-z]} path=${path%/}
         compgen -G "$path" >/dev/null && continue
         printf '%s:%s: no %s\n' "$file" "$line" "$path" >&2
         status=1
