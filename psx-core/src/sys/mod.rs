@@ -1,19 +1,20 @@
-//! The seam between the protocol and what is below it. The protocol names neither libc nor loom:
-//! it is written against this module, which has two sides with the same items.
+//! The platform: atomics, futexes, signals and `/proc`. The protocol uses this module, and neither libc nor
+//! loom. It has two implementations with the same items:
 //!
-//! - `linux`: real atomics, real futexes, signal 33, `/proc`.
-//! - `model` (under `cfg(psx_loom)`, built by psx-loom-tests alone): loom's atomics, and a kernel
-//!   that wakes spuriously, refuses summons and runs handlers at any point of interruption.
+//! - `linux`: real atomics and futexes, signal 33, `/proc`.
+//! - `model` (under `cfg(psx_loom)`, which only psx-loom-tests sets): loom's atomics, and a kernel that wakes
+//!   spuriously, refuses summonses and runs handlers at any point of interruption.
 //!
 //! | item | meaning |
 //! |---|---|
 //! | [`sync`] | atomics and [`sync::UnsafeCell`] |
-//! | [`futex`] | sleep on a word, wake its sleepers |
+//! | [`futex`] | wait on a word, wake its waiters |
 //! | [`clock`] | the monotonic clock and [`clock::Deadline`] |
-//! | [`errno`] | what a handler must put back |
-//! | [`mask`] | which signals the calling thread takes |
-//! | [`RobustMutex`] | tells that the thread which holds it is dead, whatever thread has its id now |
-//! | [`Kernel`] | summons, the thread count, who is dead: what the kernel knows of this process |
+//! | [`errno`] | the errno, which a signal handler restores |
+//! | [`mask`] | the signal mask of the calling thread |
+//! | [`fatal`] | messages on standard error and the end of the process |
+//! | [`RobustMutex`] | tells that the thread that holds it is dead, whatever thread has its id now |
+//! | [`Kernel`] | summonses, the thread count, dead threads |
 
 #[cfg(not(psx_loom))]
 #[path = "linux/mod.rs"]
@@ -27,8 +28,8 @@ pub(crate) use platform::*;
 use crate::Errno;
 use crate::report::Comm;
 
-/// Declares a constructor that is `const` on Linux, where it fills a `static`, and not in the
-/// model, whose atomics are made anew for each execution.
+/// Declares a constructor that is `const` on Linux, where it initialises a `static`. loom's atomics have no
+/// `const` constructors.
 macro_rules! const_on_linux {
     ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
         #[cfg(not(psx_loom))]
@@ -39,14 +40,14 @@ macro_rules! const_on_linux {
 }
 pub(crate) use const_on_linux;
 
-/// Why the kernel did not take a summons.
+/// Why the kernel refused a summons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendError {
-    /// The queue is full (`EAGAIN`): not yet, which is not never.
+    /// The signal queue is full (`EAGAIN`): a later try may succeed.
     Full,
-    /// There is no such thread in this process (`ESRCH`).
+    /// The process has no such thread (`ESRCH`).
     Gone,
-    /// Anything else: a security policy in the way.
+    /// Any other error: a security policy forbids it.
     Denied(Errno),
 }
 
@@ -54,9 +55,9 @@ pub(crate) enum SendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadCount {
     pub(crate) threads: usize,
-    /// The main thread has ended and cannot run again, although the kernel goes on counting it: it left
-    /// by `pthread_exit`, say. Once true, it stays true. Looked at before the threads were counted, so
-    /// that the threads which an ended main thread has started are in the count.
+    /// The main thread has ended, by `pthread_exit` for example; the kernel still counts it. Once true, it
+    /// stays true. Read before the threads are counted, so that all threads that an ended main thread has
+    /// started are in the count.
     pub(crate) main_has_ended: bool,
 }
 

@@ -1,18 +1,18 @@
-//! The calling thread's errno, kept over what a signal handler does. Contains `unsafe`: the libc
-//! gives a pointer to it.
+//! The calling thread's errno, which a signal handler restores. Contains `unsafe`: the libc returns a
+//! pointer to it.
 
 use core::ffi::c_int;
 
-/// The errno that was there; put back when dropped.
+/// The saved errno; restored when dropped.
 pub(crate) struct Saved {
     errno: c_int,
 }
 
 impl Saved {
-    /// Takes note of the errno. The calling thread must have a thread-local storage of its own, as
-    /// every registered thread has.
+    /// Saves the errno. The calling thread must have its own thread-local storage, as every registered
+    /// thread has.
     pub(crate) fn new() -> Self {
-        // SAFETY: the libc's errno is the thread's own, and exists for as long as the thread.
+        // SAFETY: a valid pointer to the thread's own errno.
         Self { errno: unsafe { *libc::__errno_location() } }
     }
 }

@@ -1,5 +1,5 @@
-//! The end of the process, told on standard error, from where nothing may be allocated or locked
-//! and every other thread stands still.
+//! The end of the process, with a message on standard error. Callable while all other threads are stopped:
+//! allocates nothing and takes no lock.
 
 use core::fmt::{self, Write};
 use core::ptr;
@@ -9,7 +9,7 @@ use super::futex::{self, Limit};
 use super::raw;
 use super::sync::AtomicU32;
 
-/// Standard error, unbuffered but for the line at hand.
+/// Standard error, buffered by line.
 pub(crate) struct Stderr {
     line: [u8; 256],
     filled: usize,
@@ -20,13 +20,13 @@ impl Stderr {
         Self { line: [0; 256], filled: 0 }
     }
 
-    /// Writes the line, if whoever reads has room for it: that may be a thread of this process,
-    /// which stands still, and the end of the process does not wait for it.
+    /// Writes the line if the write does not block: the reader may be a stopped thread of this process, and
+    /// the end of the process does not wait for it.
     fn flush(&mut self) {
         let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let poll = [&raw mut stderr as usize, 1, &raw const now as usize, 0, size_of::<u64>(), 0];
-        // SAFETY: the kernel reads and writes one pollfd and reads one timespec, all ours.
+        // SAFETY: the kernel reads and writes one pollfd and reads one timespec of ours.
         let polled = unsafe { raw::syscall(libc::SYS_ppoll, poll) };
         if polled == Ok(0) {
             self.filled = 0;
@@ -52,8 +52,8 @@ impl Write for Stderr {
     }
 }
 
-/// Ends the process by SIGABRT. No handler of the program's runs: it would run in the middle of a
-/// stopped world, and might wait for a lock that a stopped thread holds.
+/// Ends the process by SIGABRT. No handler of the program runs: it might wait for a lock that a stopped
+/// thread holds.
 pub(crate) fn abort() -> ! {
     let default_action = [0_usize; 4];
     let abort_only: u64 = 1 << (libc::SIGABRT - 1);
@@ -67,10 +67,10 @@ pub(crate) fn abort() -> ! {
         0,
         0,
     ];
-    // Where an id is not to be had, the signal is refused, and the exit below follows.
+    // If an id cannot be read, the kernel refuses the signal, and the exit below follows.
     let [pid, tid] = [raw::getpid(), raw::gettid()].map(|id| id.map_or(0, |id| id as usize));
-    // SAFETY: the kernel reads an action and a set, both ours. The process is meant to end here:
-    // by the signal, or, where that is kept from us, by the exit.
+    // SAFETY: the kernel reads an action and a set of ours. The process ends here: by the signal, or by the
+    // exit if a seccomp filter forbids the signal.
     unsafe {
         let _ = raw::syscall(libc::SYS_rt_sigaction, action);
         let _ = raw::syscall(libc::SYS_rt_sigprocmask, unblock);
@@ -82,26 +82,27 @@ pub(crate) fn abort() -> ! {
     }
 }
 
-/// The caller of a round, the thread `tid`, has died in it. Every thread that waits for it comes here, at
-/// about the same time: the one that `speaks` says so and ends the process.
+/// Ends the process because the caller of a round, the thread `tid`, has died in it. Every thread that
+/// waits for that caller calls this, at about the same time. One of them is the first: it prints the
+/// message.
 #[cold]
 #[inline(never)]
-pub(crate) fn caller_died(tid: u32, speaks: bool) -> ! {
-    if speaks {
-        // Writing to this standard error cannot fail.
+pub(crate) fn caller_died(tid: u32, is_first: bool) -> ! {
+    if is_first {
+        // `Stderr::write_str` does not fail.
         let _ = writeln!(
             Stderr::new(),
             "psx: fatal: the calling thread (tid {tid}) died in its call on all threads; privileges may \
              be mixed, so the process ends here"
         );
     } else {
-        // The one that speaks may have died meanwhile, of the same cause as the caller.
+        // The first thread may have died too, for the same reason as the caller.
         futex::wait(&AtomicU32::new(0), 0, Limit::For(Duration::from_secs(1)));
     }
     abort()
 }
 
-/// A panic has left a broadcast closure.
+/// A broadcast closure has panicked.
 pub(crate) fn closure_unwound() {
     abort();
 }

@@ -1,7 +1,7 @@
 //! [`futex(2)`](https://man7.org/linux/man-pages/man2/futex.2.html), private to the process.
 //!
-//! A wait ends for any reason: a wake, another value, a signal, a deadline, a filter that forbids
-//! the call. Whoever waits looks again, so no reason has to be told apart.
+//! A wait may end for any reason: a wake, another value, a signal, a deadline, a filter that forbids the
+//! call. Waits can wake spuriously, so callers recheck the word and need no reason.
 
 use core::time::Duration;
 
@@ -10,9 +10,9 @@ use super::raw;
 use super::sync::{AtomicU32, AtomicU64, yield_now};
 use crate::Errno;
 
-/// Memory with 32 bits that the kernel can compare.
+/// An atomic with a futex word of 32 bits.
 pub(crate) trait Word {
-    /// Where the 32 bits are.
+    /// The address of the futex word.
     fn address(&self) -> usize;
 }
 
@@ -22,30 +22,30 @@ impl Word for AtomicU32 {
     }
 }
 
-/// The low half of the number is the futex word.
+/// The low half is the futex word.
 impl Word for AtomicU64 {
     fn address(&self) -> usize {
         self.as_ptr() as usize + if cfg!(target_endian = "big") { 4 } else { 0 }
     }
 }
 
-/// How long a sleep may last.
+/// How long a wait may last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
     Never,
     At(Deadline),
-    /// From now on, again at every sleep. Needs no clock.
+    /// From now on, again at each wait. Needs no clock.
     For(Duration),
-    /// The same, for a thread that waits without a limit and looks after others now and then.
+    /// As `For`, for a wait without a limit that checks regularly whether the round's caller is alive.
     Poll(Duration),
 }
 
 /// Sleeps while the word is `expected`. Returns whether the limit has been reached.
 ///
-/// Where the kernel is not let to put us to sleep (a seccomp filter), this yields instead: slow,
-/// but a round that installs such a filter still ends.
+/// If a seccomp filter forbids the call, this yields instead: slow, but a round that installs such a filter
+/// still ends.
 pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
-    // A plain wait takes a time, a wait for any of a set of bits a point in time.
+    // FUTEX_WAIT takes a relative time, FUTEX_WAIT_BITSET an absolute one.
     let (op, until) = match limit {
         Limit::Never => (libc::FUTEX_WAIT, None),
         Limit::For(time) | Limit::Poll(time) => (libc::FUTEX_WAIT, Some(clock::timespec(time))),
@@ -59,7 +59,7 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
         0,
         libc::FUTEX_BITSET_MATCH_ANY as u32 as usize,
     ];
-    // SAFETY: the kernel reads the word and the timespec, which both outlive the call.
+    // SAFETY: the kernel reads the word and the timespec, which outlive the call.
     let woken = unsafe { raw::syscall(libc::SYS_futex, args) };
     match woken.map_err(Errno::raw) {
         Err(libc::ETIMEDOUT) => return true,
@@ -72,7 +72,7 @@ pub(crate) fn wait<W: Word>(word: &W, expected: u32, limit: Limit) -> bool {
     false
 }
 
-/// Wakes up to `count` sleepers.
+/// Wakes up to `count` waiters.
 pub(crate) fn wake<W: Word>(word: &W, count: i32) {
     let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the kernel uses the address as a key and touches no memory.
@@ -81,21 +81,21 @@ pub(crate) fn wake<W: Word>(word: &W, count: i32) {
     };
 }
 
-/// Makes a system call that wakes nothing: a thread that may not call futex any more ends here.
+/// Makes a futex call that wakes no thread: a thread to which a filter forbids futex ends here.
 pub(crate) fn probe() {
     wake(&AtomicU32::new(0), 1);
 }
 
-/// Whether no thread with this id exists any more.
+/// Whether no thread has this id.
 ///
-/// Asked of the futex call, because a call made by a round may have forbidden every other (a
-/// seccomp filter against `tgkill`, a Landlock domain over `/proc`): a try-lock of a
-/// priority-inheriting futex looks its owner up, and answers `ESRCH` for one that is gone.
+/// Uses futex because the call of a round may have forbidden all other system calls (a seccomp filter
+/// against `tgkill`, a Landlock domain over `/proc`): a try-lock of a priority-inheriting futex looks its
+/// owner up, and fails with `ESRCH` if there is none.
 pub(crate) fn is_dead(tid: u32) -> bool {
     let word = AtomicU32::new(tid);
     let op = libc::FUTEX_TRYLOCK_PI | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the kernel reads and writes the word, which is ours and outlives the call; a
-    // try-lock that fails leaves nothing behind in the kernel.
+    // SAFETY: the kernel reads and writes the word, which is ours and outlives the call; a try-lock that
+    // fails leaves no state in the kernel.
     let tried = unsafe { raw::syscall(libc::SYS_futex, [word.address(), op as usize, 0, 0, 0, 0]) };
     matches!(tried, Err(errno) if errno.raw() == libc::ESRCH)
 }

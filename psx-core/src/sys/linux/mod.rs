@@ -1,4 +1,17 @@
-//! The Linux side of the seam.
+//! The platform on Linux.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `raw` | the system call instruction |
+//! | `sync`, `futex`, `clock` | atomics, waiting, time |
+//! | `kernel` | the process: its id, its threads, its handler |
+//! | `signal`, `mask`, `errno`, `sigpending_limit` | summonses and their handler |
+//! | `main_stack` | the main thread's alternate signal stack |
+//! | `procfs`, `stat`, `stat_file`, `thread_dir` | `/proc`: the thread count and the list of threads |
+//! | `robust_mutex` | detects dead threads |
+//! | `fork_detector`, `hooks` | forks and the end of threads |
+//! | `nodelete` | keeps psx's library loaded |
+//! | `fatal` | the end of the process |
 
 pub(crate) mod clock;
 pub(crate) mod errno;
@@ -24,11 +37,11 @@ pub(crate) use kernel::Kernel;
 pub(crate) use robust_mutex::RobustMutex;
 pub(crate) use sigpending_limit::SigpendingLimit;
 
-/// How much room a round lays out beyond what it counts.
+/// How many records a round allocates beyond the threads that it counts.
 pub(crate) const HEADROOM: usize = 64;
 
-/// How often a round looks whether those who have left the list have left the process.
+/// How often a round checks whether threads that have left the list have left the process.
 pub(crate) const EXIT_POLLS: usize = 32;
 
-/// Threads wait a little before they sleep. Not in the model, where a wait is a wait.
+/// Whether a thread spins before it sleeps.
 pub(crate) const SPIN_BEFORE_SLEEP: bool = true;

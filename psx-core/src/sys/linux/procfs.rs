@@ -1,9 +1,9 @@
-//! Plain system calls on `/proc`. Nothing here allocates, locks or keeps a descriptor open.
-//! Contains `unsafe`: it enters the kernel.
+//! System calls on `/proc`. They allocate nothing, take no lock and keep no descriptor open. Contains
+//! `unsafe`: it enters the kernel.
 //!
-//! A root directory that this process did not choose may hold a folder called `/proc`, or have
-//! something mounted over a part of the real one. So each file is opened from a descriptor of
-//! `/proc` that is checked to be procfs, without crossing a mount (`openat2(2)`, Linux 5.6).
+//! A root directory that another process has set up may contain any directory named `/proc`, or have mounts
+//! over parts of the real one. So each file is opened from a descriptor of `/proc` that is checked to be
+//! procfs, without crossing a mount (`openat2(2)`, Linux 5.6).
 
 use core::ffi::CStr;
 
@@ -19,7 +19,7 @@ impl Descriptor {
         self.0
     }
 
-    /// Leaves it open.
+    /// Takes the number; the descriptor stays open.
     pub(super) fn into_number(self) -> usize {
         core::mem::ManuallyDrop::new(self).0
     }
@@ -34,10 +34,10 @@ impl Drop for Descriptor {
 /// Whether a path lookup may wait for a file server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// It may: no thread is stopped.
+    /// It may: the other threads run.
     MayWait,
-    /// It may not: the root directory may be served by one of the stopped threads (FUSE). Where the
-    /// kernel cannot promise that (before Linux 5.12), the lookup may wait all the same.
+    /// It may not: a stopped thread may be the server of the root directory (FUSE). The kernel guarantees
+    /// this since Linux 5.12; before, the lookup may wait.
     Cached,
 }
 
@@ -53,47 +53,46 @@ const RESOLVE_NO_XDEV: u64 = 0x01;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_CACHED: u64 = 0x20;
 
-/// Opens `/proc` as a place to open files from.
+/// Opens `/proc`, as the directory for [`open_within`].
 pub(super) fn open_proc(lookup: Lookup) -> Result<Descriptor, Errno> {
     let resolve = if lookup == Lookup::Cached { RESOLVE_CACHED } else { 0 };
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let mut opened = open(libc::AT_FDCWD as usize, c"/proc", flags, resolve);
-    // Another thread's mount or rename makes a cached lookup give up, and the next one go through.
+    // A mount or rename in another thread makes a cached lookup fail once.
     for _ in 0..TRIES {
         if opened.as_ref().err().map(|errno| errno.raw()) != Some(libc::EAGAIN) {
             break;
         }
         opened = open(libc::AT_FDCWD as usize, c"/proc", flags, resolve);
     }
-    of_procfs(opened?)
+    require_procfs(opened?)
 }
 
 const TRIES: usize = 8;
 
-/// The file, if it is one of procfs.
-fn of_procfs(file: Descriptor) -> Result<Descriptor, Errno> {
+/// The file, or `ENOENT` if it is not in procfs.
+fn require_procfs(file: Descriptor) -> Result<Descriptor, Errno> {
     match is_procfs(file.number()) {
         Ok(true) => Ok(file),
         Ok(false) => Err(Errno::from_raw(libc::ENOENT)),
         Err(errno) => {
-            // Another thread has closed it, and may have another file by that number.
+            // Another thread has closed it; its number may be another file's now.
             file.into_number();
             Err(errno)
         }
     }
 }
 
-/// Opens what `path` leads to in the procfs that `directory` is part of.
+/// Opens `path` from `directory`, in the same procfs.
 pub(super) fn open_within(
     directory: &Descriptor,
     path: &CStr,
     flags: i32,
 ) -> Result<Descriptor, Errno> {
     let resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS;
-    // Where mounts are crossed all the same (see `open`), something else may be mounted here, and
-    // opening that must not wait for anything.
+    // Without `openat2` (see `open`) the path may lead to another file system, whose open must not block.
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | flags;
-    of_procfs(open(directory.number(), path, flags, resolve)?)
+    require_procfs(open(directory.number(), path, flags, resolve)?)
 }
 
 fn open(directory: usize, path: &CStr, flags: i32, resolve: u64) -> Result<Descriptor, Errno> {
@@ -105,7 +104,7 @@ fn open(directory: usize, path: &CStr, flags: i32, resolve: u64) -> Result<Descr
         // SAFETY: the kernel reads the path up to its NUL, and the `open_how`.
         match unsafe { raw::syscall(libc::SYS_openat2, args) } {
             Ok(fd) => return Ok(Descriptor(fd)),
-            // Not this kernel, not this flag, or not under this seccomp filter.
+            // The kernel does not have the call or the flag, or a seccomp filter forbids it.
             Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EINVAL | libc::EPERM) => {}
             Err(errno) => return Err(errno),
         }
@@ -128,32 +127,32 @@ pub(super) fn is_procfs(fd: usize) -> Result<bool, Errno> {
     let mut status: libc::statfs = unsafe { core::mem::zeroed() };
     // SAFETY: on x86_64 and aarch64 libc's `statfs` is the kernel's, and it is ours to write.
     unsafe { raw::syscall(libc::SYS_fstatfs, [fd, &raw mut status as usize, 0, 0, 0, 0]) }?;
-    // The two have different types in musl.
+    // Their types differ in musl.
     Ok(status.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
 }
 
-/// Reads from `offset` on. Leaves the descriptor's position alone, which other threads share.
+/// [`pread(2)`](https://man7.org/linux/man-pages/man2/pread.2.html): leaves the file offset, which other
+/// threads share, unchanged.
 pub(super) fn read_at(fd: usize, buffer: &mut [u8], offset: usize) -> Result<usize, Errno> {
     let args = [fd, buffer.as_mut_ptr() as usize, buffer.len(), offset, 0, 0];
-    // SAFETY: the kernel writes at most as many bytes as the buffer has.
+    // SAFETY: the kernel writes at most `buffer.len()` bytes.
     unsafe { raw::syscall(libc::SYS_pread64, args) }
 }
 
 pub(super) fn close(fd: usize) {
-    // SAFETY: only called with descriptors that psx opened and that nothing else uses.
+    // SAFETY: psx opened the descriptor, and nothing else uses it.
     let _ = unsafe { raw::syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
 }
 
-/// How many times a file is read again that changes while it is read.
+/// How many passes over a file that changes while it is read.
 const READS: usize = 8;
 
-/// Finds the line of `/proc/PID/status` that starts with `key` (`"\nThreads:\t"`: the line break
-/// before it is part of it), and returns what `parse` makes of the rest of the line.
+/// Finds the line of `/proc/PID/status` that starts with `key`, which begins with the line break before the
+/// line (`"\nThreads:\t"`), and returns what `parse` makes of the rest of the line.
 ///
-/// A line before it may be 700 KB long (`Groups:`), so the file is read in chunks. The value always
-/// comes out of a single read: two reads of one line may see two moments (the text is made anew
-/// when another reader starts over), and what one leaves and the next begins with could be a number
-/// that never was.
+/// A line before it may be 700 KB long (`Groups:`), so the file is read in chunks. The value always comes
+/// from one read: between two reads the kernel may write the text again, and the end of one with the
+/// beginning of the next could be a number that never was.
 pub(super) fn read_field<T>(
     fd: usize,
     key: &[u8],
@@ -185,9 +184,9 @@ fn read_field_once<T>(
         }
         match find_line(text, key) {
             Line::Whole(value) => return Ok(parse(value)),
-            // It goes on behind the end of the file, or is longer than any that is asked for.
+            // The file ends in the line, or the line is longer than any that is read.
             Line::Begins(0) => return Ok(None),
-            // Read again from where it begins, so that it is in one chunk.
+            // Read again from the beginning of the line, so that it is in one chunk.
             Line::Begins(start) => offset += start,
             Line::Absent => offset += filled,
         }
@@ -197,9 +196,9 @@ fn read_field_once<T>(
 /// A line in a chunk of a text.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'t> {
-    /// The rest of the line, behind the key.
+    /// The rest of the line, after the key.
     Whole(&'t [u8]),
-    /// The line may begin here, and does not end in this chunk.
+    /// The offset at which the line may begin; it does not end in this chunk.
     Begins(usize),
     Absent,
 }
@@ -220,21 +219,21 @@ fn find_line<'t>(text: &'t [u8], key: &[u8]) -> Line<'t> {
     Line::Absent
 }
 
-/// Whether this is the status of the calling process and not of another one, put in its place: the
-/// last of the ids in `NStgid:` is the one that the process has in its own pid namespace. Kernels
-/// without pid namespaces have no such line.
+/// Whether this is the calling process's status, and not another one's put in its place: the last id in
+/// `NStgid:` is the process's id in its own pid namespace. Kernels without pid namespaces have no such
+/// line.
 pub(super) fn is_own_status(fd: usize) -> bool {
     let id = read_field(fd, b"\nNStgid:\t", |ids| parse(last_id(ids)))
         .or_else(|_| read_field(fd, b"\nTgid:\t", parse));
     id.is_ok_and(|id| raw::getpid() == Ok(id))
 }
 
-/// The last of the ids in an `NS...:` line: the one in the innermost pid namespace.
+/// The last id in an `NS...:` line: the one in the innermost pid namespace.
 pub(super) fn last_id(ids: &[u8]) -> &[u8] {
     ids.rsplit(|&byte| byte == b'\t').next().unwrap_or_default()
 }
 
-/// A number in decimal digits, and nothing else.
+/// A decimal number, without anything around it.
 pub(super) fn parse(digits: &[u8]) -> Option<u32> {
     core::str::from_utf8(digits).ok()?.parse().ok()
 }
@@ -245,7 +244,7 @@ mod tests {
 
     const KEY: &[u8] = b"\nThreads:\t";
 
-    /// Reads `text` as the kernel would hand it out, in pieces of at most `piece` bytes.
+    /// Reads `text` as from the kernel, at most `piece` bytes at a time.
     fn threads(text: &[u8], piece: usize) -> Option<u32> {
         let read = |chunk: &mut [u8], at: usize| {
             let rest = text.get(at..).unwrap_or_default();
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_found_wherever_the_chunks_end() {
+    fn a_line_is_found_across_chunks() {
         for groups in [0, 1, 100, 700_000] {
             let line =
                 format!("Name:\tx\nGroups:\t{}\nThreads:\t1234\nSigQ:\t1/2\n", "9".repeat(groups));
@@ -281,10 +280,10 @@ mod tests {
         assert_eq!(threads(b"", CHUNK), None);
     }
 
-    /// The text in front of the line gets shorter between the two reads: what is left of the first
-    /// and the second begins with must not make a number.
+    /// The text before the line gets shorter between the two reads. The end of the first and the beginning
+    /// of the second must not make a number.
     #[test]
-    fn two_moments_never_make_one_number() {
+    fn two_reads_never_make_one_number() {
         for shift in 1..12 {
             let first = format!("{}\nThreads:\t1", "x".repeat(CHUNK - 11));
             assert_eq!(first.len(), CHUNK);
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_status_has_the_fields() {
+    fn own_status_has_the_fields() {
         let proc = open_proc(Lookup::MayWait).unwrap();
         let status = open_within(&proc, c"self/status", 0).unwrap();
         let threads = read_field(status.number(), KEY, parse).unwrap();

@@ -1,30 +1,29 @@
-//! `RLIMIT_SIGPENDING`: how many signals the user's processes may have queued. The count is kept
-//! per user, so that anyone of that user can use it up; the limit is the process's own, and may
-//! be raised for as long as a round needs it.
+//! `RLIMIT_SIGPENDING`, raised for a round. The kernel counts queued signals per user, so any process of
+//! the user can use the limit up; the limit itself is the process's own.
 
 use core::ptr;
 
 use super::raw;
 use crate::Errno;
 
-/// The limit raised as far as this process may; put back when dropped.
+/// The raised limit; restored when dropped.
 #[derive(Debug)]
 pub(crate) struct SigpendingLimit {
     before: libc::rlimit64,
 }
 
 impl SigpendingLimit {
-    /// Raises the limit: beyond the hard one where that is allowed (`CAP_SYS_RESOURCE`), else up
-    /// to it. `None` where there is nothing to be gained.
+    /// Raises the limit: to infinity if that is allowed (`CAP_SYS_RESOURCE`), else to the hard limit.
+    /// `None` if it is infinite already, or cannot be changed.
     pub(crate) fn raise() -> Option<Self> {
-        let before = limit(None).ok()?;
+        let before = prlimit(None).ok()?;
         let unlimited =
             libc::rlimit64 { rlim_cur: libc::RLIM64_INFINITY, rlim_max: libc::RLIM64_INFINITY };
         let up_to_hard = libc::rlimit64 { rlim_cur: before.rlim_max, ..before };
         if before.rlim_cur == libc::RLIM64_INFINITY {
             return None;
         }
-        let raised = limit(Some(&unlimited)).or_else(|_| limit(Some(&up_to_hard)));
+        let raised = prlimit(Some(&unlimited)).or_else(|_| prlimit(Some(&up_to_hard)));
         raised.ok().map(|_| Self { before })
     }
 }
@@ -32,11 +31,11 @@ impl SigpendingLimit {
 impl Drop for SigpendingLimit {
     fn drop(&mut self) {
         // Lowering a limit is always allowed.
-        let _ = limit(Some(&self.before));
+        let _ = prlimit(Some(&self.before));
     }
 }
 
-fn limit(new: Option<&libc::rlimit64>) -> Result<libc::rlimit64, Errno> {
+fn prlimit(new: Option<&libc::rlimit64>) -> Result<libc::rlimit64, Errno> {
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     let args = [
         0,

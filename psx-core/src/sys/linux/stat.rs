@@ -139,7 +139,8 @@ mod tests {
         assert_eq!(counted(&format!("{text}x 0")), None);
     }
 
-    /// The longest text that the kernel can write before the count, with the name escaped as old kernels do.
+    /// The longest text that the kernel can write before the count, with the name escaped as old kernels
+    /// do.
     #[test]
     fn the_count_is_in_the_first_read() {
         let name = "\\\\\\n)".repeat(15);

@@ -4,9 +4,9 @@
 //! Need: a round reads the count after a chroot, after `/proc` is unmounted, after a change of user and
 //! under Landlock, where the path does not work any more. Nor may it look a path up: the lookup may wait
 //! for a file server (FUSE), which may be a stopped thread of this process. Design: the file is opened
-//! once, early, and kept open. It is a file and no directory, because a directory is a way out:
-//! `openat(fd, "../../etc/shadow")` and `fchdir(fd)` lead from it to the root directory that the process
-//! had when psx was first used, past every chroot and `pivot_root` since. Nothing can be opened from a file.
+//! once, early, and kept open. It is a file and no directory, because a directory is a way out: `openat(fd,
+//! "../../etc/shadow")` and `fchdir(fd)` lead from it to the root directory that the process had when psx
+//! was first used, past every chroot and `pivot_root` since. Nothing can be opened from a file.
 //!
 //! `/proc/self/status` has both fields too, but the kernel writes its whole text at each read, up to 700 KB
 //! with the groups of the process. It is the fallback where a policy forbids the other file: AppArmor's

@@ -118,8 +118,8 @@ impl ThreadDir {
         thread
     }
 
-    /// What `/proc` says of the thread; `None` if it has ended. A thread whose stat cannot be read counts as
-    /// missed.
+    /// What `/proc` says of the thread; `None` if it has ended. A thread whose stat cannot be read counts
+    /// as missed.
     pub(crate) fn info(&self, proc_id: u32) -> Option<ThreadInfo> {
         let mut buffer = [0_u8; stat::SIZE];
         match unless_ended(self.read(proc_id, "stat", &mut buffer)) {
