@@ -1,5 +1,6 @@
 //! docs/promises.md names the scenes, cases and rows that test each promise. All exist, each promise has
-//! some, and the doc of a scene names the same promises as the page.
+//! some, and the doc of a scene names the same promises as the page. docs/architecture.md names functions:
+//! they exist in the files that it links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -108,4 +109,23 @@ fn every_scene_names_its_promises() {
         differences.is_empty(),
         "in a scene's doc or on the page, not in both: {differences:?}"
     );
+}
+
+/// The page's steps are like ``[gate.rs](../psx-core/src/sync/gate.rs) `Gate::enter`: ...``.
+#[test]
+fn architecture_names_functions_that_exist() {
+    let page = read("docs/architecture.md");
+    let mut named = 0;
+    for step in page.split("](../").skip(1) {
+        let (file, rest) = step.split_once(')').expect("the end of a link");
+        let (names, _) = rest.split_once(": ").expect("what the functions do");
+        let source = read(file);
+        for name in names.split('`').skip(1).step_by(2) {
+            let function = name.rsplit("::").next().unwrap_or(name);
+            let starts = ["(", "<"].map(|next| format!("fn {function}{next}"));
+            assert!(starts.iter().any(|start| source.contains(start)), "no {name} in {file}");
+            named += 1;
+        }
+    }
+    assert!(named > 0, "no functions");
 }
