@@ -44,7 +44,8 @@ impl Instant {
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// A timeout too long for the clock never ends. If the clock cannot be read, the deadline has passed.
+    /// The deadline `timeout` from now, or the latest one if that is later than the clock can tell. If the
+    /// clock cannot be read, a deadline that has passed.
     pub(crate) fn after(timeout: Duration) -> Self {
         Self::try_after(timeout).unwrap_or(Self(Instant(0)))
     }
@@ -86,8 +87,5 @@ pub(crate) fn sleep(time: Duration) {
 }
 
 pub(super) fn timespec(time: Duration) -> libc::timespec {
-    libc::timespec {
-        tv_sec: time.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(time.subsec_nanos()),
-    }
+    libc::timespec { tv_sec: time.as_secs() as _, tv_nsec: libc::c_long::from(time.subsec_nanos()) }
 }

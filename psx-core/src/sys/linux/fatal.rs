@@ -102,7 +102,7 @@ pub(crate) fn caller_died(tid: u32, is_first: bool) -> ! {
     abort()
 }
 
-/// A broadcast closure has panicked.
+/// Ends the process because a broadcast closure has panicked.
 pub(crate) fn closure_unwound() {
     abort();
 }

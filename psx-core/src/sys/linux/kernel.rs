@@ -151,7 +151,7 @@ impl Kernel {
         self.stat.thread_count()
     }
 
-    /// The error for a count of zero, which no Linux returns, but an emulated kernel may.
+    /// The error for a thread count of zero, which Linux never returns, but an emulated kernel may.
     pub(crate) fn zero_count_error(&self) -> Errno {
         raw::FORGED
     }
@@ -185,7 +185,7 @@ impl Kernel {
 
     /// The activity of the thread `tid`; `None` if it cannot be read.
     pub(crate) fn activity(&self, tid: u32) -> Option<Activity> {
-        ThreadDir::open().ok()?.activity(tid)
+        self.threads().ok()?.activity(tid)
     }
 
     /// Whether no thread has the id `tid`. Makes no system call but futex.

@@ -176,8 +176,8 @@ pub(super) struct Chain {
     latest: AtomicU32,
 }
 
-// SAFETY: see `actions`: an action is written under the round's lock before `latest` shows it, and
-// never again (invariant I9).
+// SAFETY: an action is written under the round's lock before `found` or `latest` includes it, and never
+// again (invariant I9).
 unsafe impl Sync for Chain {}
 
 impl Chain {
