@@ -16,8 +16,8 @@
 //! | `sync/` | the gate, locks and latch that threads wait on |
 //! | `sys/` | the kernel's interfaces: futexes, signal 33, `/proc`; or a model of them |
 //!
-//! docs/protocol.md describes the protocol, docs/invariants.md lists the invariants that SAFETY comments
-//! cite.
+//! docs/architecture.md walks through the code, docs/protocol.md describes the protocol, docs/invariants.md
+//! lists the invariants that SAFETY comments cite.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(psx_loom, allow(dead_code, reason = "only process/ uses it"))]
 
