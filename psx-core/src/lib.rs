@@ -8,9 +8,9 @@
 //!
 //! | folder | contents |
 //! |---|---|
-//! | `process/` | the process's one runtime, the signal handler, and the hooks that the libc calls |
-//! | `spawn_guard.rs` | the guard around the start of a thread |
-//! | `runtime.rs` | what the rounds of a process need, in one struct |
+//! | `process/` | the static runtime, the signal handler, and the hooks that the libc calls |
+//! | `spawn_guard.rs` | the guard that a thread holds while it starts another |
+//! | `runtime.rs` | the state that psx keeps for a process, in one struct |
 //! | `registry/` | the list of registered threads |
 //! | `round/` | broadcast: stop, prove, commit, release |
 //! | `sync/` | the gate, locks and latch that threads wait on |

@@ -1,5 +1,5 @@
-//! Around the start of a thread: the parent's [`SpawnGuard`], which keeps rounds from beginning, and the
-//! child's [`Ticket`], which registers it. Contains `unsafe`: a thread that has a passage enters again.
+//! The start of a thread: the parent's [`SpawnGuard`] keeps rounds from beginning, and the child's [`Ticket`]
+//! registers it. Contains `unsafe`: a thread that has a guard takes another pass.
 
 use core::marker::PhantomData;
 
@@ -7,43 +7,43 @@ use crate::registry::Entry;
 use crate::sync::Pass;
 use crate::{Error, process};
 
-/// The parent's side of a birth: while it is there, no round begins.
+/// Held by a thread that starts another one. No round begins while it exists.
 ///
-/// A thread inherits its privileges when it is cloned; a round between that moment and its
-/// registration would pass it by. So a parent enters first, takes a [`Ticket`] for the child,
-/// starts the thread with the ticket inside, and leaves when the start has returned.
+/// A thread inherits its privileges when it is cloned, so a round between the clone and the child's
+/// registration would miss the child. Therefore the parent enters, takes a [`Ticket`] for the child, moves
+/// the ticket into the new thread, and drops the guard when the thread has been started.
 ///
-/// Keep it for the start of a thread and nothing else: rounds wait for it.
+/// Hold it only while a thread is started: rounds wait for it.
 ///
 /// # Examples
 ///
 /// ```
 /// use psx_core::SpawnGuard;
 ///
-/// let passage = SpawnGuard::enter()?;
-/// let ticket = passage.ticket()?;
+/// let guard = SpawnGuard::enter()?;
+/// let ticket = guard.ticket()?;
 /// let child = std::thread::spawn(move || ticket.redeem());
-/// drop(passage);
+/// drop(guard);
 /// child.join().unwrap();
 /// # Ok::<(), psx_core::Error>(())
 /// ```
-#[must_use = "a birth is covered only while the passage is there"]
+#[must_use = "a round may miss the new thread unless the guard exists while it starts"]
 pub struct SpawnGuard {
     me: &'static Entry,
     pass: Pass<'static>,
-    /// It belongs to the thread that entered.
+    /// Only the thread that entered may drop it.
     not_send: PhantomData<*const ()>,
 }
 
 impl SpawnGuard {
-    /// Registers the calling thread if need be, and enters, once no round is on. That wait has no
-    /// timeout of its own, as that of [`adopt`](crate::adopt).
-    ///
-    /// A thread that has entered enters again without waiting.
+    /// Registers the calling thread if it is not registered, and enters when no round is on. The wait has no
+    /// timeout of its own, like that of [`adopt`](crate::adopt). A thread that holds a guard enters again
+    /// without waiting.
     ///
     /// # Errors
     ///
-    /// As [`adopt`](crate::adopt); [`Error::Reentrant`] inside a broadcast's closure, or in the 256th at once.
+    /// Those of [`adopt`](crate::adopt). [`Error::Reentrant`] inside a broadcast's closure, or if the thread
+    /// holds 255 guards.
     pub fn enter() -> Result<Self, Error> {
         let me = process::ensure_current(None)?;
         if me.is_in_round() {
@@ -53,8 +53,7 @@ impl SpawnGuard {
         let pass = if me.spawns_in_progress() == 0 {
             runtime.enter()
         } else {
-            // SAFETY: the passage that this thread is in holds a pass, and outlives this call
-            // (invariant I2).
+            // SAFETY: this thread's other guard holds a pass, and exists until this returns (invariant I2).
             unsafe { runtime.gate.enter_nested() }
         };
         if !me.begin_spawn() {
@@ -63,12 +62,12 @@ impl SpawnGuard {
         Ok(Self { me, pass, not_send: PhantomData })
     }
 
-    /// The ticket for one thread about to be started.
+    /// A ticket for one thread that is about to be started.
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`]: the child's place is allocated here, so that the child itself cannot
-    /// lack it.
+    /// [`Error::OutOfMemory`]: the child's entry is allocated here, so that the child's registration needs no
+    /// memory of psx's own.
     pub fn ticket(&self) -> Result<Ticket, Error> {
         let entry = process::allocate()?;
         Ok(Ticket { pass: self.pass.duplicate(), entry })
@@ -77,32 +76,31 @@ impl SpawnGuard {
 
 impl Drop for SpawnGuard {
     fn drop(&mut self) {
-        // In a forked child the thread is in no passage: this one is its parent's.
+        // In a forked child the guard is a copy of the parent's, and the entry counts no spawns.
         if self.pass.is_of_this_process() {
             self.me.end_spawn();
         }
     }
 }
 
-/// The child's side of a birth: moved into the new thread, and redeemed there before anything else
-/// runs. Dropped without that, because the thread could not be started, it is given back.
+/// Registers the new thread that it is moved into. Redeem it there before anything else runs. If the thread
+/// cannot be started, drop it.
 #[must_use = "rounds wait until the ticket is redeemed or dropped"]
 pub struct Ticket {
-    // Dropped in this order: nothing is freed while rounds wait.
+    // Dropped in this order: nothing is freed while rounds wait (invariant I11).
     pass: Pass<'static>,
     entry: Box<Entry>,
 }
 
 impl Ticket {
-    /// Registers the calling thread, the one that the ticket was taken for. Does nothing where it
-    /// is registered already.
+    /// Registers the calling thread, for which the ticket was taken. Does nothing if it is registered already.
     ///
-    /// Where the libc lacks the memory to note the thread's end, the thread stays unregistered:
-    /// the coverage proof of the next round finds it.
+    /// If the libc has no memory to arm the thread's exit hook, the thread stays unregistered, and the coverage
+    /// proof of the next round finds it.
     pub fn redeem(self) {
         let Self { pass, entry } = self;
-        let leftovers = process::register_spawned(entry, &pass);
+        let deferred = process::register_spawned(entry, &pass);
         drop(pass);
-        drop(leftovers);
+        drop(deferred);
     }
 }

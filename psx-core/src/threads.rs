@@ -66,7 +66,7 @@ impl ProcessThread {
 }
 
 impl Runtime {
-    /// Every thread of the process. Called by a registered thread, outside a round.
+    /// All threads of the process. Called by a registered thread, outside a round.
     pub(crate) fn threads(&self) -> io::Result<Vec<ProcessThread>> {
         let before = self.registered_ids()?;
         let directory = self.kernel.threads().map_err(|errno| match errno.raw() {

@@ -38,8 +38,8 @@ pub(super) fn current() -> Result<Current, Errno> {
 
 /// The entry in the thread-local, of whatever thread and process.
 pub(super) fn any() -> Option<&'static Entry> {
-    // SAFETY: a thread clears its pointer before its entry is freed (invariant I4), so the entry is alive;
-    // the reference does not leave the thread, so it is not used after.
+    // SAFETY: a thread clears its pointer before its entry is removed (invariant I4), so the entry is alive.
+    // The reference does not leave the thread, so it is not used later.
     pointer().map(|entry| unsafe { &*entry.as_ptr() })
 }
 
@@ -48,7 +48,7 @@ pub(super) fn pointer() -> Option<NonNull<Entry>> {
     CURRENT.get()
 }
 
-/// Sets the thread-local. The caller sees to it that no signal handler comes between this and the change
+/// Sets the thread-local. The caller ensures that no signal handler runs between this and the change
 /// of the list.
 pub(super) fn set(entry: Option<NonNull<Entry>>) {
     CURRENT.set(entry);

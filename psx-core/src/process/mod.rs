@@ -1,4 +1,4 @@
-//! The process's one [`Runtime`], the public functions on it, and the signal handler. All of psx-core's
+//! The process's [`Runtime`], the public functions on it, and the signal handler. All of psx-core's
 //! `static`s are here.
 //!
 //! | file | concept |
@@ -38,27 +38,28 @@ pub(crate) fn runtime() -> &'static Runtime {
 
 /// Registers the calling thread, so that broadcasts reach it until it exits.
 ///
-/// For threads that were not started through psx: `main`, a runtime's workers, a C library's. Does
-/// nothing where the thread is registered already. While a round is on, it waits for its end; what
-/// that round changed is not made up for here, which is why
-/// [`Coverage::Require`](crate::Coverage::Require) is the default. That wait has no timeout of its own:
-/// it is as long as the rounds of other threads, each of which ends by its
+/// For threads that were not started through psx: `main`, the workers of an async runtime, threads of a C
+/// library. Does nothing if the thread is registered already. Unblocks signal 33 for the thread.
+///
+/// While a round is on, this waits until it ends, and does not make up for what that round changed. That is
+/// why [`Coverage::Require`](crate::Coverage::Require) is the default. The wait has no timeout of its own: it
+/// is as long as the rounds of other threads, each of which ends by its
 /// [timeout](crate::Broadcast::timeout) until its commit point.
 ///
-/// The thread leaves the registry by itself: in the last of the libc's rounds of thread-specific
-/// destructors, when its Rust thread-locals are gone. Signal 33 is unblocked for the thread.
+/// The thread leaves the registry when it exits, in the libc's last round of thread-specific destructors,
+/// after its Rust thread-locals have been destroyed.
 ///
 /// # Errors
 ///
-/// [`Error::OutOfMemory`], or [`Error::RegistrationFailed`] where the libc has no `pthread_key` left
-/// (there are 1024 for all libraries of a program).
+/// [`Error::OutOfMemory`], or [`Error::RegistrationFailed`] if the libc has no `pthread_key` left (there are
+/// 1024 for all libraries of a program).
 ///
 /// # Examples
 ///
 /// ```
 /// let foreign = std::thread::spawn(|| {
 ///     psx_core::adopt()?;
-///     // ... what broadcasts change, they change here too
+///     // ... broadcasts now reach this thread
 ///     Ok::<(), psx_core::Error>(())
 /// });
 /// foreign.join().unwrap()?;
@@ -68,18 +69,17 @@ pub fn adopt() -> Result<(), Error> {
     ensure_current(None).map(drop)
 }
 
-/// Every thread of the process, registered or not: a snapshot for logs and health checks. Registers
-/// the calling thread.
+/// All threads of the process, registered or not: a snapshot for logs and health checks. Registers the
+/// calling thread.
 ///
-/// Threads that have ended are left out, a main thread too that left before the others. Ids are those
-/// of this process's pid namespace, also where `/proc` belongs to one around it.
+/// Threads that have ended are left out, including a main thread that has ended before the others. The ids
+/// are those in this process's pid namespace, even if `/proc` belongs to a parent namespace.
 ///
 /// # Errors
 ///
-/// Where the list would not be whole: `/proc` cannot be read (after a `chroot`, under a Landlock domain
-/// that denies it), is not the kernel's, or does not show this process (it belongs to another pid
-/// namespace); a thread that lives cannot be looked at. Also inside a broadcast's closure, and
-/// where there is no memory left.
+/// If the list would be incomplete: `/proc` cannot be read (after a `chroot`, or under a Landlock domain that
+/// denies it), is not the kernel's, or does not show this process (it belongs to another pid namespace); or a
+/// living thread cannot be inspected. Also inside a broadcast's closure, and if there is no memory left.
 ///
 /// # Examples
 ///
@@ -94,7 +94,7 @@ pub fn threads() -> io::Result<Vec<ProcessThread>> {
     RUNTIME.threads()
 }
 
-/// The thread `tid` of this process, by its current name.
+/// The thread `tid` of this process, with its current name.
 pub(crate) fn name(tid: u32) -> NamedThread {
     NamedThread::registered(tid, RUNTIME.kernel.name(tid).unwrap_or_default())
 }
@@ -106,7 +106,7 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
     }
     let deadline = Deadline::try_after(plan.timeout).map_err(Error::ClockUnavailable)?;
     let me = ensure_current(Some(deadline))?;
-    // Before anything is logged: a subscriber may wait for a thread that is stopped.
+    // Before anything is logged: a tracing subscriber may wait for a stopped thread.
     if me.is_in_round() || me.spawns_in_progress() > 0 {
         return Err(Error::Reentrant);
     }
@@ -116,13 +116,13 @@ pub(crate) fn broadcast(plan: &Broadcast, call: Call<'_>) -> Result<Report, Erro
     result
 }
 
-/// The handler of signal 33, on any thread of the process, for a signal of any sender. Uses no
-/// thread-local: the thread may be one that psx does not know, and may be inside the allocator.
+/// The handler of signal 33, on any thread of the process, for a signal from any sender. Uses no thread-local:
+/// the thread may be unregistered, and may be inside the allocator.
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // A summoned thread stops at the first signal 33, even one of another sender: signals that were queued
     // before the summons would delay the round.
-    // SAFETY: the kernel calls this handler with SA_SIGINFO, and a handler that passes the signal on to
-    // this one passes on what it was given.
+    // SAFETY: the kernel calls this handler with SA_SIGINFO; a handler that chains to this one passes the
+    // arguments that it was given.
     unsafe {
         RUNTIME.answer(signal::stack_left(context));
         if !RUNTIME.kernel.is_summons(info) {

@@ -1,10 +1,10 @@
-//! The list of entries: intrusive, doubly linked, in no order. Contains `unsafe`: the links are
-//! raw.
+//! The list of entries: intrusive, doubly linked, the newest entry first. Contains `unsafe`: the links are
+//! raw pointers.
 //!
-//! Contract: an entry that goes in belongs to the list until it comes out, by its own thread's
-//! hand or, where that thread is dead, by a round's. Changes are made under the list's lock, with
-//! a pass through the gate out; the list is walked either under the lock or while the gate is
-//! closed. Nothing is allocated, and nobody waits, under the lock.
+//! Contract: an inserted entry belongs to the list until its own thread removes it or, if that thread is
+//! dead, the caller of a round. A thread that changes the list holds a pass through the gate and the list's
+//! lock. A thread that walks the list holds the lock or has closed the gate. No thread allocates or waits
+//! while it holds the lock.
 
 use core::ptr::NonNull;
 
@@ -14,17 +14,17 @@ use crate::sys::const_on_linux;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
 pub(crate) struct ThreadList {
-    /// Held for every change, for a few instructions. Never held by a thread that a round can stop, nor
-    /// across a fork: the fork hooks of other libraries may wait for a thread that changes the list.
+    /// Held for each change, for a few instructions, by a thread that a round cannot stop then. Not held across
+    /// a fork: other libraries' fork hooks may wait for a thread that changes the list.
     pub(crate) lock: Lock,
-    /// Under the lock, or with the gate closed.
+    /// Accessed under the lock, or by the caller of a round while the gate is closed.
     head: UnsafeCell<Option<NonNull<Entry>>>,
-    /// How many entries there are. Changed under the lock; read by anyone as a hint (Relaxed), and
-    /// exact while the gate is closed, which acquired the changes.
+    /// The number of entries. Written by the thread that changes the list; any thread may read it as a hint
+    /// (Relaxed). It is exact for the thread that has closed the gate, which has acquired the changes.
     length: AtomicU32,
 }
 
-// SAFETY: `head` is touched by one thread at a time (invariant I2); the entries are `Send`.
+// SAFETY: one thread at a time accesses `head` (invariant I2); the entries are `Send`.
 unsafe impl Send for ThreadList {}
 // SAFETY: as above.
 unsafe impl Sync for ThreadList {}
@@ -36,18 +36,18 @@ impl ThreadList {
         }
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         self.length.load(Ordering::Relaxed) as usize
     }
 
-    /// Puts an entry in. The caller holds a pass.
+    /// Inserts an entry. The calling thread holds a pass.
     pub(crate) fn insert(&self, entry: Box<Entry>) -> NonNull<Entry> {
         let entry = NonNull::from(Box::leak(entry));
         self.lock.acquire();
         self.head.with_mut(|head| {
-            // SAFETY: under the lock (invariant I2); the entry is nobody else's yet, and the head
-            // is in the list, so it is alive (invariant I1).
+            // SAFETY: under the lock (invariant I2); no other thread has the entry yet, and the head is in
+            // the list, so it is alive (invariant I1).
             unsafe {
                 set_links(entry, Links { previous: None, next: *head });
                 if let Some(next) = *head {
@@ -61,17 +61,17 @@ impl ThreadList {
         entry
     }
 
-    /// Takes an entry out. The caller holds a pass.
+    /// Removes an entry. The calling thread holds a pass.
     ///
     /// # Safety
     ///
-    /// The entry is in the list, and nobody but the caller will use it from now on.
+    /// The entry is in the list, and no other thread uses it from now on.
     pub(crate) unsafe fn remove(&self, entry: NonNull<Entry>) -> Box<Entry> {
         self.lock.acquire();
-        // SAFETY: under the lock, and in the list by our caller's promise.
+        // SAFETY: under the lock (invariant I2); in the list, as the caller promises.
         unsafe { self.unlink(entry) };
         self.lock.release();
-        // SAFETY: it came from a Box in `insert`, and the list has let go of it.
+        // SAFETY: it came from a Box in `insert`, and is no longer in the list (invariant I1).
         unsafe { Box::from_raw(entry.as_ptr()) }
     }
 
@@ -79,8 +79,8 @@ impl ThreadList {
     ///
     /// The entry is in the list, and the caller may change the list (invariant I2).
     unsafe fn unlink(&self, entry: NonNull<Entry>) {
-        // SAFETY: the entry and so its neighbours are in the list, hence alive (invariant I1), and
-        // the links are ours to change (invariant I2).
+        // SAFETY: the entry and its neighbours are in the list, so they are alive (invariant I1); the caller
+        // may change their links (invariant I2).
         unsafe {
             let Links { previous, next } = links(entry);
             match previous {
@@ -96,12 +96,12 @@ impl ThreadList {
 
     /// The entries of a frozen list.
     pub(crate) fn iter<'l>(&'l self, _frozen: &'l Closed<'_>) -> impl Iterator<Item = &'l Entry> {
-        // SAFETY: the gate is closed for as long as the iterator lives (invariant I2), and an
-        // entry in a frozen list stays there, alive (invariant I1).
+        // SAFETY: the gate is closed as long as the iterator exists, so the list does not change (invariant
+        // I2), and its entries are alive (invariant I1).
         unsafe { self.walk() }
     }
 
-    /// Calls `visit` with each entry, under the lock. Neither allocates nor waits.
+    /// Calls `visit` with each entry, under the lock. `visit` must not allocate or wait.
     pub(crate) fn for_each(&self, visit: impl FnMut(&Entry)) {
         self.lock.acquire();
         // SAFETY: under the lock (invariant I2).
@@ -111,13 +111,13 @@ impl ThreadList {
 
     /// # Safety
     ///
-    /// Until the iterator is gone, the list does not change.
+    /// The list does not change as long as the iterator exists.
     unsafe fn walk(&self) -> impl Iterator<Item = &Entry> {
-        // SAFETY: ours to read, by our caller's promise.
+        // SAFETY: the list does not change, as the caller promises (invariant I2).
         let mut next = self.head.with(|head| unsafe { *head });
         core::iter::from_fn(move || {
             let entry = next?;
-            // SAFETY: in a list that does not change, hence alive.
+            // SAFETY: in a list that does not change, so it is alive (invariant I1).
             unsafe {
                 next = links(entry).next;
                 Some(&*entry.as_ptr())
@@ -125,23 +125,23 @@ impl ThreadList {
         })
     }
 
-    /// Takes out of a frozen list those whose thread is dead. Frees nothing yet: whoever calls
-    /// this has a round's locks, under which nothing may be freed.
+    /// Removes the entries of dead threads from a frozen list. Does not free them: nothing may be freed while
+    /// the gate is closed (invariant I11).
     ///
     /// # Safety
     ///
-    /// The threads of those that `is_dead` picks are dead, and the caller has closed the gate and
-    /// released the round, so that nobody looks at their entries any more.
+    /// If `is_dead` returns true, the entry's thread is dead. The calling thread has closed the gate and
+    /// released the round, so no thread reads these entries any more.
     pub(crate) unsafe fn unlink_dead(
         &self,
         _frozen: &Closed<'_>,
         mut is_dead: impl FnMut(&Entry) -> bool,
     ) -> Unlinked {
         let mut unlinked = Unlinked { top: None };
-        // SAFETY: ours to read: the gate is closed (invariant I2).
+        // SAFETY: the gate is closed (invariant I2).
         let mut next = self.head.with(|head| unsafe { *head });
         while let Some(entry) = next {
-            // SAFETY: in a frozen list, hence alive (invariant I1).
+            // SAFETY: in a frozen list, so it is alive (invariant I1), and may be changed (invariant I2).
             unsafe {
                 next = links(entry).next;
                 if is_dead(entry.as_ref()) {
@@ -154,31 +154,32 @@ impl ThreadList {
         unlinked
     }
 
-    /// In a forked child: leaves the parent's list behind, since another thread may have been changing
-    /// it as it was copied, and begins one of `me` alone. The calling thread itself is not in the middle
-    /// of a change of `me`.
+    /// In a forked child: abandons the parent's list, since another thread may have been changing it when it
+    /// was copied, and starts a new one that contains only `me`. The calling thread is not in the middle of a
+    /// change of `me` (invariant I2).
     ///
-    /// The other entries are never freed: which of their links are whole cannot be told.
+    /// The other entries are never freed: their links may be torn.
     pub(crate) fn leak_and_restart(&self, me: Option<&Entry>) {
         let me = me.map(NonNull::from);
-        // SAFETY: the child has one thread, and this is it. `me` is alive: the thread that frees it is
-        // this one.
+        // SAFETY: this is the child's only thread (invariant I2). `me` is alive: only this thread frees it
+        // (invariant I1).
         unsafe {
             self.head.with_mut(|head| *head = me);
             if let Some(me) = me {
                 set_links(me, Links::default());
             }
         }
+        // Relaxed: the child has one thread.
         self.length.store(u32::from(me.is_some()), Ordering::Relaxed);
     }
 }
 
 impl Drop for ThreadList {
     fn drop(&mut self) {
-        // SAFETY: nobody else has the list any more.
+        // SAFETY: exclusive access.
         let mut next = self.head.with(|head| unsafe { *head });
         while let Some(entry) = next {
-            // SAFETY: the list owned its entries (invariant I1), and is gone.
+            // SAFETY: the list owns its entries, so they are alive (invariant I1).
             unsafe {
                 next = links(entry).next;
                 drop(Box::from_raw(entry.as_ptr()));
@@ -187,8 +188,8 @@ impl Drop for ThreadList {
     }
 }
 
-/// Dead threads' entries, out of the list and not freed yet: that happens when this is dropped.
-#[must_use = "to be dropped after the gate has opened, since it frees"]
+/// The entries of dead threads, removed from the list. Freed when dropped.
+#[must_use = "frees entries when dropped, so drop it after the gate has opened"]
 pub(crate) struct Unlinked {
     top: Option<NonNull<Entry>>,
 }
@@ -196,7 +197,8 @@ pub(crate) struct Unlinked {
 impl Drop for Unlinked {
     fn drop(&mut self) {
         while let Some(entry) = self.top {
-            // SAFETY: `unlink_dead` has taken it out of the list and given it to us alone.
+            // SAFETY: `unlink_dead` has removed it from the list and moved it here; its thread is dead
+            // (invariant I3).
             unsafe {
                 self.top = links(entry).next;
                 drop(Box::from_raw(entry.as_ptr()));
@@ -207,17 +209,17 @@ impl Drop for Unlinked {
 
 /// # Safety
 ///
-/// The entry is alive, and the caller may look at the list (invariant I2).
+/// The entry is alive (invariant I1), and the caller may read the list (invariant I2).
 unsafe fn links(entry: NonNull<Entry>) -> Links {
-    // SAFETY: our caller's promise.
+    // SAFETY: as the caller promises.
     unsafe { entry.as_ref().links.with(|links| *links) }
 }
 
 /// # Safety
 ///
-/// The entry is alive, and the caller may change the list (invariant I2).
+/// The entry is alive (invariant I1), and the caller may change the list (invariant I2).
 unsafe fn change_links(entry: NonNull<Entry>, change: impl FnOnce(&mut Links)) {
-    // SAFETY: our caller's promise.
+    // SAFETY: as the caller promises.
     unsafe { entry.as_ref().links.with_mut(|links| change(&mut *links)) }
 }
 
@@ -225,7 +227,7 @@ unsafe fn change_links(entry: NonNull<Entry>, change: impl FnOnce(&mut Links)) {
 ///
 /// As [`change_links`].
 unsafe fn set_links(entry: NonNull<Entry>, to: Links) {
-    // SAFETY: our caller's promise.
+    // SAFETY: as the caller promises.
     unsafe { change_links(entry, |links| *links = to) }
 }
 

@@ -1,11 +1,15 @@
-//! Who belongs to the process: an intrusive list of entries, one a thread, behind a gate that a
-//! round closes.
+//! The registry: an intrusive list of entries, one for each registered thread.
 //!
-//! A thread inherits its privileges when it is cloned, so from before the `clone` until the child
-//! is in the list no round may begin. The parent therefore takes a [`Pass`] through the gate before
-//! it calls anything, and gives the child a second one, its ticket; a round begins only when every
-//! pass is back. Whoever changes the list holds a pass, so a closed gate freezes the list too, and
-//! whoever exits waits at the gate until the round is over, answering its summons there.
+//! | file | concept |
+//! |---|---|
+//! | `entry` | what psx stores for a thread: its id, its status in a round, its result |
+//! | `list` | the list, which a closed gate freezes |
+//!
+//! A thread inherits its privileges when it is cloned, so no round may begin between the `clone` and the
+//! registration of the child. Therefore the parent takes a [`Pass`](crate::sync::Pass) through the gate
+//! before the `clone`, and a second one for the child, its ticket. A round begins only when no pass is held.
+//! A thread that changes the list holds a pass, so a closed gate freezes the list. A thread that exits waits
+//! at the gate until the round is over, and answers its summons there.
 
 mod entry;
 mod list;

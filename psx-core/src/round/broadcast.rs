@@ -1,6 +1,5 @@
-//! A broadcast: attempts of a round, until one is committed, fails for good, or the deadline passes.
-//!
-//! Memory is allocated and freed between attempts, never in one.
+//! A broadcast: rounds, here called attempts, until one is committed, one fails for good, or the deadline
+//! passes. Memory is allocated and freed between attempts, never in one.
 
 use core::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::{Broadcast, Coverage, Error, Report};
 const MIN_CLOSE_WAIT: Duration = Duration::from_millis(10);
 
 /// How long to wait between two failed proofs while the thread counts stay the same. It starts with the
-/// time between two looks at the missed threads, and triples, so that the third proof is final.
+/// time between two polls of the missed threads, and triples, so that the third proof is final.
 const MIN_RETRY_WAIT: Duration = POLL_INTERVAL;
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(1);
 
@@ -168,7 +167,7 @@ impl Attempts<'_> {
     }
 
     /// Waits until a thread has started, registered or ended, with the gate open and all threads running,
-    /// and looks at the missed threads. Returns `false` if that does not happen within the retry wait.
+    /// and polls the missed threads. Returns `false` if that does not happen within the retry wait.
     fn await_change(&mut self, seen: ThreadCounts) -> bool {
         let Self { runtime, .. } = *self;
         let until = self.deadline.at_most(self.retry_wait);

@@ -1,4 +1,4 @@
-//! One attempt of a round, on the thread that makes the broadcast: close the gate, stop the targets, prove
+//! One round, on the thread that makes the broadcast: close the gate, stop the targets, prove
 //! coverage, make the call, publish it, release. Contains `unsafe`: it makes the user's call.
 //!
 //! Each step returns a guard that the next step takes, and that undoes the step when it is dropped: a

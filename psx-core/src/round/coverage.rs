@@ -1,19 +1,20 @@
-//! The proof that no thread was missed (P4), and who is left out where none is asked for (P10).
+//! The proof that no thread was missed (P4), and the list of threads that a round without a proof leaves out
+//! (P10).
 //!
-//! With every registered thread stopped, the kernel's own thread count of the process is compared
-//! with the number of stopped threads plus the caller. If they are equal there is no other thread,
-//! and none can come: a stopped thread creates none, and the caller is busy here.
+//! While all registered threads are stopped, the caller compares the kernel's thread count of the process
+//! with the number of stopped threads plus itself. If they are equal, there is no other thread, and none can
+//! appear: only threads create threads, the stopped ones do not, and the caller only runs the round.
 //!
-//! If the count is larger, the rest is looked at. Two kinds are no danger: a thread that has ended
-//! and waits to be reaped (a main thread that left by `pthread_exit`), and a thread that the kernel
-//! has made for itself and that does nothing with the credentials that it has (an io_uring worker).
-//! With `n` of those found, all of them there before and after the count is read again, a count of
-//! stopped + caller + `n` leaves room for no other thread.
+//! If the count is larger, the caller inspects the other threads. Two kinds are harmless: a thread that has
+//! ended and has not been reaped (a main thread that left by `pthread_exit`), and a thread that the kernel
+//! has created and that does not use its own credentials (an io_uring worker). If there are `n` of those
+//! before and after the count is read again, and the count is stopped + caller + `n`, there is no other
+//! thread.
 //!
-//! The count and the main thread's end come from one read of a file that is held open, the end
-//! before the count ([`ThreadCount`]): an ended main thread starts no more threads, and those that it
-//! has started are counted. The rest takes `/proc` itself: where that is out of reach, what is left
-//! over is counted and not named, and is taken for missed.
+//! The count and whether the main thread has ended come from one read of an open file, in which the end is
+//! read before the count ([`ThreadCount`]): a main thread that has ended starts no more threads, and those
+//! that it has started are counted. The inspection needs `/proc` itself: if that is out of reach, the other
+//! threads are counted as missed, without their names.
 
 use super::broadcast::ThreadCounts;
 use super::caller::AttemptError;
@@ -25,13 +26,13 @@ use crate::sync::Closed;
 use crate::sys::sync::Ordering;
 use crate::sys::{EXIT_POLLS, ThreadCount, UnregisteredKind};
 
-/// How often the threads are listed to name those that are left out: the kernel ends a list early
-/// when the thread that it has come to ends.
+/// How often at most to list the threads that are left out: the kernel cuts a list short when the thread at
+/// its position ends.
 const LISTINGS: usize = 4;
 
 impl Runtime {
-    /// Proves that `stopped` threads and the caller are all there are. Notes in the ledger which were
-    /// missed.
+    /// Proves that the process has no threads but the `stopped` ones and the caller. Records missed threads in
+    /// the scratch.
     pub(super) fn prove_coverage(
         &self,
         frozen: &Closed<'_>,
@@ -47,7 +48,7 @@ impl Runtime {
         if count == 0 {
             return Err(AttemptError::ThreadCountUnavailable(self.kernel.zero_count_error()));
         }
-        // Somebody has ended after it arrived; the next attempt finds it dead.
+        // A thread has ended after it arrived. The next attempt finds it dead.
         if count < held {
             return Err(AttemptError::Uncovered);
         }
@@ -75,15 +76,15 @@ impl Runtime {
         self.note_proof(harmless.len())
     }
 
-    /// Remembers what the proof came to, as a hint for the next round.
+    /// Stores the proof's counts, as hints for the next round.
     fn note_proof<E>(&self, harmless: usize) -> Result<(), E> {
         self.round.harmless_hint.store(harmless as u32, Ordering::Relaxed);
         self.round.proven_hint.store(self.list.len() as u32, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Notes in the ledger which threads a round without a proof leaves out, as they are at this
-    /// moment; or says why they cannot be counted.
+    /// Records in the scratch the threads that a round without a proof leaves out. The inner error says why
+    /// they cannot be counted.
     pub(super) fn note_left_out(
         &self,
         frozen: &Closed<'_>,
@@ -121,7 +122,7 @@ impl Runtime {
         Ok(Ok(()))
     }
 
-    /// Notes the ids of all registered threads; returns whether there was room.
+    /// Records the ids of all registered threads. Returns `false` if the scratch has no room.
     fn note_registered(&self, frozen: &Closed<'_>, scratch: &mut Scratch) -> bool {
         let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NO_TID);
         let mut tids = entries.map(Entry::tid);
@@ -130,14 +131,14 @@ impl Runtime {
         fits
     }
 
-    /// How many main threads in the count have ended and are not registered: one or none. A registered
-    /// one that has ended is found dead by its summons.
+    /// How many unregistered main threads in the count have ended: one or none. If it is registered, the wait
+    /// for its arrival finds it dead.
     fn ended_mains(&self, count: ThreadCount, scratch: &Scratch) -> usize {
         let is_registered = scratch.registered.contains(self.kernel.main_tid());
         usize::from(!is_registered && count.main_has_ended)
     }
 
-    /// Lists the process's threads, and notes those that are not registered.
+    /// Lists the threads of the process, and records those that are not registered.
     fn list_others(&self, scratch: &mut Scratch) -> Result<(), Errno> {
         let Scratch { registered, others, .. } = scratch;
         let threads = self.kernel.threads_in_stop()?;
@@ -150,7 +151,7 @@ impl Runtime {
                 Some(info) if info.kind == UnregisteredKind::Missed => {
                     others.note(listed.tid, info)
                 }
-                // One that there is no room for leaves the count too large.
+                // If there is no room, the count stays too large.
                 Some(_) => {
                     let _ = others.harmless.push(listed.proc_id);
                 }
@@ -158,7 +159,7 @@ impl Runtime {
         })
     }
 
-    /// Whether these threads, by their ids in `/proc`, are there and harmless.
+    /// Whether these threads, by their ids in `/proc`, exist and are harmless.
     fn are_harmless(&self, proc_ids: &[u32]) -> bool {
         let Ok(threads) = self.kernel.threads_in_stop() else { return false };
         let is_harmless =
@@ -166,8 +167,8 @@ impl Runtime {
         proc_ids.iter().all(is_harmless)
     }
 
-    /// Gives threads that have left the list a moment to leave the process too, before anybody is
-    /// stopped for a proof that could only fail. Called with the gate closed.
+    /// Waits a moment for threads that have left the list and not yet the process: with them, the proof would
+    /// fail. Called after the gate is closed and before threads are stopped.
     pub(super) fn wait_for_exiting(&self, mut seen: ThreadCounts) {
         let harmless_hint = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
         for _ in 0..EXIT_POLLS {

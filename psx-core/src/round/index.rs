@@ -1,18 +1,17 @@
-//! From a thread's id to its entry: how a signal handler finds the entry of the thread that it
-//! interrupted.
+//! A hash table from thread ids to entries, by which the signal handler finds its thread's entry.
 //!
-//! Need: the handler may not use a thread-local. In a library that was loaded by `dlopen` the first
-//! access to one allocates, and the handler may have interrupted the allocator. Design: before the
-//! caller announces a round, it enters the id of every target into a hash table beside the roster.
-//! The handler asks the kernel for its own thread's id and looks that up.
+//! Need: the handler must not use a thread-local. In a library that was loaded by `dlopen` the first access
+//! to one allocates, and the handler may have interrupted the allocator. Design: before the caller announces
+//! a round, it inserts the id of each target. The handler asks the kernel for its thread's id and looks it
+//! up.
 //!
-//! Keys carry the epoch, so that a key of another epoch is a free slot. The table is cleared only when
-//! the epoch begins anew, after half a billion attempts: a key that is left from then would look like
-//! one of today. Like the roster's array the table is never freed, since a late handler may read it.
+//! Keys contain the epoch: a key of another epoch marks a free slot. The table is cleared only when the epoch
+//! wraps, after half a billion rounds, since a key from before the wrap would match again. Like the
+//! roster's array, the table is never freed, since a late handler may read it (invariant I8).
 //!
-//! Downside: a lookup can race with the caller that writes the table for the next round. A reader
-//! therefore reads the key again after the pointer, and takes the pointer only if the key is the
-//! same. Contains `unsafe`: entries are found by pointer.
+//! Downside: a lookup can race with the caller that prepares the next round. Therefore a reader reads the key
+//! again after the pointer, and uses the pointer only if the key is the same. Contains `unsafe`: entries are
+//! found by pointer.
 
 use core::ptr;
 
@@ -27,11 +26,11 @@ pub(crate) const FILE: &str = file!();
 
 /// A hash table with linear probing, at most half full.
 pub(super) struct Index {
-    /// As many as a power of two.
+    /// Their number is a power of two.
     slots: Box<[Slot]>,
 }
 
-/// Written by the caller before it announces the round, read by handlers.
+/// Written by the caller before it announces the round; read by handlers.
 struct Slot {
     /// Epoch and thread id.
     key: AtomicU64,
@@ -48,34 +47,34 @@ impl Index {
         Ok(Self { slots: slots.into_boxed_slice() })
     }
 
-    /// Forgets all keys. The caller holds the round's lock, and no round is on.
+    /// Removes all keys. The calling thread holds the round's lock, and no round is on.
     pub(super) fn clear(&self) {
         for slot in &self.slots {
-            // Relaxed: a handler that still reads an old key reads the pointer of that key.
+            // Relaxed: a late handler that reads the old key reads the pointer that belongs to it.
             slot.key.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Enters the thread `tid` for the round of `epoch`. Returns `false` where another entry has
-    /// that id already. The caller holds the round's lock, and has not announced the round.
+    /// Inserts the thread `tid` for the round of `epoch`. Returns `false` if the table has an entry with this
+    /// id already. The calling thread holds the round's lock, and has not announced the round.
     pub(super) fn insert(&self, epoch: Epoch, tid: u32, entry: &Entry) -> bool {
         let key = epoch.tag_wide(tid);
         for slot in self.probe(tid) {
-            // Relaxed: written under the same lock.
+            // Relaxed: written under the round's lock.
             let seen = slot.key.load(Ordering::Relaxed);
             if seen == key {
                 return false;
             }
             if !epoch.matches(seen) {
-                // The key first: Release pairs with the Acquire in `find`, so that a handler which
-                // reads this pointer under an older key sees that the key has changed. What makes
-                // both visible to the targets is the round word's Release.
+                // The key first. Release pairs with the Acquire of the pointer in `find`: a late handler that
+                // reads this pointer after an older key sees that the key has changed. For the targets, the
+                // Release in `Word::publish` publishes both.
                 slot.key.store(key, Ordering::Relaxed);
                 slot.entry.store(ptr::from_ref(entry).cast_mut(), Ordering::Release);
                 return true;
             }
         }
-        debug_assert!(false, "more threads than the table was made for");
+        debug_assert!(false, "the table is full");
         true
     }
 
@@ -83,14 +82,14 @@ impl Index {
     pub(super) fn find(&self, epoch: Epoch, tid: u32) -> Option<&Entry> {
         let key = epoch.tag_wide(tid);
         for slot in self.probe(tid) {
-            // The round word has published what this epoch needs. Acquire keeps the three loads in
-            // this order; that of the pointer pairs with the Release in `insert`.
+            // The Acquire in `Word::read` has acquired the table of this epoch. Acquire keeps these three
+            // loads in order; that of the pointer pairs with the Release in `insert`.
             let seen = slot.key.load(Ordering::Acquire);
             if seen == key {
                 let entry = slot.entry.load(Ordering::Acquire);
                 let unchanged = slot.key.load(Ordering::Acquire) == key;
-                // SAFETY: not null, since the key was entered; the entry of this epoch, since the
-                // key is unchanged; and alive while its thread is in the handler (invariant I12).
+                // SAFETY: not null, since the key was inserted; the entry of this epoch, since the key is
+                // unchanged; alive while its thread is in the handler (invariant I12).
                 return unchanged.then(|| unsafe { &*entry });
             }
             if !epoch.matches(seen) {
@@ -100,10 +99,10 @@ impl Index {
         None
     }
 
-    /// The slots in which `tid` may be, each once.
+    /// All slots, in the order in which `tid` is searched.
     fn probe(&self, tid: u32) -> impl Iterator<Item = &Slot> {
         let mask = self.slots.len() - 1;
-        // Fibonacci hashing: the table has at least two slots, and its size is a power of two.
+        // Fibonacci hashing. The table has at least two slots, so the shift is less than 32.
         let spread = tid.wrapping_mul(0x9e37_79b1);
         let home = (spread >> (u32::BITS - self.slots.len().trailing_zeros())) as usize;
         (0..=mask).map(move |step| &self.slots[(home + step) & mask])
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_found_by_its_id_in_its_round_alone() {
+    fn a_thread_is_found_by_its_id_in_its_round_only() {
         let (index, epoch) = (Index::for_threads(3).unwrap(), Epoch::default().next());
         let [a, b, c] = &entries();
         // Three ids with the same home, so that two of them are found by probing.
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_once_a_round() {
+    fn an_id_is_inserted_once_a_round() {
         let (index, epoch) = (Index::for_threads(2).unwrap(), Epoch::default().next());
         let [newer, older] = &entries();
         assert!(index.insert(epoch, 7, newer));
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_answers_for_an_id_that_it_does_not_have() {
+    fn a_lookup_of_an_absent_id_in_a_full_table_ends() {
         let (index, epoch) = (Index::for_threads(2).unwrap(), Epoch::default().next());
         let [entry] = &entries();
         for tid in 0..4 {

@@ -2,22 +2,22 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `broadcast` | attempts of a round, until one is committed or the deadline passes |
-//! | `caller` | one attempt: close the gate, stop, prove, call, publish, release |
+//! | `broadcast` | rounds, until one is committed or the deadline passes |
+//! | `caller` | one round, on its caller: close the gate, stop, prove, call, publish, release |
 //! | `stopped_world` | the targets, from the announcement to the release |
 //! | `target` | a summoned thread: arrive, wait, make the call, wait |
 //! | `summon` | sends summonses; the caller and the targets share the work |
-//! | `roster` | the ids of the targets, to be claimed |
-//! | `index` | from a thread's id to its entry, for the signal handler |
-//! | `word` | the epoch and the phase, on which targets sleep |
+//! | `roster` | the ids of the targets, which threads claim |
+//! | `index` | a hash table from a thread's id to its entry, for the signal handler |
+//! | `word` | the word with the epoch and the phase, on which targets sleep |
 //! | `stack` | how much stack a target must have left |
 //! | `coverage` | the proof that no thread was missed |
 //! | `missed` | whether to wait for the threads that a proof has missed |
 //! | `scratch` | buffers that are allocated before the stop |
 //!
-//! Between the first summons and the release every other registered thread stands still, and may
-//! hold any lock of the program: the allocator's, standard output's, a tracing subscriber's. So
-//! between the two the caller allocates nothing, takes no lock and logs nothing.
+//! Between the first summons and the release, a stopped thread may hold any lock of the program: the
+//! allocator's, standard output's, a tracing subscriber's. So in between the caller allocates nothing, takes
+//! no lock and logs nothing (invariant I10).
 
 mod broadcast;
 mod caller;
@@ -46,38 +46,45 @@ use crossbeam_utils::CachePadded;
 use crate::Errno;
 use crate::broadcast::CallName;
 
-/// What all threads of a round share. Each word has a cache line of its own: they are written by
-/// different threads at different times.
+/// What the threads of a round share. Words that different threads write at different times have cache lines
+/// of their own.
 pub(crate) struct Round {
-    /// Held by the caller, from before the gate closes until it is open again. Its owner is how other
-    /// threads know who leads. Also held around a fork.
+    /// Held by the caller, from before the gate closes until it is open again, and by a thread that forks. Its
+    /// word names the owner.
     pub(crate) lock: FairLock,
-    /// Tells that the caller is dead, whatever thread or process has its id by then. Locked by the
-    /// caller once it has the lock, unlocked before it releases it; read by any thread.
+    /// Says that the caller is dead, even if another thread or process has its id by now. Locked by the caller
+    /// after it has acquired `lock`, unlocked before it releases `lock`; read by any thread.
     pub(crate) caller_mutex: RobustMutex,
+    /// Written by the owner of `lock`; read by any thread.
     word: CachePadded<Word>,
-    /// Targets that have not arrived.
+    /// Counts the targets that have not arrived. Armed by the owner of `lock`, before it publishes
+    /// `Gathering`. Counted down, in this epoch, by targets, and by the caller for dead ones.
     arrivals: CachePadded<Latch>,
-    /// Targets that have not made the call.
+    /// Counts the targets that have not made the call. Armed before the caller publishes `Committed`; counted
+    /// down like `arrivals`.
     completions: CachePadded<Latch>,
+    /// Filled by the owner of `lock`, before it publishes `Gathering`. After that any thread claims targets, in
+    /// this epoch.
     roster: CachePadded<Roster>,
-    /// Written by the caller before it commits; read by targets that have arrived and see the round
-    /// committed.
+    /// The call. Written by the owner of `lock` while no round is committed; after it publishes `Committed`,
+    /// read by the targets that have arrived, until each has counted `completions` down.
     published: UnsafeCell<Option<PublishedCall>>,
-    /// How its threads wait for each other.
+    /// How the threads of a round wait. Its fields name their owners.
     wait_policy: WaitPolicy,
-    /// How many threads beside the registered ones the last proof has found to be harmless.
-    /// Relaxed: a hint, under the lock.
+    /// How many harmless threads that are not registered the last proof has found. Written by the owner of
+    /// `lock`. Relaxed: a hint.
     harmless_hint: AtomicU32,
-    /// How many threads were registered at the last proof that held. Relaxed: a hint, under the lock.
+    /// How many threads were registered at the last successful proof. Written by the owner of `lock`. Relaxed:
+    /// a hint.
     proven_hint: AtomicU32,
-    /// Whether a thread has begun to end the process. Relaxed: only which one is the first matters.
+    /// Whether a thread has begun to end the process. Written by any thread. Relaxed: it only matters which one
+    /// is first.
     ending: AtomicU32,
 }
 
-// SAFETY: `lent` by invariant I5; the rest is atomic, or `Sync` by itself.
+// SAFETY: `published` is accessed as invariant I5 says; the other fields are `Sync`.
 unsafe impl Sync for Round {}
-// SAFETY: what `lent` points to is `Sync`, as `Call::new` demands.
+// SAFETY: `published` points to a closure that is `Sync`, as `Call::new` requires.
 unsafe impl Send for Round {}
 
 impl Round {
@@ -99,23 +106,23 @@ impl Round {
         }
     }
 
-    /// Whether threads are stopped, or asked to stop.
+    /// Whether threads are stopped or are to stop.
     pub(crate) fn is_on(&self) -> bool {
         self.word.read().phase != word::Phase::Released
     }
 
-    /// For a thread that is about to end the process: whether no other has come to it before.
+    /// Whether the calling thread, which is about to end the process, is the first that does so.
     pub(crate) fn is_first_to_end(&self) -> bool {
         self.ending.swap(1, Ordering::Relaxed) == 0
     }
 
-    /// A signal has come that is no summons. Async-signal-safe.
+    /// Counts a signal 33 that is not a summons. Async-signal-safe.
     pub(crate) fn note_foreign_signal(&self) {
         self.wait_policy.note_foreign_signal();
     }
 
-    /// No round on, in a forked child. The epoch goes on, so that nothing of the parent's rounds
-    /// fits the child's.
+    /// In a forked child: ends a copied round. Keeps the epoch, so that no epoch of the parent's rounds is used
+    /// again.
     pub(crate) fn reset_after_fork(&self) {
         let epoch = self.word.read().epoch;
         self.word.publish(word::State { epoch, phase: word::Phase::Released });
@@ -127,18 +134,18 @@ impl Round {
     }
 }
 
-/// What every thread is to do. Borrows the closure that does it.
+/// The call of a broadcast. Borrows the closure that makes it.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'c> {
     raw: ErasedCall,
-    /// For the message, should the process end over it.
+    /// For the message, if a divergence ends the process.
     name: CallName,
-    /// Whether it may install a filter on system calls, for all that we know.
+    /// Whether it may install a seccomp filter, as far as psx knows.
     may_filter: bool,
     closure: PhantomData<&'c ()>,
 }
 
-/// What the caller lends to the targets: the call, and what it came to on the caller.
+/// What the caller publishes to the targets: the call, and the value that it returned on the caller.
 #[derive(Clone, Copy)]
 struct PublishedCall {
     call: ErasedCall,
@@ -159,7 +166,7 @@ impl<'c> Call<'c> {
     {
         unsafe fn make<F: Fn() -> Result<usize, Errno>>(data: *const ()) -> Result<usize, Errno> {
             let unwinding = AbortOnUnwind;
-            // SAFETY: `data` is the `op` of `Call::new`, and it outlives the call (invariant I5).
+            // SAFETY: `data` is the `op` of `Call::new`, which is alive (invariant I5).
             let result = unsafe { (*data.cast::<F>())() };
             core::mem::forget(unwinding);
             result
@@ -176,16 +183,16 @@ impl<'c> Call<'c> {
 impl ErasedCall {
     /// # Safety
     ///
-    /// The `Call` that this came from is alive, and so are the promises of
+    /// The closure that the `Call` borrows is alive (invariant I5), and satisfies the requirements of
     /// [`Broadcast::run`](crate::Broadcast::run).
     unsafe fn make(self) -> Result<usize, Errno> {
-        // SAFETY: our caller's promise.
+        // SAFETY: as the caller promises.
         unsafe { (self.make)(self.data) }
     }
 }
 
-/// A panic out of a broadcast closure cannot go on: half of the threads may have made the call, and
-/// unwinding would leave the rest standing for ever.
+/// Aborts the process if a broadcast's closure unwinds: some threads may have made the call, and the others
+/// would stay stopped forever.
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {

@@ -1,17 +1,17 @@
-//! Who is to be summoned, and by whom: the shared cursor of helped signalling.
+//! The roster: the ids of a round's targets, and a cursor from which threads claim them.
 //!
-//! Need: one thread that signals a thousand others is the longest part of a round, while those
-//! already stopped have nothing to do. Design: the caller lays out the ids of all targets, and
-//! whoever has time claims the next one: the caller until none is left, each target one or two as
-//! it arrives. Nobody depends on a helper, since the caller alone would finish.
+//! Need: if one thread signals a thousand others, that is the longest part of a round, while the threads that
+//! have stopped have nothing to do. Design: the caller writes the ids of all targets into an array, and
+//! threads claim them one by one: the caller until none is left, each target one or two when it arrives. No
+//! target depends on a helper, since the caller alone would finish.
 //!
-//! A helper may be stopped by the scheduler at any point, and find its round long over. So both the
-//! cursor and the slots carry the epoch: it claims nothing in another round. And the slots are
-//! never freed, since it may still look at one; with their index they are 40 bytes a thread, and arrays
-//! double, so that all of them together are less than twice the largest.
+//! The scheduler may preempt a helper at any point, and its round may be over when it resumes. So the cursor
+//! and the slots contain the epoch, and the helper claims nothing in another round. It may still read a slot,
+//! so arrays are never freed (invariant I8). With the index an array takes 40 bytes a thread; sizes double,
+//! so all arrays together take less than twice the memory of the largest.
 //!
-//! Why not walk the list of entries itself: a late helper would step on entries that have left it.
-//! Contains `unsafe`: the array is behind a pointer.
+//! Helpers do not walk the list of entries: a late helper would read entries that have been freed. Contains
+//! `unsafe`: the array is behind a pointer.
 
 use core::ptr;
 
@@ -26,28 +26,30 @@ use crate::sys::{HEADROOM, const_on_linux};
 #[cfg(psx_loom)]
 pub(crate) const FILE: &str = file!();
 
-/// The kernel did not take the summons: the caller has to see to it.
+/// The kernel has refused the summons, so the caller sends it again.
 const REFUSED: u64 = 1 << 31;
 const TID: u64 = REFUSED - 1;
 
 pub(crate) struct Roster {
-    /// Epoch, and how many are unclaimed. Set by the holder of the round's lock, claimed by
-    /// compare-and-swap.
+    /// Epoch, and how many slots are unclaimed. Set by the owner of the round's lock; decremented by any thread
+    /// that claims a slot, by compare-and-swap under the epoch.
     cursor: AtomicU64,
-    /// The current array. Replaced by the holder of the round's lock, between rounds.
+    /// The current array. Replaced by the owner of the round's lock, while no round is on.
     array: AtomicPtr<Array>,
 }
 
-/// Slots: epoch, [`REFUSED`], id. Written by the caller before it announces the round; marked by a
-/// helper under the epoch.
+/// The slots and the index for a number of threads.
 pub(crate) struct Array {
+    /// Epoch, [`REFUSED`], id. Written by the caller before it announces the round; after that marked, under
+    /// the epoch, by the thread that has claimed the slot.
     slots: Box<[AtomicU64]>,
-    /// From the ids in the slots, and the caller's, to the entries.
+    /// From the ids of the targets and the caller to their entries.
     index: Index,
+    /// The array that this one has replaced.
     smaller: *mut Array,
 }
 
-/// A target that the claimant alone is to summon.
+/// A target that only the claiming thread summons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     index: usize,
@@ -61,13 +63,13 @@ impl Roster {
         }
     }
 
-    /// How many targets there is room for.
+    /// How many targets the array has room for.
     pub(crate) fn capacity(&self) -> usize {
         self.slots().len()
     }
 
-    /// An array for `count` targets, unless there is room for them. Allocates, so it comes before
-    /// the round's lock is taken.
+    /// Allocates an array for `count` targets, unless the current one has room for them. Called before the
+    /// round's lock is acquired.
     pub(crate) fn larger(&self, count: usize) -> Result<Option<Box<Array>>, NoMemory> {
         if count <= self.capacity() {
             return Ok(None);
@@ -80,22 +82,22 @@ impl Roster {
         try_box(Array { slots, index, smaller: ptr::null_mut() }).map(Some)
     }
 
-    /// Puts a larger array in place, or gives it back where another caller was faster. The caller
-    /// holds the round's lock, and no round is on.
+    /// Installs the array if it is larger than the current one, else returns it. The calling thread holds the
+    /// round's lock, and no round is on.
     pub(crate) fn install(&self, array: Option<Box<Array>>) -> Option<Box<Array>> {
         let mut array = array?;
         if array.slots.len() <= self.capacity() {
             return Some(array);
         }
-        // Relaxed: written under the same lock.
+        // Relaxed: written under the round's lock.
         array.smaller = self.array.load(Ordering::Relaxed);
-        // Release pairs with the Acquire in `slots`.
+        // Release pairs with the Acquire in `array`.
         self.array.store(Box::into_raw(array), Ordering::Release);
         None
     }
 
-    /// Prepares the index for the round of `epoch`, the one after `last`. The caller holds the
-    /// round's lock, and no round is on.
+    /// Clears the index if the epoch has wrapped since `last`. The calling thread holds the round's lock, and
+    /// no round is on.
     pub(crate) fn clear_wrapped_index(&self, last: Epoch, epoch: Epoch) {
         if epoch.has_wrapped(last) {
             if let Some(array) = self.array() {
@@ -104,35 +106,35 @@ impl Roster {
         }
     }
 
-    /// Enters the thread of `entry` into the index of the round of `epoch`, by which its handler
-    /// will find the entry. Returns `false` where another entry has the same id already.
+    /// Inserts an entry into the index of the round of `epoch`, so that the handler of its thread finds it.
+    /// Returns `false` if another entry with the same id is in the index.
     pub(crate) fn insert_into_index(&self, epoch: Epoch, entry: &Entry) -> bool {
         self.array().is_none_or(|array| array.index.insert(epoch, entry.tid(), entry))
     }
 
-    /// The entry of the calling thread, whose id is `tid`, if the round of `epoch` has laid it out.
+    /// The entry of the calling thread, whose id is `tid`, if it is in the index of the round of `epoch`.
     pub(crate) fn find(&self, epoch: Epoch, tid: u32) -> Option<&Entry> {
         self.array()?.index.find(epoch, tid)
     }
 
-    /// Lays out the targets of the round of `epoch`, as many as there is room for, and returns how
-    /// many they are. Nobody can claim before [`Roster::open`].
+    /// Writes the targets of the round of `epoch` into the slots, and returns how many there are. Stops when
+    /// there is no more room. No thread can claim them before [`Roster::open`].
     pub(crate) fn set_targets(&self, epoch: Epoch, tids: impl Iterator<Item = u32>) -> usize {
         let mut count = 0;
         for (slot, tid) in self.slots().iter().zip(tids) {
-            // Relaxed: the round word's Release makes it seen.
+            // Relaxed: published by the Release in `Word::publish`.
             slot.store(epoch.tag_wide(tid), Ordering::Relaxed);
             count += 1;
         }
         count
     }
 
-    /// Opens the first `count` slots to claimants. Relaxed: as in `set_targets`.
+    /// Makes the first `count` slots claimable. Relaxed: published by the Release in `Word::publish`.
     pub(crate) fn open(&self, epoch: Epoch, count: usize) {
         self.cursor.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
-    /// Leaves nothing to claim.
+    /// Makes no slot claimable.
     pub(crate) fn close(&self, epoch: Epoch) {
         self.open(epoch, 0);
     }
@@ -145,7 +147,7 @@ impl Roster {
             if !epoch.matches(cursor) || unclaimed == 0 {
                 return None;
             }
-            // Relaxed: the slots were published with the round word, which the claimant has read.
+            // Relaxed: the Acquire in `Word::read` has acquired the slots.
             match self.cursor.compare_exchange_weak(
                 cursor,
                 cursor - 1,
@@ -164,11 +166,10 @@ impl Roster {
         }
     }
 
-    /// Leaves a claimed target to the caller, because the kernel did not take the summons.
+    /// Marks a claimed target whose summons the kernel has refused, so that the caller summons it.
     pub(crate) fn mark_refused(&self, epoch: Epoch, claim: Claim) {
         let claimed = epoch.tag_wide(claim.tid);
-        // A failure means that the slot belongs to a later round. Relaxed: the mark is all there is
-        // to see.
+        // A failure means that the slot belongs to a later round. Relaxed: publishes nothing but the mark.
         let _ = self.slots()[claim.index].compare_exchange(
             claimed,
             claimed | REFUSED,
@@ -177,9 +178,10 @@ impl Roster {
         );
     }
 
-    /// The targets whose summons was refused, each handed out once. For the caller.
+    /// Removes the marks and returns the targets that had one. Only the caller of the round calls this.
     pub(crate) fn take_refused(&self, epoch: Epoch) -> impl Iterator<Item = Claim> {
         self.slots().iter().enumerate().filter_map(move |(index, slot)| {
+            // Relaxed: the mark is all that is read.
             let seen = slot.load(Ordering::Relaxed);
             if !epoch.matches(seen) || seen & REFUSED == 0 {
                 return None;
@@ -194,18 +196,18 @@ impl Roster {
     }
 
     fn array(&self) -> Option<&Array> {
-        // SAFETY: arrays are not freed before the roster is (invariant I8). Acquire pairs with the
-        // Release in `install`.
+        // SAFETY: arrays live as long as the roster (invariant I8). Acquire pairs with the Release in
+        // `install`.
         unsafe { self.array.load(Ordering::Acquire).as_ref() }
     }
 }
 
 impl Drop for Roster {
     fn drop(&mut self) {
+        // Relaxed: exclusive access.
         let mut array = self.array.load(Ordering::Relaxed);
         while !array.is_null() {
-            // SAFETY: made by `Box::into_raw` in `install`, and nobody else has the roster any
-            // more.
+            // SAFETY: made by `Box::into_raw` in `install`; the access is exclusive.
             let freed = unsafe { Box::from_raw(array) };
             array = freed.smaller;
         }
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_claimed_in_another_round_or_after_the_end() {
+    fn nothing_is_claimed_in_another_round_or_after_close() {
         let (roster, epoch) = with_targets(&[1, 2]);
         assert_eq!(roster.claim(epoch.next()), None);
         roster.close(epoch);
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_target_is_handed_out_once_more() {
+    fn a_refused_target_is_returned_once() {
         let (roster, epoch) = with_targets(&[7, 8]);
         let claim = roster.claim(epoch).unwrap();
         roster.mark_refused(epoch, claim);

@@ -1,11 +1,11 @@
-//! What a round finds out about threads, in memory laid out before it began.
+//! Buffers for what a round finds out about threads. They are allocated before it and have a fixed size.
 
 use crate::memory::{NoMemory, try_vec};
 use crate::report::{Comm, Divergent, NamedThread, Threads};
 use crate::sys::ThreadInfo;
 use crate::{Errno, Outcome};
 
-/// Something to tell about a thread.
+/// A thread that the result of the broadcast names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ThreadRecord {
     pub(super) tid: u32,
@@ -13,7 +13,7 @@ pub(super) struct ThreadRecord {
     pub(super) outcome: Outcome,
 }
 
-/// Fixed room for findings, and for the thread ids that the coverage proof compares.
+/// The buffers of one attempt.
 pub(super) struct Scratch {
     records: Vec<ThreadRecord>,
     pub(super) registered: FixedVec,
@@ -24,16 +24,16 @@ pub(super) struct Scratch {
 pub(super) struct Others {
     /// Those that may run with privileges of their own.
     missed: Vec<NamedThread>,
-    /// How many more of those the kernel counts, and why they cannot be named; no reason where they
-    /// started or ended while they were listed.
+    /// How many more of those the kernel counts.
     unnamed: usize,
+    /// Why those have no names. `None` if they started or ended while the threads were listed.
     reason: Option<Errno>,
-    /// The ids, as `/proc` has them, of those that do nothing with the credentials that they have.
+    /// The ids in `/proc` of those that do not use their own credentials.
     pub(super) harmless: FixedVec,
 }
 
 impl Scratch {
-    /// Room for `threads` of each kind.
+    /// Allocates buffers for `threads` threads of each kind.
     pub(super) fn for_threads(threads: usize) -> Result<Self, NoMemory> {
         Ok(Self {
             records: try_vec(threads)?,
@@ -47,18 +47,17 @@ impl Scratch {
         })
     }
 
-    /// How many threads there is room for.
+    /// How many threads the buffers have room for.
     pub(super) fn capacity(&self) -> usize {
         self.records.capacity()
     }
 
-    /// Whether all of `count` threads could be noted.
+    /// Whether the buffers have room for `count` threads.
     pub(super) fn has_room_for(&self, count: usize) -> bool {
         count <= self.capacity()
     }
 
-    /// Notes something, if there is room: an error that names a thousand threads and not the last
-    /// few is still one.
+    /// Adds a record, if there is room. An error that names a thousand threads may omit the last few.
     pub(super) fn record(&mut self, record: ThreadRecord) {
         if self.records.len() < self.records.capacity() {
             self.records.push(record);
@@ -73,14 +72,14 @@ impl Scratch {
         &mut self.records
     }
 
-    /// The threads found. Allocates.
+    /// The threads in the records. Allocates.
     pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
         let mut threads = try_vec(self.records.len())?;
         threads.extend(self.records.iter().map(ThreadRecord::thread));
         Ok(Threads::named(threads))
     }
 
-    /// The threads found, with what became of their calls. Allocates.
+    /// The threads in the records, with their outcomes. Allocates.
     pub(super) fn divergent(&self) -> Vec<Divergent> {
         let divergent = |f: &ThreadRecord| Divergent { thread: f.thread(), outcome: f.outcome };
         self.records.iter().map(divergent).collect()
@@ -94,45 +93,45 @@ impl ThreadRecord {
 }
 
 impl Others {
-    /// Forgets what was found, and keeps the room.
+    /// Removes all threads, and keeps the capacity.
     pub(super) fn clear(&mut self) {
         self.missed.clear();
         self.harmless.0.clear();
         (self.unnamed, self.reason) = (0, None);
     }
 
-    /// Notes a thread that may run with privileges of its own. Where there is no room, it is one of
-    /// those that are not named.
+    /// Adds a thread that may run with privileges of its own. If there is no room, it is one of those that
+    /// have no names.
     pub(super) fn note(&mut self, tid: u32, info: ThreadInfo) {
         if self.missed.len() < self.missed.capacity() {
             self.missed.push(NamedThread::seen(tid, info));
         }
     }
 
-    /// Notes how many there are in all by the kernel's count, `harmless` ones included.
+    /// Sets how many there are by the kernel's count, including `harmless` ones.
     pub(super) fn count(&mut self, all: usize, harmless: usize, reason: Option<Errno>) {
         self.unnamed = all.saturating_sub(harmless + self.missed.len());
         self.reason = reason.filter(|_| self.unnamed > 0);
     }
 
-    /// Whether each of those that were counted was listed.
+    /// Whether each counted thread was listed.
     pub(super) fn is_whole(&self) -> bool {
         self.unnamed == 0
     }
 
-    /// Whether there are none that may run with privileges of their own.
+    /// Whether no thread may run with privileges of its own.
     pub(super) fn none_missed(&self) -> bool {
         self.missed.is_empty() && self.unnamed == 0
     }
 
-    /// Those that may run with privileges of their own. Allocates.
+    /// The threads that may run with privileges of their own. Allocates.
     pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
         let mut threads = try_vec(self.missed.len())?;
         threads.extend(self.missed.iter().cloned());
         Ok(Threads { unnamed: self.unnamed, reason: self.reason, ..Threads::named(threads) })
     }
 
-    /// The same; just their number where there is no memory for the names.
+    /// The same, or only their number if there is no memory for the names.
     pub(super) fn threads_or_number(&self) -> Threads {
         self.threads().unwrap_or_else(|NoMemory| Threads {
             unnamed: self.unnamed + self.missed.len(),
@@ -142,11 +141,11 @@ impl Others {
     }
 }
 
-/// Thread ids in a vector that never grows.
+/// A vector of thread ids that never grows.
 pub(super) struct FixedVec(Vec<u32>);
 
 impl FixedVec {
-    /// Returns whether there was room.
+    /// Returns `false` if there is no room.
     pub(super) fn push(&mut self, tid: u32) -> bool {
         let room = self.0.len() < self.0.capacity();
         if room {
@@ -159,7 +158,7 @@ impl FixedVec {
         self.0.sort_unstable();
     }
 
-    /// Whether it holds `tid`. For one that is sorted.
+    /// Whether it contains `tid`. It must be sorted.
     pub(super) fn contains(&self, tid: u32) -> bool {
         self.0.binary_search(&tid).is_ok()
     }

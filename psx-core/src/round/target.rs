@@ -1,6 +1,6 @@
-//! A thread that is summoned. Everything here runs in a signal handler, on top of whatever the
-//! thread was doing: it allocates nothing, locks nothing, logs nothing and does not panic.
-//! docs/signal-safety.md lists all that it touches. Contains `unsafe`: it makes the user's call.
+//! A summoned thread. All of it runs in a signal handler, which may have interrupted any code: it allocates
+//! nothing, takes no lock, logs nothing and does not panic. docs/signal-safety.md lists what it accesses.
+//! Contains `unsafe`: it makes the user's call.
 
 use super::stack;
 use super::word::{Phase, State};
@@ -11,15 +11,14 @@ use crate::sync::{Epoch, LivenessPoll};
 use crate::sys::errno;
 
 impl Runtime {
-    /// Stops the calling thread if a round has summoned it, until the round lets it go. Called for
-    /// every signal 33: a signal that was forged or came too late finds no round that wants this
-    /// thread, and this returns at once.
+    /// Stops the calling thread until the release, if a round has summoned it. Called for every signal 33.
+    /// Returns at once if the signal is forged or late, since then no round has summoned this thread.
     ///
-    /// `room` is how many bytes of stack are left. A thread that has too few refuses: it is counted down
-    /// for, so that the caller does not wait for it, but does not stop.
+    /// `stack_left` is the number of bytes of stack left. A thread with too few counts down, so that the caller
+    /// does not wait for it, but does not stop.
     ///
-    /// Uses no thread-local storage. The calling thread may be one that psx does not know.
-    pub(crate) fn answer(&self, room: usize) {
+    /// Uses no thread-local storage. The calling thread may be unregistered.
+    pub(crate) fn answer(&self, stack_left: usize) {
         let round = &self.round;
         let gathering = round.word.read();
         let epoch = gathering.epoch;
@@ -29,13 +28,14 @@ impl Runtime {
         let Some(me) = self.kernel.own_tid().and_then(|tid| round.roster.find(epoch, tid)) else {
             return;
         };
-        // The id may have been a registered thread's that died since the round was laid out.
+        // The registered thread with this id may have died since the round was announced, and the kernel may
+        // have given the id to this thread (invariant I12).
         if me.has_died() {
             return;
         }
-        // Only now is it sure that the thread has an errno of its own.
+        // A registered thread has an errno of its own. Another thread may have none.
         let _errno = errno::Saved::new();
-        if room < stack::needed(round.wait_policy.is_closure()) {
+        if stack_left < stack::needed(round.wait_policy.is_closure()) {
             if me.transition(epoch, Status::Summoned, Status::StackTooSmall) {
                 round.arrivals.count_down_marked(epoch);
             }
@@ -44,7 +44,7 @@ impl Runtime {
         if !me.is_at(epoch, Status::Summoned) {
             return;
         }
-        // A handler for a synchronous signal may interrupt this thread from here on.
+        // From here on, the handler of a synchronous signal finds this thread in a round.
         me.enter_round();
         self.answer_until_released(me, gathering);
         me.leave_round();
@@ -54,11 +54,11 @@ impl Runtime {
     fn answer_until_released(&self, me: &Entry, gathering: State) {
         let round = &self.round;
         let epoch = gathering.epoch;
-        // Before the countdown: once nobody is missing, nobody is in the middle of a summons. And before
-        // the arrival: a thread that a filter kills over one of these calls is found dead among those
-        // that have not arrived.
+        // Before the countdown, so that no summons is in progress when no thread is missing. Before the
+        // arrival, so that a thread that a seccomp filter kills in one of these calls is found dead among the
+        // threads that have not arrived.
         round.help_summon(&self.kernel, epoch);
-        // Whoever may not ask for it later asks before the countdown, hence before the commit.
+        // Read the name before the commit: the call may forbid `prctl`.
         let futex_only = round.wait_policy.is_futex_only();
         let mut name = if futex_only { self.kernel.own_name() } else { Comm::default() };
         if !me.transition(epoch, Status::Summoned, Status::Arrived) {
@@ -72,17 +72,17 @@ impl Runtime {
         if round.word.wait_past(gathering, spin, LivenessPoll::new(&check)) != committed {
             return;
         }
-        // SAFETY: this thread has arrived and sees the round committed, and the caller waits for
-        // its completion below before it takes the cell back (invariant I5).
+        // SAFETY: this thread has arrived and sees its round committed, and the caller does not write the cell
+        // before this thread has counted down (invariant I5).
         let published = round.published.with(|cell| unsafe { *cell });
-        // SAFETY: as above, the call is alive.
+        // SAFETY: the call is alive (invariant I5).
         let made = published
             .map(|published| (published.value, Outcome::from(unsafe { published.call.make() })));
         if let Some((value, outcome)) = made {
             if outcome != Outcome::Returned(value) && !futex_only {
                 name = self.kernel.own_name();
             }
-            // SAFETY: this thread owns its entry, and stands at `Arrived` (invariant I6).
+            // SAFETY: this thread owns its entry, whose status is `Arrived` (invariant I6).
             unsafe { me.set_result(CallResult { outcome, name }) };
             me.transition(epoch, Status::Arrived, Status::Done);
         }
@@ -91,8 +91,8 @@ impl Runtime {
         round.word.wait_past(committed, spin, LivenessPoll::new(&check));
     }
 
-    /// For a thread that has stopped in the round of `epoch`. Out of line, since hardly any thread gets
-    /// here, and each has the handler on its stack.
+    /// Ends the process if the caller of the round of `epoch` has died in it. Out of line, so that the frame of
+    /// the handler stays small.
     #[cold]
     #[inline(never)]
     fn check_caller(&self, epoch: Epoch) {

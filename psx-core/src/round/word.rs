@@ -1,5 +1,4 @@
-//! The round word: what every thread in a handler sleeps on, and the one place where a round says
-//! what it is about to do.
+//! The round word: the epoch and the phase of the current round. Stopped threads sleep on it.
 
 use crate::sync::{Epoch, LivenessPoll, SpinWait};
 use crate::sys::const_on_linux;
@@ -10,15 +9,15 @@ use crate::sys::sync::{AtomicU32, Ordering};
 #[cfg(psx_loom)]
 pub(crate) const FILE: &str = file!();
 
-/// What a round asks of the threads that it has summoned.
+/// What the threads that a round has summoned are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Phase {
-    /// Nothing: run.
+    /// Run.
     Released,
     /// Arrive and wait.
     Gathering,
-    /// Make the call, and wait until everyone has.
+    /// Make the call, and wait until all threads have made it.
     Committed,
 }
 
@@ -44,11 +43,10 @@ impl State {
     }
 }
 
-/// The word itself.
 #[derive(Debug)]
 pub(crate) struct Word {
-    /// Written by the holder of the round's lock alone, always with Release: whatever it has laid
-    /// out for a phase is seen by the threads that read the phase with Acquire.
+    /// Written only by the owner of the round's lock. A thread that reads a phase sees what the owner wrote for
+    /// that phase before: the Release in `publish` pairs with the Acquire in `read`.
     state: AtomicU32,
 }
 
@@ -59,34 +57,34 @@ impl Word {
         }
     }
 
-    /// What is asked now.
+    /// The current state.
     pub(crate) fn read(&self) -> State {
         // Acquire pairs with the Release in `publish`.
         State::unpack(self.state.load(Ordering::Acquire))
     }
 
-    /// Asks for something else. Those asleep do not hear of it until [`Word::wake_all`].
+    /// Changes the state. [`Word::wake_all`] wakes the threads that sleep on it.
     pub(crate) fn publish(&self, state: State) {
         // Release pairs with the Acquire in `read`.
         self.state.store(state.pack(), Ordering::Release);
     }
 
-    /// Wakes whoever sleeps on the word.
+    /// Wakes all threads that sleep on the word.
     pub(crate) fn wake_all(&self) {
         futex::wake(&self.state, i32::MAX);
     }
 
-    /// Waits until something else than `seen` is asked, and returns that.
+    /// Waits until the state is not `seen`, and returns the new one.
     ///
-    /// Each time that a sleep reaches its limit the patrol looks first, and only then is the word read: a
-    /// caller that has died may have published a phase before.
+    /// When a sleep reaches its limit, polls the caller before it reads the word again: a caller may publish a
+    /// phase and then die.
     pub(super) fn wait_past(
         &self,
         seen: State,
         mut spin: SpinWait,
         mut poll: LivenessPoll<'_>,
     ) -> State {
-        // Every wait ends for many reasons: only the word says whether to go on.
+        // Waits can wake spuriously, so recheck the word.
         loop {
             let now = self.read();
             if now != seen {
@@ -104,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_survives_the_word() {
+    fn states_round_trip() {
         let epoch = Epoch::LAST;
         for phase in [Phase::Released, Phase::Gathering, Phase::Committed] {
             let state = State { epoch, phase };

@@ -1,7 +1,7 @@
-//! The number that tells the attempts of rounds apart.
+//! The number of a round.
 
-/// The number of an attempt. A thread acts in a round under the epoch that it has read at the start, so a
-/// late thread cannot change the next round. It wraps after half a billion attempts.
+/// The number of a round. A thread acts in a round under the epoch that it has read at the start, so a
+/// late thread cannot change the next round. It wraps after half a billion rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(u32);
 

@@ -1,17 +1,17 @@
-//! The lock that the caller of a round holds: fair, and it knows its owner.
+//! The lock that the caller of a round holds: fair, with its owner in the lock word.
 //!
-//! Need: several threads may broadcast in a loop. With a lock that goes to the first thread that tries,
-//! the one that has just released it is the first again: the others are still on their way out of their
-//! handlers, because every round has interrupted their wait. Design: a ticket lock. Each thread takes
-//! the next number, and the lock serves numbers in order.
+//! Need: several threads may broadcast in a loop. If the lock went to the first thread that tries, the
+//! thread that has just released it would be first again: each round interrupts the wait of the others,
+//! which are still returning from their handlers. Design: a ticket lock. Each thread takes the next number,
+//! and the lock serves numbers in order.
 //!
-//! Downside: a thread with a number may be slow, may have given up, or may be dead. So the others wait
-//! for it for [`TURN_TIMEOUT`] at most; then one of them takes the lock out of turn, and those that were
-//! passed over take new numbers.
+//! Downside: a thread with a number may be slow, may have given up, or may be dead. So the others wait for
+//! it for [`TURN_TIMEOUT`] at most. Then one of them takes the lock out of turn, and the threads whose
+//! numbers were skipped take new ones.
 //!
-//! The owner is part of the word, so that no moment exists in which the lock is held and its owner is
-//! unknown: a thread that waits asks whether the owner is dead, and a fork whose hook interrupts
-//! another fork's must find that the thread holds the lock already.
+//! The word contains the owner, so that the owner of a held lock is always known: a thread that waits asks
+//! whether the owner is dead, and a fork hook that interrupts another one must find that its thread holds
+//! the lock already.
 
 use core::time::Duration;
 
@@ -25,21 +25,21 @@ use crate::sys::sync::{AtomicU64, Ordering};
 #[cfg(psx_loom)]
 pub(crate) const FILE: &str = file!();
 
-/// How long a free lock waits for the thread whose number has come.
+/// How long the other threads leave a free lock to the thread whose turn it is.
 const TURN_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// A ticket's number. Numbers wrap: no more than half of them are out, since there are at most 2^22
-/// threads (`PID_MAX_LIMIT` in the kernel's include/linux/threads.h), and few of them broadcast.
+/// Ticket numbers wrap. At most half of them are in use at a time: there are at most 2^22 threads
+/// (`PID_MAX_LIMIT` in the kernel's include/linux/threads.h), and few of them broadcast.
 const TICKET_BITS: u32 = 21;
 const TICKETS: u64 = (1 << TICKET_BITS) - 1;
 const OWNER_BITS: u32 = 22;
 const OWNERS: u64 = (1 << OWNER_BITS) - 1;
 
-/// A lock without data: what it protects says so.
+/// A lock without data. The fields that it protects name it.
 #[derive(Debug)]
 pub(crate) struct FairLock {
-    /// A [`State`]. Taken with Acquire, released with Release: what was done under the lock is seen by
-    /// the next owner. The low half, on which threads sleep, changes whenever the owner does.
+    /// A [`State`]. The Acquire of each acquisition pairs with the Release in `advance`: an owner sees what the
+    /// last one did. Threads sleep on the low half, which changes when the owner does.
     word: AtomicU64,
 }
 
@@ -47,9 +47,9 @@ pub(crate) struct FairLock {
 struct State {
     /// The id of the thread that holds the lock, or [`FairLock::NO_OWNER`].
     owner: u32,
-    /// The number that holds the lock, or whose turn it is.
+    /// The number that holds the lock or, if the lock is free, whose turn it is.
     serving: u32,
-    /// The number that the next thread to come takes.
+    /// The next number to be taken.
     next: u32,
 }
 
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// Whether the lock has gone on without `ticket`.
+    /// Whether the lock has skipped `ticket`.
     fn has_skipped(self, ticket: u32) -> bool {
         let ahead = u64::from(ticket.wrapping_sub(self.serving)) & TICKETS;
         ahead > TICKETS / 2
@@ -75,7 +75,7 @@ impl State {
 }
 
 impl FairLock {
-    /// The id of no thread.
+    /// The owner of a free lock.
     pub(crate) const NO_OWNER: u32 = 0;
 
     const_on_linux! {
@@ -84,13 +84,13 @@ impl FairLock {
         }
     }
 
-    /// The id of the thread that holds the lock. Acquire: whoever finds the owner of a later turn has
-    /// seen what the owner of an earlier one did.
+    /// The id of the thread that holds the lock. Acquire pairs with the Release in `advance`: a thread that
+    /// reads a later owner sees what the earlier one did.
     pub(crate) fn owner(&self) -> u32 {
         State::unpack(self.word.load(Ordering::Acquire)).owner
     }
 
-    /// Takes the lock for the thread `me`, if it is free and no thread waits for it.
+    /// Acquires the lock for the thread `me`, if it is free and no thread waits for it.
     #[must_use = "without the lock nothing that it protects may be touched"]
     pub(crate) fn try_acquire_now(&self, me: u32) -> bool {
         let seen = self.read();
@@ -100,8 +100,8 @@ impl FairLock {
         }
     }
 
-    /// Takes the lock for the thread `me` when its turn comes, or returns `false` at the deadline.
-    /// Signals are answered in the meantime.
+    /// Acquires the lock for the thread `me` when its turn comes, or returns `false` at the deadline. Signals
+    /// are handled during the wait.
     #[must_use = "without the lock nothing that it protects may be touched"]
     pub(crate) fn try_acquire(
         &self,
@@ -138,22 +138,21 @@ impl FairLock {
         }
     }
 
-    /// Gives the lock to the next number. Only its owner calls this.
+    /// Releases the lock to the next number. Only the owner calls this.
     pub(crate) fn release(&self) {
         while !self.advance(self.read()) {}
     }
 
-    /// Gives the lock to the next number where `is_abandoned` says so of its owner, a thread that will
-    /// never release it.
+    /// Releases the lock to the next number if its owner will never do so: `is_abandoned` decides.
     pub(crate) fn release_if(&self, is_abandoned: impl FnOnce(u32) -> bool) {
-        // What is found out about the owner counts for this turn of it alone.
+        // The answer of `is_abandoned` applies to this turn of the owner only.
         let seen = self.read();
         if seen.owner != Self::NO_OWNER && is_abandoned(seen.owner) {
             self.advance(seen);
         }
     }
 
-    /// Returns `false` where the lock has changed.
+    /// Releases the lock to the next number. Returns `false` if the state is not `seen`.
     fn advance(&self, seen: State) -> bool {
         let free = State { owner: Self::NO_OWNER, serving: seen.serving + 1, ..seen };
         let changed = self.change(seen, free, Ordering::Release);
@@ -163,8 +162,8 @@ impl FairLock {
         changed
     }
 
-    /// Free again in a forked child, whatever thread held it in the parent. The numbers that are out
-    /// are passed over: one may belong to this very thread, in a wait that the fork has interrupted.
+    /// In a forked child: frees the lock, which a thread of the parent may have held. Skips the numbers that
+    /// were taken: the forking thread may have one, if the fork has interrupted its wait.
     pub(crate) fn reset_after_fork(&self) {
         let State { next, .. } = self.read();
         let free = State { owner: Self::NO_OWNER, serving: next, next };
@@ -182,7 +181,7 @@ impl FairLock {
         }
     }
 
-    /// Relaxed: only for the exchange that follows, or to sleep on.
+    /// Relaxed: a compare-and-swap follows, or a sleep on the value.
     fn read(&self) -> State {
         State::unpack(self.word.load(Ordering::Relaxed))
     }
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_survives_the_word() {
+    fn states_round_trip() {
         for owner in [0, 1, OWNERS as u32] {
             for ticket in [0, 1, TICKETS as u32] {
                 let state = State { owner, serving: ticket, next: TICKETS as u32 - ticket };
@@ -239,29 +238,28 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_up_at_the_deadline_and_is_no_worse_for_it() {
+    fn a_ticket_given_up_at_the_deadline_is_skipped() {
         let lock = FairLock::new();
         assert!(lock.try_acquire_now(1));
         assert!(!lock.try_acquire_now(2));
         assert!(!take(&lock, 2, in_ms(1)));
         lock.release();
-        // The number that has given up is passed over.
+        // The number of the thread that has given up is skipped.
         let start = Instant::now();
         assert!(take(&lock, 3, in_ms(60_000)));
         assert!(start.elapsed() >= TURN_TIMEOUT);
         lock.release();
-        assert!(lock.try_acquire_now(4), "and forgotten");
+        assert!(lock.try_acquire_now(4), "no number is left");
     }
 
-    /// A thread that has no core for [`TURN_TIMEOUT`] is passed over, so a busy machine may take several tries.
-    /// A lock that goes to the first thread that tries never gets there: the thread that releases it is
-    /// the first again.
+    /// A thread that gets no core for [`TURN_TIMEOUT`] is skipped, so a busy machine may need several tries. A
+    /// lock that goes to the first thread that tries never passes: the thread that releases it is first again.
     #[test]
     fn it_serves_in_order_of_arrival() {
         assert!((0..100).any(|_| order_of_service() == [2, 3, 4]));
     }
 
-    /// Which threads have had the lock before the one that has just released it to them.
+    /// The threads that get the lock before the thread that has just released it gets it again.
     fn order_of_service() -> Vec<u32> {
         let lock = FairLock::new();
         assert!(lock.try_acquire_now(1));
@@ -287,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_without_an_owner_that_is_dead() {
+    fn a_lock_whose_owner_is_dead_is_released() {
         let lock = FairLock::new();
         assert!(lock.try_acquire_now(1));
         lock.release_if(|owner| owner == 2);
         assert_eq!(lock.owner(), 1);
         lock.release_if(|owner| owner == 1);
         assert!(lock.try_acquire_now(2));
-        // Whoever comes to that conclusion about an earlier turn is too late.
+        // A conclusion about an earlier turn releases nothing.
         let seen = lock.read();
         lock.release();
         assert!(lock.try_acquire_now(2));
@@ -304,9 +302,8 @@ mod tests {
     #[test]
     fn one_owner_at_a_time() {
         let (lock, count) = (FairLock::new(), Cell::new(0));
-        /// Shared among threads that take turns by the lock.
         struct Shared<'a>(&'a FairLock, &'a Cell<u32>);
-        // SAFETY: the cell is touched only under the lock: this is the test.
+        // SAFETY: the cell is accessed only under the lock, which is what this tests.
         unsafe impl Sync for Shared<'_> {}
         let shared = &Shared(&lock, &count);
         std::thread::scope(|scope| {
@@ -325,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_forked_child_it_is_free_and_old_numbers_are_passed_over() {
+    fn in_a_forked_child_it_is_free_and_old_numbers_are_skipped() {
         let lock = FairLock::new();
         assert!(lock.try_acquire_now(1));
         let ticket = lock.take_ticket();

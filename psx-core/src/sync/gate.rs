@@ -1,19 +1,18 @@
-//! The gate between births, exits and rounds.
+//! The gate, through which thread starts, thread exits and rounds go.
 //!
-//! Need: a round may begin only when nobody is between the `clone` of a thread and its
-//! registration, and nobody is changing the list. Design: one word counts the passes that are out;
-//! a round sets its top bit, which stops new passes, and waits for the count to reach zero. It is
-//! a readers-writer lock whose readers are those who change the list, and whose writer is the one
-//! who only looks at it.
+//! Need: a round may begin only when no thread is between its `clone` and its registration, and no thread
+//! changes the list. Design: one word counts the passes that are held. A round sets the top bit, which
+//! stops new passes, and waits until the count is zero. In effect this is a readers-writer lock: the threads
+//! that start threads or change the list are the readers, and the caller of a round is the writer.
 //!
-//! A program may broadcast in a loop on several threads, so that the gate is closed again a microsecond
-//! after it has opened, before a thread that waits outside has a core. So the next round leaves the gate
-//! open until one of those that have waited is through, for [`ADMIT_TIMEOUT`] at most.
+//! A program may broadcast in a loop on several threads, so that the gate closes again a microsecond after
+//! it has opened, before a waiting thread gets a core. So the next round leaves the gate open until one
+//! waiting thread has entered, for [`ADMIT_TIMEOUT`] at most.
 //!
-//! Downside: a pass that never comes back would keep rounds out for ever, so the closing side has a
-//! deadline. A holder of a pass may go through again without waiting ([`Pass::duplicate`]): an
-//! allocator that starts a thread of its own in the middle of a spawn must not wait for a round
-//! that waits for that spawn.
+//! Downside: a pass that is never returned would keep rounds from beginning indefinitely, so closing the
+//! gate has a deadline. A thread that holds a pass may enter again without waiting ([`Pass::duplicate`]): an
+//! allocator that starts a thread in the middle of a spawn must not wait for a round that waits for that
+//! spawn.
 
 use core::sync::atomic::AtomicU32 as ForkCount;
 use core::time::Duration;
@@ -29,22 +28,22 @@ use crate::sys::sync::{AtomicU32, Ordering};
 pub(crate) const FILE: &str = file!();
 
 pub(crate) const CLOSED: u32 = 1 << 31;
-/// A thread waits outside a closed gate; or has waited, and is not through the open gate yet.
+/// A thread waits at the closed gate, or has waited and has not entered yet.
 const HAS_WAITERS: u32 = 1 << 30;
 const PASSES: u32 = HAS_WAITERS - 1;
 
-/// How long a round leaves the gate open for threads that have waited. Longer than a thread that has been
-/// woken takes to get a core; a thread that has died or given up costs the next round this once.
+/// How long a round leaves the gate open for a waiting thread. Longer than a woken thread takes to get a core.
+/// If the thread has died or given up, the next round waits this long, once.
 const ADMIT_TIMEOUT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    /// [`CLOSED`], [`HAS_WAITERS`], and the number of passes out. Anyone may take a pass while it is
-    /// open; only the holder of the round's lock closes and opens it.
+    /// [`CLOSED`], [`HAS_WAITERS`], and the number of passes that are held. Any thread takes and returns
+    /// passes; only the holder of the round's lock closes and opens the gate.
     word: AtomicU32,
-    /// How many forks this process is away from the one in which the gate was made. A pass of an
-    /// earlier generation is its parent's, and counts for nothing here. Changed only in a child
-    /// that has one thread (Relaxed).
+    /// The number of forks between the process that made the gate and this one. A pass of another generation
+    /// was taken in a parent, and counts for nothing. Written only by the only thread of a forked child
+    /// (Relaxed).
     generation: ForkCount,
 }
 
@@ -55,7 +54,7 @@ impl Gate {
         }
     }
 
-    /// Goes through, once the gate is open. `None` when the deadline, if there is one, comes first.
+    /// Takes a pass when the gate is open. `None` if a deadline is given and the gate stays closed until then.
     pub(crate) fn enter(
         &self,
         deadline: Option<Deadline>,
@@ -73,13 +72,13 @@ impl Gate {
                 (true, true) => (word + 1) & !HAS_WAITERS,
                 (false, _) => word | HAS_WAITERS,
             };
-            // Acquire pairs with the Release in `Closed::drop`: what the round did to the list is
-            // seen by whoever changes it next.
+            // Acquire pairs with the Release in `Closed::drop`: the list without the entries that the round
+            // removed.
             match self.word.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed) {
                 Err(_) => {}
                 Ok(_) if is_open => {
                     if word & HAS_WAITERS != 0 && waited {
-                        // A round may be leaving the gate open for us.
+                        // A round may be waiting in `admit_waiter`.
                         futex::wake(&self.word, i32::MAX);
                     }
                     return Some(self.pass());
@@ -96,25 +95,24 @@ impl Gate {
         }
     }
 
-    /// Whether a round has closed it. Acquire pairs with the Release in `close`: with the closed gate, the
-    /// owner of the round's lock is seen.
+    /// Whether a round has closed the gate. Acquire pairs with the Release in `close`: a thread that sees the
+    /// gate closed sees the owner of the round's lock.
     pub(crate) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Whether a thread waits outside, or has waited and is not through yet. Relaxed: a hint.
+    /// Whether a thread waits at the gate, or has waited and has not entered yet. Relaxed: a hint.
     pub(crate) fn has_waiters(&self) -> bool {
         self.word.load(Ordering::Relaxed) & HAS_WAITERS != 0
     }
 
-    /// Goes through at once, on the strength of a pass that is out.
+    /// Takes a pass without waiting, while another one is held.
     ///
     /// # Safety
     ///
-    /// The calling thread knows of a pass that stays out until this returns: so no round can have
-    /// begun (invariant I2).
+    /// Another pass is held until this returns, so that no round can have begun (invariant I2).
     pub(crate) unsafe fn enter_nested(&self) -> Pass<'_> {
-        // Relaxed: the pass that is out has acquired whatever there was to see.
+        // Relaxed: the other pass has acquired what the last round released.
         self.word.fetch_add(1, Ordering::Relaxed);
         self.pass()
     }
@@ -123,13 +121,13 @@ impl Gate {
         Pass { gate: self, generation: self.generation() }
     }
 
-    /// Which process this is, counted in forks.
+    /// The number of forks between the process that made the gate and this one.
     pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Closes the gate and waits for every pass to come back; opens it again and returns `None`
-    /// when the deadline comes first. Only the holder of the round's lock calls this.
+    /// Closes the gate and waits until no pass is held. Opens it again and returns `None` at the deadline.
+    /// Only the holder of the round's lock calls this.
     pub(crate) fn close(&self, deadline: Deadline) -> Option<Closed<'_>> {
         self.admit_waiter(deadline.at_most(ADMIT_TIMEOUT));
         // Release pairs with the Acquire in `is_closed`.
@@ -137,7 +135,7 @@ impl Gate {
         let closed = Closed { gate: self };
         let mut timed_out = false;
         loop {
-            // Acquire pairs with the Release in `Pass::drop`: the list as its last user left it.
+            // Acquire pairs with the Release in `Pass::drop`: the list as the threads with passes left it.
             let word = self.word.load(Ordering::Acquire);
             if word & PASSES == 0 {
                 return Some(closed);
@@ -149,8 +147,7 @@ impl Gate {
         }
     }
 
-    /// Waits until one of the threads that have waited for the gate to open is through, or the deadline
-    /// comes.
+    /// Waits until one of the waiting threads has entered, or until the deadline.
     fn admit_waiter(&self, deadline: Deadline) {
         loop {
             let word = self.word.load(Ordering::Relaxed);
@@ -158,14 +155,14 @@ impl Gate {
                 return;
             }
             if futex::wait(&self.word, word, Limit::At(deadline)) {
-                // Relaxed: a hint. Who still waits asks again.
+                // Relaxed: a hint. A thread that still waits sets the bit again.
                 self.word.fetch_and(!HAS_WAITERS, Ordering::Relaxed);
                 return;
             }
         }
     }
 
-    /// Open, in a forked child: the threads whose passes were out do not exist there.
+    /// In a forked child: opens the gate. The threads that held passes do not exist there.
     pub(crate) fn reset_after_fork(&self) {
         // Relaxed: the child has one thread.
         self.generation.store(self.generation() + 1, Ordering::Relaxed);
@@ -173,7 +170,8 @@ impl Gate {
     }
 }
 
-/// The right to start a thread or to change the list. No round begins while it is out.
+/// Permission to start a thread or to change the list. No round begins while it is held. Returned when
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Pass<'g> {
     gate: &'g Gate,
@@ -181,14 +179,14 @@ pub(crate) struct Pass<'g> {
 }
 
 impl<'g> Pass<'g> {
-    /// Whether it was taken here, and not before a fork.
+    /// Whether it was taken in this process, and not in a parent before a fork.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.generation == self.gate.generation()
     }
 
-    /// One more, at once: since this one is out, no round can have begun.
+    /// Takes another pass without waiting.
     pub(crate) fn duplicate(&self) -> Pass<'g> {
-        // SAFETY: this pass is out.
+        // SAFETY: this pass is held until then (invariant I2).
         unsafe { self.gate.enter_nested() }
     }
 }
@@ -206,7 +204,7 @@ impl Drop for Pass<'_> {
     }
 }
 
-/// The gate is closed and every pass is back: the list is frozen. Opens when dropped.
+/// The gate is closed and no pass is held: the list is frozen. Opens the gate when dropped.
 #[derive(Debug)]
 pub(crate) struct Closed<'g> {
     gate: &'g Gate,
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn it_closes_only_when_every_pass_is_back() {
+    fn it_closes_only_when_no_pass_is_held() {
         let gate = Gate::new();
         let pass = enter(&gate);
         let another = pass.duplicate();
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_open_again_after_a_close_that_gave_up() {
+    fn a_close_that_gives_up_opens_it_again() {
         let gate = Gate::new();
         let pass = enter(&gate);
         assert!(gate.close(Deadline::after(Duration::ZERO)).is_none());
@@ -255,15 +253,15 @@ mod tests {
     #[test]
     fn a_pass_of_the_parent_counts_for_nothing_in_the_child() {
         let gate = Gate::new();
-        let parents = enter(&gate);
+        let pass = enter(&gate);
         gate.reset_after_fork();
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
-        drop(parents);
+        drop(pass);
         assert!(gate.close(Deadline::after(Duration::from_millis(1))).is_some());
     }
 
     #[test]
-    fn nobody_enters_while_it_is_closed() {
+    fn no_thread_enters_while_it_is_closed() {
         let gate = Gate::new();
         let closed = gate.close(Deadline::after(Duration::from_secs(5)));
         let (entered, enters) = mpsc::channel();
@@ -282,19 +280,19 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_up_at_the_deadline() {
+    fn enter_gives_up_at_the_deadline() {
         let gate = Gate::new();
         let closed = gate.close(Deadline::after(Duration::from_secs(5)));
         let soon = Deadline::after(Duration::from_millis(1));
         assert!(gate.enter(Some(soon), LivenessPoll::new(&|| ())).is_none());
         drop(closed);
-        // The next round leaves the gate open for the one that has given up, but only for a moment.
+        // The next round waits for the thread that has given up, but not longer than the timeout.
         let start = std::time::Instant::now();
         assert!(gate.close(Deadline::after(Duration::from_secs(60))).is_some());
         assert!(start.elapsed() >= ADMIT_TIMEOUT);
         assert!(
             gate.enter(Some(soon), LivenessPoll::new(&|| ())).is_some(),
-            "an open gate is not waited for"
+            "an open gate needs no wait"
         );
     }
 }

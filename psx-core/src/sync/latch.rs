@@ -1,8 +1,7 @@
 //! A countdown that one thread waits for.
 //!
-//! It carries the round's epoch in its upper half: a thread that was stopped by the scheduler
-//! between its arrival and its countdown, and finds its round aborted and another begun, counts
-//! down nothing.
+//! The upper half is the round's epoch: a thread that the scheduler preempts between its arrival and its
+//! countdown, and that resumes in a later round, counts nothing down.
 
 use super::{Epoch, SpinWait};
 use crate::sys::const_on_linux;
@@ -13,16 +12,16 @@ use crate::sys::sync::{AtomicU64, Ordering};
 #[cfg(psx_loom)]
 pub(crate) const FILE: &str = file!();
 
-/// The one who waits is asleep, or about to be.
+/// The waiting thread sleeps or is about to.
 const HAS_WAITER: u64 = 1 << 31;
-/// One of those counted down has not stopped.
+/// A thread has counted down without having stopped.
 pub(crate) const MARKED: u64 = 1 << 30;
 pub(crate) const REMAINING: u64 = MARKED - 1;
 
 #[derive(Debug)]
 pub(crate) struct Latch {
-    /// Epoch, [`HAS_WAITER`], [`MARKED`], and how many are missing. Set up by the holder of the round's lock,
-    /// counted down by anyone under the epoch.
+    /// Epoch, [`HAS_WAITER`], [`MARKED`], and how many threads are missing. Set by the holder of the round's
+    /// lock; counted down by any thread, by compare-and-swap under the epoch.
     word: AtomicU64,
 }
 
@@ -33,26 +32,25 @@ impl Latch {
         }
     }
 
-    /// Sets up for `count` threads of the round of `epoch`. Relaxed: the round word's Release makes
-    /// it seen.
+    /// Sets the count for the round of `epoch`. Relaxed: published by the Release in `Word::publish`.
     pub(crate) fn arm(&self, epoch: Epoch, count: usize) {
         self.word.store(epoch.tag_wide(count as u32), Ordering::Relaxed);
     }
 
-    /// Counts one, and returns how many are missing still. Does nothing in another epoch.
+    /// Counts down by one, and returns how many threads are still missing. Does nothing in another epoch.
     pub(crate) fn count_down(&self, epoch: Epoch) -> usize {
         self.count(epoch, 0)
     }
 
-    /// The same for a thread that has not stopped, and marks the latch for it.
+    /// The same for a thread that has not stopped. Marks the latch.
     pub(crate) fn count_down_marked(&self, epoch: Epoch) {
         self.count(epoch, MARKED);
     }
 
-    /// Whether a thread counted down without having stopped, once the latch is open. Only the holder of the round's lock calls
-    /// this.
+    /// Whether a thread has counted down without having stopped. The holder of the round's lock calls this
+    /// after the latch has opened.
     pub(crate) fn is_marked(&self) -> bool {
-        // Relaxed: the read that found the latch open was an Acquire, and came after each countdown.
+        // Relaxed: the Acquire in `wait` found the latch open, so it came after all countdowns.
         self.word.load(Ordering::Relaxed) & MARKED != 0
     }
 
@@ -62,8 +60,8 @@ impl Latch {
             if !epoch.matches(word) || word & REMAINING == 0 {
                 return 0;
             }
-            // Release pairs with the Acquire in `wait`: what a thread did before it counted down is
-            // seen by the one who waits. (AcqRel, so that the last one passes on the others'.)
+            // Release pairs with the Acquire in `wait` and `sleep`: the waiting thread sees what each thread
+            // did before it counted down. Acquire pairs with the Release of earlier countdowns.
             match self.word.compare_exchange_weak(
                 word,
                 (word - 1) | mark,
@@ -81,10 +79,10 @@ impl Latch {
         missing
     }
 
-    /// Waits until nobody is missing, or returns `false` when the limit is reached. Only the holder
-    /// of the round's lock calls this.
+    /// Waits until no thread is missing, or returns `false` at the limit. Only the holder of the round's lock
+    /// calls this.
     pub(crate) fn wait(&self, limit: Limit, mut spin: SpinWait) -> bool {
-        // Acquire, here and below, pairs with the Release in `count_down`.
+        // Acquire, here and in `sleep`, pairs with the Release in `count`.
         while self.word.load(Ordering::Acquire) & REMAINING != 0 {
             if !spin.spin() {
                 return self.sleep(limit);
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_when_all_have_counted_down() {
+    fn it_opens_when_all_threads_have_counted_down() {
         let (latch, epoch) = (Latch::new(), Epoch::default().next());
         latch.arm(epoch, 2);
         latch.count_down(epoch);

@@ -1,6 +1,5 @@
-//! A lock that sleeps on a futex: for the list, which is never held for longer than a few instructions.
-//!
-//! std's cannot be made anew in a forked child.
+//! The lock of the thread list: a futex mutex, held for a few instructions at a time. std's mutex cannot be
+//! reset in a forked child.
 
 use crate::sys::const_on_linux;
 use crate::sys::futex::{self, Limit};
@@ -12,14 +11,13 @@ pub(crate) const FILE: &str = file!();
 
 pub(crate) const UNLOCKED: u32 = 0;
 const LOCKED: u32 = 1;
-/// Held, and somebody may be asleep.
+/// Locked, and a thread may be asleep.
 const CONTENDED: u32 = 2;
 
-/// A lock without data: what it protects says so.
+/// A lock without data. The fields that it protects name it.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    /// Taken with Acquire, given back with Release: what was done under the lock is seen by the
-    /// next holder.
+    /// The Acquire in `acquire` pairs with the Release in `release`: an owner sees what the last one did.
     state: AtomicU32,
 }
 
@@ -30,8 +28,8 @@ impl Lock {
         }
     }
 
-    /// Takes the lock, however long it takes: no holder waits for anything, or runs code of the
-    /// program. Signals are answered in the meantime.
+    /// Acquires the lock. The wait has no limit: no owner waits while it holds the lock, or runs code of the
+    /// program. Signals are handled during the wait.
     pub(crate) fn acquire(&self) {
         if self
             .state
@@ -45,14 +43,14 @@ impl Lock {
         }
     }
 
-    /// Gives the lock back. Only its holder calls this.
+    /// Releases the lock. Only the owner calls this.
     pub(crate) fn release(&self) {
         if self.state.swap(UNLOCKED, Ordering::Release) == CONTENDED {
             futex::wake(&self.state, 1);
         }
     }
 
-    /// Free again, in a forked child, whoever held it in the parent.
+    /// In a forked child: frees the lock, which a thread of the parent may have held.
     pub(crate) fn reset_after_fork(&self) {
         // Relaxed: the child has one thread.
         self.state.store(UNLOCKED, Ordering::Relaxed);
@@ -64,11 +62,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_holder_at_a_time() {
+    fn one_owner_at_a_time() {
         let (lock, count) = (Lock::new(), core::cell::Cell::new(0));
-        /// Shared among threads that take turns by the lock.
         struct Shared<'a>(&'a Lock, &'a core::cell::Cell<u32>);
-        // SAFETY: the cell is touched only under the lock: this is the test.
+        // SAFETY: the cell is accessed only under the lock, which is what this tests.
         unsafe impl Sync for Shared<'_> {}
         let shared = &Shared(&lock, &count);
         std::thread::scope(|scope| {

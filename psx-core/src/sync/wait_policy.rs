@@ -1,26 +1,27 @@
-//! How the threads of a round wait for each other before they go to sleep.
+//! How the threads of a round wait for each other before they sleep.
 //!
-//! Need: a thread that sleeps and is woken costs several times what one costs that yields its core
-//! and finds, when its turn comes again, that all have done their part; and a round has two such
-//! waits a thread. Design: a few yields before the sleep, under these conditions:
+//! Need: to sleep and be woken costs several times as much as to yield the core and find, at the next turn,
+//! that no thread is missing; and each thread waits twice in a round. Design: a few yields before the
+//! sleep, under these conditions:
 //!
-//! - No more than [`YIELD_MAX_MISSING`] are missing. With thousands awake, each turn finds its caches cold.
-//! - The call cannot forbid it: the threads of a round whose call may install a filter on system
-//!   calls wait by futex alone.
-//! - Nobody else wants the core. A yield lends it to whoever is hungry, a stranger to the round
-//!   included, who keeps it for milliseconds, where a sleeper is put in front of him when it is
-//!   woken. That cannot be known before; so the time is limited, and after a round that took far too
-//!   long everybody sleeps at once for some rounds, twice as many if the next try is no better.
-//! - Nobody else sends our signal. Threads that are flooded with it are hungry themselves, all the
-//!   time: a round whose threads yield to those takes a hundred times as long.
+//! - At most [`YIELD_MAX_MISSING`] threads are missing. With thousands of runnable threads, each turn starts
+//!   with cold caches.
+//! - The call cannot forbid it: if it may install a seccomp filter, the threads wait by futex only.
+//! - No other thread wants the core. A yield may give it to a thread outside the round, which keeps it for
+//!   milliseconds, while a woken thread would preempt that one. This cannot be known in advance. So the time
+//!   is limited, and after a round that took far too long no thread yields for some rounds, and for twice as
+//!   many if the next try is no better.
+//! - No other sender uses signal 33. Threads that are flooded with it are always runnable: a round whose
+//!   threads yield to them takes a hundred times as long.
 //!
-//! The caller of a crowd never yields: who wakes it hands its core over at once, while one that
-//! yields waits behind everybody else who does. docs/benchmarks.md has the numbers.
+//! If there are more threads than cores, the caller never yields: a thread that wakes the caller gives up its
+//! core to it at once, while a caller that yields waits behind all other threads that do. docs/benchmarks.md
+//! has the numbers.
 //!
-//! Downside: where a target and the caller share a core, the target's last wake-up of a round is where the
-//! scheduler preempts it. If the caller then begins the next round at once, the target returns from one
-//! signal handler into the next, and executes no instruction of the program, round after round. So before
-//! every [`YIELD_PERIOD`]th round the caller yields once, with no thread stopped.
+//! Downside: if a target and the caller share a core, the scheduler preempts the target at its last wake-up
+//! in a round. If the caller then begins the next round at once, the target returns from one signal handler
+//! into the next and executes no instruction of the program, round after round. So before every
+//! [`YIELD_PERIOD`]th broadcast the caller yields once, with no thread stopped.
 
 use core::time::Duration;
 
@@ -28,51 +29,52 @@ use crate::sys::clock::Deadline;
 use crate::sys::sync::{AtomicU32, Ordering, spin_hint, yield_now};
 use crate::sys::{SPIN_BEFORE_SLEEP, const_on_linux};
 
-/// With how many missing it pays to wait for them awake.
+/// With more missing threads than this, a target sleeps at once.
 const YIELD_MAX_MISSING: usize = 1_024;
 
-/// Of more threads than there are cores: each turn lets many others do their part.
+/// For more threads than cores: in each turn many others run.
 const YIELDS_OVERSUBSCRIBED: u32 = 4;
 const TIME_OVERSUBSCRIBED: Duration = Duration::from_millis(3);
-/// Of fewer: about as long as a sleep and a wake-up take. On the core that the other one needs it
-/// hands over at once, on another it is a short look.
+/// For fewer: about as long as a sleep and a wake-up take. A yield gives the core to a missing thread that
+/// needs it; otherwise it returns at once.
 const YIELDS: u32 = 64;
 const TIME: Duration = Duration::from_micros(100);
 const SPINS: u32 = 256;
 
-/// Before every how many rounds the caller lets the targets run. A yield takes as long as a tenth of a
-/// small round where no other thread wants the core.
+/// The number of broadcasts from one yield of the caller to the next. If no other thread wants the core, a
+/// yield takes a tenth of the time of a small round.
 const YIELD_PERIOD: u32 = 32;
 
-/// A round longer than this, and longer than a thread's share times its threads, has lent a core to a
-/// stranger. A share is several times what a thread costs.
+/// A stop that is longer than this, plus the second for each target, has given a core to a thread outside the
+/// round. The time for each target is several times what a target needs.
 const STOP_BUDGET: Duration = Duration::from_micros(200);
 const STOP_BUDGET_PER_THREAD: Duration = Duration::from_micros(50);
-/// For how many rounds nobody yields after that, at first; and how often that may double.
+/// The number of rounds without yields after that, at first, and how often it may double.
 const COOLDOWN_ROUNDS: u32 = 4;
 const MAX_BACKOFF: u32 = 8;
 
-/// More threads wait for each other than there are cores.
+/// The round has more threads than the machine has cores.
 const OVERSUBSCRIBED: u32 = 1;
-/// The call may install a filter on system calls.
+/// The call may install a seccomp filter.
 const FUTEX_ONLY: u32 = 2;
-/// Somebody else is hungry.
+/// No thread yields or spins in this round.
 const COOLDOWN: u32 = 4;
-/// The call is a closure of the program's.
+/// The call is a closure of the program.
 const CLOSURE: u32 = 8;
 
-/// How a round's threads wait. All Relaxed: hints, written by the caller before the announcement, or
-/// under the round's lock.
+/// How the threads of a round wait. All accesses are Relaxed: the caller writes the flags before the
+/// announcement, whose Release publishes them (`Word::publish`); the rest are hints.
 #[derive(Debug)]
 pub(crate) struct WaitPolicy {
+    /// Written by the holder of the round's lock, before the announcement.
     flags: AtomicU32,
-    /// For how many rounds yet nobody is to yield.
+    /// The number of rounds left in which no thread yields. Written under the round's lock.
     cooldown: AtomicU32,
-    /// How many tries in a row have been too long.
+    /// How many tries in a row have taken too long. Written under the round's lock.
     backoff: AtomicU32,
-    /// Rounds that have been begun, modulo 2^32.
-    begun: AtomicU32,
-    /// Signals 33 since the last round that nobody of ours has sent.
+    /// The number of broadcasts, modulo 2^32. Written by any thread.
+    broadcasts: AtomicU32,
+    /// The number of foreign signals 33 since the last round. Written by any thread.
     foreign_signals: AtomicU32,
 }
 
@@ -83,26 +85,27 @@ impl WaitPolicy {
                 flags: AtomicU32::new(0),
                 cooldown: AtomicU32::new(0),
                 backoff: AtomicU32::new(0),
-                begun: AtomicU32::new(0),
+                broadcasts: AtomicU32::new(0),
                 foreign_signals: AtomicU32::new(0),
             }
         }
     }
 
-    /// Lets the last round's targets run, before every [`YIELD_PERIOD`]th round. For a caller that does not have
-    /// its turn yet. Does nothing where the last round's threads have slept at once: such a target is not
-    /// held up, and the yield would go to another process, or may be forbidden.
+    /// Yields before every [`YIELD_PERIOD`]th broadcast, so that the targets of the last one run. Called before
+    /// the round's lock is taken. Does nothing if the threads of the last round slept at once: then no target is
+    /// held up, and the core would go to another process, or the yield may be forbidden.
     pub(crate) fn let_targets_run(&self) {
         if !SPIN_BEFORE_SLEEP {
             return;
         }
-        let due = self.begun.fetch_add(1, Ordering::Relaxed) % YIELD_PERIOD == YIELD_PERIOD - 1;
+        let due =
+            self.broadcasts.fetch_add(1, Ordering::Relaxed) % YIELD_PERIOD == YIELD_PERIOD - 1;
         if due && self.flags() & (COOLDOWN | FUTEX_ONLY) == 0 {
             yield_now();
         }
     }
 
-    /// Sets up for a round. For its caller, before the announcement.
+    /// Sets the flags of a round. Called by its caller, before the announcement.
     pub(crate) fn set(&self, oversubscribed: bool, may_filter: bool, closure: bool) {
         let cooldown = self.cooldown.load(Ordering::Relaxed);
         self.cooldown.store(cooldown.saturating_sub(1), Ordering::Relaxed);
@@ -116,7 +119,7 @@ impl WaitPolicy {
         self.flags.store(flags, Ordering::Relaxed);
     }
 
-    /// Somebody else sends our signal. Async-signal-safe.
+    /// Counts a signal 33 that psx has not sent. Async-signal-safe.
     pub(crate) fn note_foreign_signal(&self) {
         self.foreign_signals.fetch_add(1, Ordering::Relaxed);
     }
@@ -125,17 +128,17 @@ impl WaitPolicy {
         if SPIN_BEFORE_SLEEP { self.flags.load(Ordering::Relaxed) } else { COOLDOWN }
     }
 
-    /// Whether the call of the round at hand is a closure of the program's.
+    /// Whether the call of the current round is a closure of the program.
     pub(crate) fn is_closure(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & CLOSURE != 0
     }
 
-    /// Whether the round at hand may be one with no system call but futex.
+    /// Whether the current round makes no system call but futex after its commit.
     pub(crate) fn is_futex_only(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & FUTEX_ONLY != 0
     }
 
-    /// How a target waits, with so many missing.
+    /// How a target waits while this many threads are missing.
     pub(crate) fn for_target(&self, missing: usize) -> SpinWait {
         self.spin_wait(missing <= YIELD_MAX_MISSING)
     }
@@ -160,7 +163,7 @@ impl WaitPolicy {
         SpinWait { until, yields, spins }
     }
 
-    /// Learns from a round that is over.
+    /// Adjusts the cooldown after a round. Called under the round's lock.
     pub(crate) fn record_stop(&self, targets: usize, stopped: Duration) {
         if self.flags() & COOLDOWN != 0 {
             return;
@@ -175,17 +178,17 @@ impl WaitPolicy {
     }
 }
 
-/// The part of one wait before the sleep.
+/// What is left of one wait before the sleep.
 #[derive(Debug)]
 pub(crate) struct SpinWait {
-    /// Until when at most to yield. The clock is read only for that.
+    /// The end of the yields. Without yields, the clock is not read.
     until: Option<Deadline>,
     yields: u32,
     spins: u32,
 }
 
 impl SpinWait {
-    /// Waits a little and returns true, or returns false when it is time to sleep.
+    /// Yields or spins once and returns true, or returns false if the thread is to sleep.
     #[inline]
     pub(crate) fn spin(&mut self) -> bool {
         if self.yields > 0 && !self.until.is_some_and(Deadline::passed) {
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_yields_while_strangers_signal() {
+    fn no_thread_yields_after_foreign_signals() {
         let wait_policy = WaitPolicy::new();
         assert!(yields(&wait_policy));
         wait_policy.note_foreign_signal();
@@ -219,15 +222,15 @@ mod tests {
         wait_policy.record_stop(1, Duration::from_secs(1));
         assert!(
             yields(&wait_policy),
-            "they have stopped, and how long that round took tells nothing"
+            "no foreign signal since, and a round without yields proves nothing"
         );
     }
 
     #[test]
-    fn nobody_yields_for_a_while_after_a_round_that_was_too_long() {
+    fn no_thread_yields_for_some_rounds_after_one_that_was_too_long() {
         let wait_policy = WaitPolicy::new();
         for tries in 0..2 * MAX_BACKOFF {
-            assert!(yields(&wait_policy), "the round after the last cooldown one is a try");
+            assert!(yields(&wait_policy), "the cooldown is over");
             wait_policy.record_stop(1, Duration::from_secs(1));
             for _ in 0..COOLDOWN_ROUNDS << tries.min(MAX_BACKOFF) {
                 assert!(!yields(&wait_policy));
@@ -236,11 +239,11 @@ mod tests {
         }
         assert!(yields(&wait_policy));
         wait_policy.record_stop(1, STOP_BUDGET);
-        assert!(yields(&wait_policy), "a short one ends it");
+        assert!(yields(&wait_policy), "a short round resets the backoff");
     }
 
     #[test]
-    fn a_call_that_may_forbid_it_is_waited_for_asleep() {
+    fn no_thread_yields_if_the_call_may_forbid_it() {
         let wait_policy = WaitPolicy::new();
         wait_policy.set(true, true, false);
         assert!(wait_policy.is_futex_only());
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_and_the_caller_of_a_crowd_sleep_at_once() {
+    fn thousands_of_targets_and_an_oversubscribed_caller_sleep_at_once() {
         let wait_policy = WaitPolicy::new();
         wait_policy.set(true, false, false);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The list against a `Vec`, in a long run of random operations. `.ci/sanitizers.sh` runs it under
-//! AddressSanitizer, which sees what an entry's links must never do: outlive it.
+//! Compares the list with a `Vec` after each of many random operations. `.ci/sanitizers.sh` runs this under
+//! AddressSanitizer, which detects a link to a freed entry.
 
 use core::time::Duration;
 
@@ -7,7 +7,7 @@ use super::*;
 use crate::sync::Gate;
 use crate::sys::clock::Deadline;
 
-/// Knuth's linear congruential generator (MMIX): the same numbers everywhere.
+/// Knuth's linear congruential generator (MMIX): the same numbers on each machine.
 struct Random(u64);
 
 impl Random {
@@ -18,7 +18,7 @@ impl Random {
     }
 }
 
-/// The list, and what it should be: the newest entry last.
+/// The list, and the entries that it should contain, the newest one last.
 #[derive(Default)]
 struct Pair {
     list: ThreadList,
@@ -42,7 +42,7 @@ impl Default for Gate {
 impl Pair {
     fn insert(&mut self) {
         self.next += 1;
-        // No thread's id: this thread would hold the robust mutex of an entry with its own.
+        // No thread has this id. If it were this thread's, the thread would hold the entry's robust mutex.
         let tid = 1 << 30 | self.next;
         let mut entry = Entry::allocate().unwrap();
         assert!(!entry.set_owner(tid, 0), "the mutex is not locked");
@@ -51,31 +51,31 @@ impl Pair {
 
     fn remove(&mut self, at: usize) {
         let (tid, entry) = self.expected.remove(at);
-        // SAFETY: in the list, by what was expected of it, and used by nobody else.
+        // SAFETY: expected to be in the list; no other thread exists that could use it.
         let entry = unsafe { self.list.remove(entry) };
         assert_eq!(entry.tid(), tid);
     }
 
-    /// Buries those whose number is a multiple of `divisor`.
+    /// Unlinks the entries whose id is a multiple of `divisor`.
     fn unlink_dead(&mut self, divisor: u32) {
         let is_dead = |tid: u32| tid % divisor == 0;
         let frozen = self.gate.close(Deadline::after(Duration::ZERO)).unwrap();
-        // SAFETY: there are no threads.
+        // SAFETY: the entries have no threads.
         let unlinked = unsafe { self.list.unlink_dead(&frozen, |entry| is_dead(entry.tid())) };
         drop(frozen);
         drop(unlinked);
         self.expected.retain(|&(tid, _)| !is_dead(tid));
     }
 
-    /// As a fork does it: a list of one begins, and the other entries are left behind. Freed here, where
-    /// all of them are known, since a test under AddressSanitizer must not leak.
+    /// As after a fork: starts a list of one entry, and abandons the others. The test knows those and frees
+    /// them, because AddressSanitizer reports leaks.
     fn fork(&mut self, survivor: usize) {
         let survivor = self.expected[survivor];
-        // SAFETY: in the list, hence alive.
+        // SAFETY: in the list, so it is alive.
         self.list.leak_and_restart(Some(unsafe { survivor.1.as_ref() }));
-        let left_behind = core::mem::replace(&mut self.expected, vec![survivor]);
-        for (_, entry) in left_behind.into_iter().filter(|&other| other != survivor) {
-            // SAFETY: in no list any more.
+        let abandoned = core::mem::replace(&mut self.expected, vec![survivor]);
+        for (_, entry) in abandoned.into_iter().filter(|&other| other != survivor) {
+            // SAFETY: no longer in a list.
             drop(unsafe { Box::from_raw(entry.as_ptr()) });
         }
     }
@@ -92,7 +92,7 @@ impl Pair {
 }
 
 #[test]
-fn it_is_what_a_vec_would_be() {
+fn the_list_matches_a_vec() {
     for seed in 0..16 {
         let (mut random, mut pair) = (Random(seed), Pair::default());
         for _ in 0..2_000 {
