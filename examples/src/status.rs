@@ -5,10 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::{fs, io, process};
 
-#[path = "../../psx-spawn/tests/support/tids.rs"]
-mod tids;
-
-pub use tids::tids;
+use psx_test_support::procfs::is_gone;
+pub use psx_test_support::procfs::list_tids as tids;
 
 /// One thread, as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +60,6 @@ pub fn of_process(pid: u32) -> io::Result<Vec<ThreadStatus>> {
         }
     }
     Ok(threads)
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn read(path: &Path) -> io::Result<ThreadStatus> {

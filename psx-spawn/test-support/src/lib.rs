@@ -28,6 +28,8 @@ pub mod threads;
 #[cfg(feature = "cases")]
 pub use case::{Case, child_command, main, run, run_child};
 pub use child::{Child, Ending};
+#[cfg(feature = "cases")]
+pub use libtest_mimic::Arguments;
 pub use line::Line;
 pub use probe::{Job, Probe};
 pub use process::root;

@@ -1,4 +1,4 @@
-//! Threads that come, go, call, panic and end the process while rounds run.
+//! Threads that start, end, call, panic and end the process while rounds run (P2, P5, P6).
 
 use std::env;
 use std::panic;
@@ -8,26 +8,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::case::Case;
-use crate::case::Expected::{Abort, Clean, Exit, Ok};
-use crate::stage::{Stage, is_level, keeps_up};
-use crate::supervisor::workshop;
+use crate::context::{Context, is_level, keeps_up};
+use crate::identity::load;
+use crate::row::Expected::{Abort, Clean, Exit, Ok};
+use crate::row::Row;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("churn", "thread churn, 500 calls, 100,000 threads", &[Ok], |stage| {
-        churn(stage, 500, 100_000);
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("churn", "thread churn, 500 calls, 100,000 threads", &[Ok], |context| {
+        churn(context, 500, 100_000);
     })
     .seconds(120)
     .alone(),
-    Case::new("four-callers", "4 callers x 10,000 calls", &[Ok], |stage| {
-        let crew = stage.crew_that(is_level);
-        let callers: Vec<_> = (0..4).map(|_| caller(stage, 10_000)).collect();
+    Row::new("four-callers", "4 callers x 10,000 calls", &[Ok], |context| {
+        let probes = context.probes_that(is_level);
+        let callers: Vec<_> = (0..4).map(|_| caller(context, 10_000)).collect();
         callers.into_iter().for_each(|join| join());
-        stage.conclude(Result::Ok(vec![]), crew.strays());
+        context.conclude(Result::Ok(vec![]), probes.in_old_state());
     })
     .seconds(120)
     .alone(),
-    Case::new(
+    Row::new(
         "fifth-caller",
         "a fifth thread calls and spawns beside 4 callers without pause",
         &[Ok],
@@ -35,72 +35,74 @@ pub(crate) const CASES: &[Case] = &[
     )
     .seconds(60)
     .alone(),
-    Case::new("thousand", "1,000 threads", &[Ok], |stage| many(stage, 1_000)).seconds(60).alone(),
-    Case::new("ten-thousand", "10,000 threads", &[Ok], |stage| many(stage, 10_000))
+    Row::new("thousand", "1,000 threads", &[Ok], |context| many(context, 1_000))
+        .seconds(60)
+        .alone(),
+    Row::new("ten-thousand", "10,000 threads", &[Ok], |context| many(context, 10_000))
         .seconds(120)
         .alone(),
-    Case::new("panic", "400 workers panic while rounds run", &[Ok], |stage| {
-        let crew = stage.crew_that(is_level);
+    Row::new("panic", "400 workers panic while rounds run", &[Ok], |context| {
+        let probes = context.probes_that(is_level);
         panic::set_hook(Box::new(|_| ()));
         let ends: Vec<_> = (0..2)
             .map(|_| {
-                let stage = stage.clone();
-                stage.clone().spawn("panicker", move || {
+                let context = context.clone();
+                context.clone().spawn("panicker", move || {
                     for _ in 0..200 {
-                        stage.spawn("doomed", || {
+                        context.spawn("panicker's child", || {
                             panic::catch_unwind(|| panic!("deliberately")).unwrap_err();
                         })();
                     }
                 })
             })
             .collect();
-        let counted = stage.count_to(500);
+        let counted = context.count_to(500);
         ends.into_iter().for_each(|join| join());
-        stage.conclude(counted, crew.strays());
+        context.conclude(counted, probes.in_old_state());
     })
     .seconds(60),
-    Case::new(
+    Row::new(
         "library",
         "dlopen of a library that starts threads; dlclose; 50 times both",
         &[Clean("Uncovered", "lib-worker"), Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
+        |context| {
+            let probes = context.probes_that(is_level);
             let library = load_library();
-            stage.change_soon();
+            context.change_soon();
             unload(library);
-            let join = stage.spawn("loader", || (0..50).for_each(|_| unload(load_library())));
-            let counted = stage.count_to(50);
+            let join = context.spawn("loader", || (0..50).for_each(|_| unload(load_library())));
+            let counted = context.count_to(50);
             join();
-            stage.conclude(counted, crew.strays());
+            context.conclude(counted, probes.in_old_state());
         },
     )
     .needs(|| Command::new("cc").arg("--version").output().is_ok(), "a C compiler")
     .seconds(60),
-    Case::new("exec", "20 times psx::process::exec while rounds run", &[Ok], exec_in_round)
+    Row::new("exec", "20 times psx::process::exec while rounds run", &[Ok], exec_in_round)
         .seconds(60),
-    Case::new("exit", "exit while rounds run", &[Exit(7)], |stage| {
-        rounds_without_end(stage);
+    Row::new("exit", "exit while rounds run", &[Exit(7)], |context| {
+        rounds_without_end(context);
         process::exit(7);
     }),
-    Case::new("abort", "abort while rounds run", &[Abort("")], |stage| {
-        rounds_without_end(stage);
+    Row::new("abort", "abort while rounds run", &[Abort("")], |context| {
+        rounds_without_end(context);
         process::abort();
     }),
 ];
 
-/// Threads are born as fast as two parents can, and each asks itself whether it has kept up with
-/// the calls that ended before it looked. The rounds are spread evenly over the births.
-fn churn(stage: &Stage, rounds: usize, births: usize) {
-    let crew = stage.crew_that(is_level);
-    let born = Arc::new(AtomicUsize::new(0));
+/// Two parents start threads without a pause, and each new thread checks that it has made the calls that have
+/// returned. The rounds are spread evenly over the starts.
+fn churn(context: &Context, rounds: usize, starts: usize) {
+    let probes = context.probes_that(is_level);
+    let started = Arc::new(AtomicUsize::new(0));
     let behind = Arc::new(AtomicUsize::new(0));
     let parents: Vec<_> = (0..2)
         .map(|_| {
-            let (stage, born, behind) = (stage.clone(), born.clone(), behind.clone());
-            stage.clone().spawn("parent", move || {
-                while born.fetch_add(1, Ordering::Relaxed) < births {
+            let (context, started, behind) = (context.clone(), started.clone(), behind.clone());
+            context.clone().spawn("parent", move || {
+                while started.fetch_add(1, Ordering::Relaxed) < starts {
                     let behind = behind.clone();
-                    stage.spawn("mayfly", move || {
+                    context.spawn("short-lived", move || {
                         if !keeps_up() {
                             behind.fetch_add(1, Ordering::Relaxed);
                         }
@@ -110,82 +112,82 @@ fn churn(stage: &Stage, rounds: usize, births: usize) {
         })
         .collect();
     let round = |i| {
-        while born.load(Ordering::Relaxed) < i * births / rounds {
+        while started.load(Ordering::Relaxed) < i * starts / rounds {
             thread::yield_now();
         }
-        stage.count()
+        context.count()
     };
     let counted = (0..rounds).map(round).collect();
     parents.into_iter().for_each(|join| join());
-    stage.conclude(counted, crew.strays() + behind.load(Ordering::Relaxed));
+    context.conclude(counted, probes.in_old_state() + behind.load(Ordering::Relaxed));
 }
 
-fn caller(stage: &Stage, rounds: usize) -> impl FnOnce() + use<> {
-    let stage = stage.clone();
-    stage.clone().spawn("caller", move || {
-        stage.count_to(rounds).expect("every one of many callers' calls");
+fn caller(context: &Context, rounds: usize) -> impl FnOnce() + use<> {
+    let context = context.clone();
+    context.clone().spawn("caller", move || {
+        context.count_to(rounds).expect("each call of each caller");
     })
 }
 
-/// Each call of the fifth thread must come to its turn within its timeout, and each birth as well.
-fn fifth_caller(stage: &Stage) {
+/// Each call of the fifth thread, and each start of a thread, must succeed within the timeout.
+fn fifth_caller(context: &Context) {
     const TURNS: usize = 50;
-    let crew = stage.crew_that(is_level);
+    let probes = context.probes_that(is_level);
     let done = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)
         .map(|_| {
-            let (stage, done) = (stage.clone(), Arc::clone(&done));
-            stage.clone().spawn("caller", move || {
+            let (context, done) = (context.clone(), Arc::clone(&done));
+            context.clone().spawn("caller", move || {
                 while !done.load(Ordering::Relaxed) {
-                    stage.count().expect("every call");
+                    context.count().expect("every call");
                 }
             })
         })
         .collect();
-    let fifth = stage.clone();
+    let fifth = context.clone();
     let (longest, slowest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (call, birth) = (Arc::clone(&longest), Arc::clone(&slowest));
-    stage.spawn("fifth", move || {
+    let (call, spawn) = (Arc::clone(&longest), Arc::clone(&slowest));
+    context.spawn("fifth", move || {
         for _ in 0..TURNS {
             let took = fifth.count().expect("a call in between");
             call.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
             let start = Instant::now();
-            fifth.spawn("newborn", || ())();
-            birth.fetch_max(start.elapsed().as_micros() as u64, Ordering::Relaxed);
+            fifth.spawn("new", || ())();
+            spawn.fetch_max(start.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
     })();
     done.store(true, Ordering::Relaxed);
     callers.into_iter().for_each(|join| join());
-    let [call, birth] = [longest, slowest].map(|longest| longest.load(Ordering::Relaxed));
-    stage.note(format_args!("slowest call {call} us, slowest birth {birth} us"));
-    assert!(call.max(birth) < 5_000_000, "a call or a birth that waited longer than a timeout");
-    stage.conclude(Result::Ok(vec![]), crew.strays());
+    let [call, spawn] = [longest, slowest].map(|longest| longest.load(Ordering::Relaxed));
+    context.note(format_args!("slowest call {call} us, slowest spawn {spawn} us"));
+    assert!(call.max(spawn) < 5_000_000, "a call or a spawn that took longer than a timeout");
+    context.conclude(Result::Ok(vec![]), probes.in_old_state());
 }
 
-fn many(stage: &Stage, threads: usize) {
-    stage.park(threads);
-    stage.conclude(stage.count_to(20), 0);
+fn many(context: &Context, threads: usize) {
+    context.park(threads);
+    context.conclude(context.count_to(20), 0);
 }
 
-/// Starts a thread that calls for ever, and returns when it has done so 20 times.
-fn rounds_without_end(stage: &Stage) {
-    let stage = stage.clone();
-    let _crew = stage.crew();
-    stage.clone().busy("caller", move || {
-        stage.count_to(20).expect("calls while the process still runs");
+/// Starts a thread that calls without end, and returns when it has done so 20 times.
+fn rounds_without_end(context: &Context) {
+    let context = context.clone();
+    let _probes = context.probes();
+    context.clone().busy("caller", move || {
+        context.count_to(20).expect("calls while the process still runs");
     });
 }
 
-/// Execs itself in the middle of rounds, by main and by another thread in turn, and makes the
-/// change in the program that is left in the end.
-fn exec_in_round(stage: &Stage) {
+/// Execs itself while rounds run, by main and by another thread alternately, and makes the change in the
+/// last program.
+fn exec_in_round(context: &Context) {
     const LEFT: &str = "PSX_FAULTS_EXECS_LEFT";
     let left = env::var(LEFT).map_or(20, |left| left.parse().expect("a number"));
     if left == 0 {
-        let _crew = stage.crew();
-        return stage.change();
+        let _probes = context.probes();
+        return context.change();
     }
-    rounds_without_end(stage);
+    rounds_without_end(context);
     let exec = move || -> () {
         let mut command = Command::new("/proc/self/exe");
         command.args(env::args_os().skip(1)).env(LEFT, (left - 1).to_string());
@@ -194,17 +196,13 @@ fn exec_in_round(stage: &Stage) {
     if left % 2 == 0 {
         exec();
     }
-    stage.spawn("exec", exec)();
+    context.spawn("exec", exec)();
 }
 
 static LOADED: AtomicBool = AtomicBool::new(false);
 
 fn load_library() -> usize {
-    let path = workshop("library.so").into_os_string().into_encoded_bytes();
-    let path = std::ffi::CString::new(path).expect("a path without NUL");
-    // SAFETY: a library of ours, whose constructor starts two threads.
-    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-    assert!(!library.is_null(), "{}: is there a C compiler?", path.to_string_lossy());
+    let library = load("library.so");
     assert!(!LOADED.swap(true, Ordering::Relaxed), "loaded twice");
     library.addr()
 }

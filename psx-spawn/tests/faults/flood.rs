@@ -1,68 +1,66 @@
-//! Another process of the same user: it sends psx's own signal without end, or wants every core.
+//! Another process of the same user: it sends psx's signal without a pause, or computes on every core (P7).
 
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use std::{hint, io, os::fd::AsFd, thread};
+use std::{hint, mem, thread};
 
-use crate::case::Case;
-use crate::case::Expected::Ok;
-use crate::raw;
-use crate::signals::hog;
-use crate::stage::{Stage, is_level, median};
-use crate::support::procfs;
+use psx_test_support::threads::idle;
+use psx_test_support::{Line, procfs, signal};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("flood-kill", "another process floods signal 33 by kill", &[Ok], |stage| {
-        under_flood(stage, "kill");
+use crate::context::{Context, is_level, median};
+use crate::row::Expected::Ok;
+use crate::row::Row;
+use crate::signals::use_up_quota;
+
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("flood-kill", "another process floods signal 33 by kill", &[Ok], |context| {
+        under_flood(context, "kill");
     })
     .seconds(60)
     .alone(),
-    Case::new("flood-tgkill", "the same by tgkill to each thread", &[Ok], |stage| {
-        under_flood(stage, "tgkill");
+    Row::new("flood-tgkill", "the same by tgkill to each thread", &[Ok], |context| {
+        under_flood(context, "tgkill");
     })
     .seconds(60)
     .alone(),
-    Case::new(
+    Row::new(
         "flood-queue",
-        "the same by rt_tgsigqueueinfo, every code the kernel lets through",
+        "the same by rt_tgsigqueueinfo, every code the kernel permits",
         &[Ok],
-        |stage| under_flood(stage, "queue"),
+        |context| under_flood(context, "queue"),
     )
     .seconds(60)
     .alone(),
-    Case::new(
+    Row::new(
         "flood-drip",
         "another process sends one such signal a millisecond",
         &[Ok],
-        |stage| under_flood(stage, "drip"),
+        |context| under_flood(context, "drip"),
     )
     .seconds(60)
     .alone(),
 ];
 
-/// 600 calls in peace and 600 under the flood: the median no more than three times as long. They
-/// take turns, so that whatever else the machine is doing meets both; and many, each with a new
-/// flooder, since much depends on whose core the kernel puts it on.
-fn under_flood(stage: &Stage, kind: &str) {
+/// 600 calls without and 600 under the flood: the median is at most three times as long. They alternate, so
+/// that other load affects both; and each flood is a new process, since the result depends on the core
+/// that the kernel chooses for it.
+fn under_flood(context: &Context, kind: &str) {
     const TURNS: usize = 24;
     const CALLS: usize = 25;
-    let crew = stage.crew_that(is_level);
-    let (mut peace, mut flooded) = (Vec::new(), Vec::new());
+    let probes = context.probes_that(is_level);
+    let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        peace.extend(stage.count_to(CALLS).expect("calls in peace"));
-        stage.ask(format_args!("help {kind}"));
-        match stage.count_to(CALLS) {
+        quiet.extend(context.count_to(CALLS).expect("calls without a flood"));
+        context.ask(format_args!("start-helper {kind}"));
+        match context.count_to(CALLS) {
             Result::Ok(times) => flooded.extend(times),
-            Err(error) => return stage.conclude(Err(error), crew.strays()),
+            Err(error) => return context.conclude(Err(error), probes.in_old_state()),
         }
-        stage.ask("dismiss");
+        context.ask("stop-helper");
     }
-    let [peace, median] = [&peace, &flooded].map(|times| middle(times));
-    stage.note(format_args!("median in peace {peace:.1?}"));
-    assert!(median <= peace * 3, "median {median:?} under the flood, {peace:?} in peace");
-    stage.conclude(Result::Ok(flooded), crew.strays());
+    let [quiet, median] = [&quiet, &flooded].map(|times| middle(times));
+    context.note(format_args!("median without {quiet:.1?}"));
+    assert!(median <= quiet * 3, "median {median:?} under the flood, {quiet:?} without");
+    context.conclude(Result::Ok(flooded), probes.in_old_state());
 }
 
 fn middle(times: &[Duration]) -> Duration {
@@ -71,24 +69,19 @@ fn middle(times: &[Duration]) -> Duration {
     median(&times)
 }
 
-/// The whole of another process that goes for `target`.
-pub(crate) fn help(kind: &str, target: u32) {
-    let line: OwnedFd = io::stdin().as_fd().try_clone_to_owned().expect("a standard input");
-    let line = UnixStream::from(line);
-    if kind == "hog" {
-        hog(line);
-    } else if kind == "burn" {
-        burn(line);
-    } else {
-        flood(kind, target, line);
+/// The program of a helper process, which attacks `target`.
+pub(crate) fn help(kind: &str, target: u32) -> ! {
+    let line = Line::of_child();
+    match kind {
+        "use-up-quota" => use_up_quota(&line),
+        "burn" => burn(&line),
+        _ => flood(kind, target, &line),
     }
-    loop {
-        thread::park();
-    }
+    idle()
 }
 
 /// Keeps every core busy.
-fn burn(mut line: UnixStream) {
+fn burn(line: &Line) {
     for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
         thread::spawn(|| {
             loop {
@@ -96,33 +89,33 @@ fn burn(mut line: UnixStream) {
             }
         });
     }
-    line.write_all(b"ready\n").expect("the supervisor waits");
+    line.send("ready");
 }
 
-/// Sends 33 to the threads of `target` in turn, in one of the ways there are. Says that it is at it
-/// after the first time round.
-fn flood(kind: &str, target: u32, mut line: UnixStream) {
-    // Codes that the kernel lets through; the last is the one that psx itself uses.
+/// Sends 33 to the threads of `target` in turn, by one of several calls. Reports that it has begun after the
+/// first pass.
+fn flood(kind: &str, target: u32, line: &Line) {
+    // Codes that the kernel permits; the last is psx's.
     let codes: Vec<i32> =
         (-64..0).chain([i32::MIN, -0x0070_7378]).filter(|&code| code != libc::SI_TKILL).collect();
-    let mut ready = Some(b"ready\n");
+    let mut is_ready = false;
     loop {
         let tids = procfs::tids(target);
         for (&code, &tid) in codes.iter().zip(tids.iter().cycle()) {
             let next = Instant::now() + Duration::from_millis(1);
-            // A full queue refuses; that is the flood's affair.
+            // A full queue refuses, which does not matter.
             let _ = match kind {
-                "kill" => raw::kill(target, None, 33),
-                "tgkill" => raw::kill(target, Some(tid), 33),
-                "drip" if code % 2 == 0 => raw::kill(target, Some(tid), 33),
-                _ => raw::queue(target, tid, 33, code),
+                "kill" => signal::send(target, None, 33),
+                "tgkill" => signal::send(target, Some(tid), 33),
+                "drip" if code % 2 == 0 => signal::send(target, Some(tid), 33),
+                _ => signal::queue(target, tid, 33, code),
             };
             if kind == "drip" {
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         }
-        if let Some(ready) = ready.take() {
-            line.write_all(ready).expect("the supervisor waits");
+        if !mem::replace(&mut is_ready, true) {
+            line.send("ready");
         }
         if tids.is_empty() {
             return;

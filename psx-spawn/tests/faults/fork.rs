@@ -1,8 +1,7 @@
-//! Processes that are born while rounds run.
+//! Forks and commands while rounds run (P5, P6).
 
 use std::ffi::c_int;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -13,80 +12,63 @@ use std::{hint, thread};
 
 use psx::{Broadcast, Coverage, Error};
 use psx_core::{ProcessThread, SpawnGuard, ThreadKind, Ticket};
+use psx_test_support::process::{exit_now, exit_thread, fork, fork_and_wait, wait};
+use psx_test_support::procfs::wait_for_end;
+use psx_test_support::raw::slack;
+use psx_test_support::signal::{is_stop_pending, set_mask};
+use psx_test_support::threads::tid;
 
-use crate::caller::await_end;
-use crate::case::Case;
-use crate::case::Expected::Ok;
+use crate::context::{Context, is_level, start_count};
 use crate::raw;
-use crate::stage::{Stage, is_level, start_count};
+use crate::row::Expected::Ok;
+use crate::row::Row;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("fork", "fork storm, a call in each child", &[Ok], |stage| {
-        storm(stage, 200, |stage| {
-            // SAFETY: the child goes on with psx, which is what is tried, and ends by _exit.
-            match unsafe { libc::fork() } {
-                -1 => panic!("fork: {}", io::Error::last_os_error()),
-                0 => in_child(stage),
-                child => assert_eq!(exit_code(child), 0, "a call in a forked child"),
-            }
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("fork", "many forks, a call in each child", &[Ok], |context| {
+        beside_calls(context, 200, |context| {
+            must_succeed(fork(|| calls_in_child(context)), "a call in a forked child");
         });
     })
     .seconds(60),
-    Case::new(
-        "fork-in-birth",
-        "fork in the middle of a birth; a call in the child",
-        &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
-            for entered in [true, false] {
-                let passage = SpawnGuard::enter().expect("no round is on");
-                let ticket = passage.ticket().expect("memory for a ticket");
-                let passage = entered.then_some(passage);
-                // SAFETY: as in the storm.
-                match unsafe { libc::fork() } {
-                    -1 => panic!("fork: {}", io::Error::last_os_error()),
-                    0 => {
-                        drop((ticket, passage));
-                        in_child(stage)
-                    }
-                    child => assert_eq!(exit_code(child), 0, "a call after a birth given up"),
-                }
-            }
-            stage.conclude(stage.count_to(1), crew.strays());
-        },
-    ),
-    Case::new(
+    Row::new("fork-in-spawn", "fork during a spawn; a call in the child", &[Ok], |context| {
+        let probes = context.probes_that(is_level);
+        for entered in [true, false] {
+            let guard = SpawnGuard::enter().expect("no round runs");
+            let ticket = guard.ticket().expect("memory for a ticket");
+            let guard = entered.then_some(guard);
+            let child = fork(|| {
+                drop((ticket, guard));
+                calls_in_child(context)
+            });
+            must_succeed(child, "a call after a spawn that is given up");
+        }
+        context.conclude(context.count_to(1), probes.in_old_state());
+    }),
+    Row::new(
         "ticket-in-child",
         "an unregistered thread forks; a ticket is redeemed in the child's round",
         &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
-            let passage = SpawnGuard::enter().expect("no round is on");
-            let ticket = passage.ticket().expect("memory for a ticket");
-            drop(passage);
-            let forker = thread::spawn(move || {
-                // SAFETY: as in the storm.
-                match unsafe { libc::fork() } {
-                    -1 => panic!("fork: {}", io::Error::last_os_error()),
-                    0 => leave_by(|| redeem_in_a_round(ticket)),
-                    child => exit_code(child),
-                }
-            });
-            assert_eq!(forker.join().expect("a thread that ends well"), 0, "in the child");
-            stage.conclude(stage.count_to(1), crew.strays());
+        |context| {
+            let probes = context.probes_that(is_level);
+            let guard = SpawnGuard::enter().expect("no round runs");
+            let ticket = guard.ticket().expect("memory for a ticket");
+            drop(guard);
+            let forker = thread::spawn(move || fork(|| code_of(redeem_in_a_round(ticket))));
+            must_succeed(forker.join().expect("a child"), "in the child");
+            context.conclude(context.count_to(1), probes.in_old_state());
         },
     ),
-    Case::new(
+    Row::new(
         "fork-in-fork",
         "fork in a signal handler that interrupts fork; a call in each process",
         &[Ok],
         fork_in_fork,
     ),
-    Case::new(
+    Row::new(
         "fork-hook-joins",
         "another library's fork hook joins a registered thread; a call in each process",
         &[Ok],
-        |stage| {
+        |context| {
             install_hook(join_helper);
             let (end, ended) = mpsc::channel::<()>();
             let helper = thread::spawn(move || {
@@ -96,16 +78,16 @@ pub(crate) const CASES: &[Case] = &[
             });
             await_flag(&ADOPTED);
             *HELPER.lock().expect("no panic") = Some((end, helper));
-            fork_once(stage);
-            let crew = stage.crew_that(is_level);
-            stage.conclude(stage.count_to(1), crew.strays());
+            fork_once(context);
+            let probes = context.probes_that(is_level);
+            context.conclude(context.count_to(1), probes.in_old_state());
         },
     ),
-    Case::new(
+    Row::new(
         "fork-hook-waits-for-call",
         "another library's fork hook waits for an unregistered thread's call of 1 s",
         &[Ok],
-        |stage| {
+        |context| {
             let caller = thread::spawn(|| {
                 await_flag(&IN_HOOK);
                 let start = Instant::now();
@@ -117,67 +99,63 @@ pub(crate) const CASES: &[Case] = &[
                 (result.map(|report| report.threads()), start.elapsed())
             });
             install_hook(wait_for_call);
-            fork_once(stage);
+            fork_once(context);
             let (result, took) = caller.join().expect("a call");
             assert!(matches!(result, Err(Error::Busy)), "{result:?} after {took:?}");
-            let crew = stage.crew_that(is_level);
-            stage.conclude(stage.count_to(1), crew.strays());
+            let probes = context.probes_that(is_level);
+            context.conclude(context.count_to(1), probes.in_old_state());
         },
     ),
-    Case::new(
+    Row::new(
         "fork-hook-ends-thread",
-        "a registered thread dies in another library's fork hook; births and a call",
+        "a registered thread dies in another library's fork hook; spawns and a call",
         &[Ok],
-        |stage| {
+        |context| {
             install_hook(end_marked_thread);
-            stage.adopt();
+            context.adopt();
             thread::spawn(|| {
                 psx::thread::adopt().expect("a place in the registry");
-                TO_END.store(raw::tid(), Ordering::Release);
-                // SAFETY: the thread ends in its hook, before there is a child.
-                unsafe { libc::fork() };
+                TO_END.store(tid(), Ordering::Release);
+                // The thread ends in its hook, before there is a child.
+                fork(|| 0);
             });
             while TO_END.load(Ordering::Acquire) == 0 {
                 thread::yield_now();
             }
-            await_end(TO_END.load(Ordering::Acquire));
-            let crew = stage.crew_that(is_level);
-            stage.conclude(stage.count_to(1), crew.strays());
+            wait_for_end(TO_END.load(Ordering::Acquire));
+            let probes = context.probes_that(is_level);
+            context.conclude(context.count_to(1), probes.in_old_state());
         },
     ),
-    Case::new(
+    Row::new(
         "raw-fork",
         "1,000 forks by raw clone; in each 16 threads adopt at once; a call",
         &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
+        |context| {
+            let probes = context.probes_that(is_level);
             for _ in 0..1000 {
                 match raw::fork() {
-                    0 => leave_by(all_adopt),
-                    child => assert_eq!(exit_code(child), 0, "16 threads and a call in a child"),
+                    0 => exit_now(code_of(all_adopt())),
+                    child => must_succeed(child, "16 threads and a call in a child"),
                 }
             }
-            stage.conclude(stage.count_to(1), crew.strays());
+            context.conclude(context.count_to(1), probes.in_old_state());
         },
     )
     .seconds(60),
-    Case::new("raw-fork-in-round", "the same 200 times while a round waits", &[Ok], |stage| {
-        fork_in_rounds(stage, 200, |_| leave_by(all_adopt));
+    Row::new("raw-fork-in-round", "the same 200 times while a round waits", &[Ok], |context| {
+        fork_in_rounds(context, 200, |_| code_of(all_adopt()));
     })
     .seconds(60),
-    Case::new("raw-fork-forks", "the same with a fork by libc in the child", &[Ok], |stage| {
-        fork_in_rounds(stage, 50, |stage| {
-            // SAFETY: as in the storm.
-            match unsafe { libc::fork() } {
-                -1 => panic!("fork: {}", io::Error::last_os_error()),
-                0 => in_child(stage),
-                child => leave_by(|| Result::Ok(exit_code(child) == 0)),
-            }
+    Row::new("raw-fork-forks", "the same with a fork by libc in the child", &[Ok], |context| {
+        fork_in_rounds(context, 50, |context| {
+            let status = fork_and_wait(|| calls_in_child(context));
+            status.code().unwrap_or(128)
         });
     })
     .seconds(60),
-    Case::new("command", "Command::spawn storm", &[Ok], |stage| {
-        storm(stage, 100, |_| {
+    Row::new("command", "many Command::spawn", &[Ok], |context| {
+        beside_calls(context, 100, |_| {
             let status = Command::new("/bin/true").status().expect("/bin/true");
             assert!(status.success(), "{status}");
         });
@@ -191,7 +169,7 @@ static NESTED: AtomicI32 = AtomicI32::new(0);
 static TO_NEST: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn fork_again(_: c_int) {
-    // SAFETY: all code of this program that runs in the child is in this file.
+    // SAFETY: the child continues in this file.
     NESTED.store(unsafe { libc::fork() }, Ordering::Relaxed);
 }
 
@@ -202,37 +180,33 @@ extern "C" fn interrupt_fork() {
     }
 }
 
-/// The interruption comes between psx's fork hook and the fork: of the hooks before a fork, the first
-/// to be installed is the last to run.
-fn fork_in_fork(stage: &Stage) {
+/// The interruption comes between psx's fork hook and the fork: the hook that was installed first runs last.
+fn fork_in_fork(context: &Context) {
     let handler = fork_again as extern "C" fn(c_int) as usize;
-    // SAFETY: the handler and the hook do nothing but fork.
+    // SAFETY: the handler and the hook only fork.
     unsafe {
         libc::signal(libc::SIGUSR1, handler);
         libc::pthread_atfork(Some(interrupt_fork), None, None);
     }
-    stage.adopt();
+    context.adopt();
     TO_NEST.store(true, Ordering::Relaxed);
-    // SAFETY: as in the storm.
+    // SAFETY: the children continue below, with psx, and end by _exit.
     let outer = unsafe { libc::fork() };
     let nested = NESTED.load(Ordering::Relaxed);
     assert!(outer >= 0 && nested >= 0, "fork: {}", io::Error::last_os_error());
-    // Four processes come here: whoever is a child of either fork, and the parent of both.
+    // Four processes come here: the parent of both forks, and the children of either.
     let children = [outer, if nested == 0 || outer == 0 { 0 } else { nested }];
-    let ended_well =
-        || children.into_iter().filter(|&child| child > 0).all(|child| exit_code(child) == 0);
+    let mut children = children.into_iter().filter(|&child| child > 0);
+    let succeed = children.all(|child| wait(child).success());
     if outer > 0 && nested > 0 {
-        assert!(ended_well(), "a call in a child");
-        let crew = stage.crew_that(is_level);
-        return stage.conclude(stage.count_to(1), crew.strays());
+        assert!(succeed, "a call in a child");
+        let probes = context.probes_that(is_level);
+        return context.conclude(context.count_to(1), probes.in_old_state());
     }
-    if ended_well() {
-        in_child(stage)
-    }
-    leave_by(|| Result::Ok(false))
+    exit_now(if succeed { calls_in_child(context) } else { 2 })
 }
 
-/// The thread that another library's hook joins, and what ends it.
+/// The thread that the hook joins, and what ends it.
 static HELPER: Mutex<Option<(Sender<()>, JoinHandle<()>)>> = Mutex::new(None);
 static ADOPTED: AtomicBool = AtomicBool::new(false);
 static IN_HOOK: AtomicBool = AtomicBool::new(false);
@@ -253,8 +227,8 @@ extern "C" fn wait_for_call() {
 }
 
 extern "C" fn end_marked_thread() {
-    if TO_END.load(Ordering::Acquire) == raw::tid() {
-        raw::leave();
+    if TO_END.load(Ordering::Acquire) == tid() {
+        exit_thread();
     }
 }
 
@@ -264,68 +238,63 @@ fn await_flag(flag: &AtomicBool) {
     }
 }
 
-/// Before psx has hooks: of the hooks before a fork, the first to be installed is the last to run.
+/// To be called before psx installs its hooks: of the hooks before a fork, the first runs last.
 fn install_hook(hook: extern "C" fn()) {
-    // SAFETY: the hook uses nothing that the fork has locked.
+    // SAFETY: the hook takes no lock that the fork holds.
     assert_eq!(unsafe { libc::pthread_atfork(Some(hook), None, None) }, 0);
 }
 
 /// Forks once, with the hook that was installed before; a call in the child.
-fn fork_once(stage: &Stage) {
-    stage.adopt();
-    // SAFETY: as in the storm.
-    match unsafe { libc::fork() } {
-        -1 => panic!("fork: {}", io::Error::last_os_error()),
-        0 => in_child(stage),
-        child => assert_eq!(exit_code(child), 0, "a call in a forked child"),
-    }
+fn fork_once(context: &Context) {
+    context.adopt();
+    must_succeed(fork(|| calls_in_child(context)), "a call in a forked child");
 }
 
-/// Two threads do `birth` so many times each, while main calls without a pause.
-fn storm(stage: &Stage, births: usize, birth: fn(&Stage)) {
-    let crew = stage.crew_that(is_level);
+/// Two threads do `work` this many times each, while main calls without a pause.
+fn beside_calls(context: &Context, times: usize, work: fn(&Context)) {
+    let probes = context.probes_that(is_level);
     let parents: Vec<_> = (0..2)
         .map(|_| {
-            let stage = stage.clone();
-            stage.clone().spawn("parent", move || (0..births).for_each(|_| birth(&stage)))
+            let context = context.clone();
+            context.clone().spawn("parent", move || (0..times).for_each(|_| work(&context)))
         })
         .collect();
-    let counted = stage.count_to(500);
+    let counted = context.count_to(500);
     parents.into_iter().for_each(|join| join());
-    stage.conclude(counted, crew.strays());
+    context.conclude(counted, probes.in_old_state());
 }
 
-/// A registered thread forks by a raw clone, of which no hook of libc's hears, while a round waits
-/// for it. What the child then does ends it.
-fn fork_in_rounds(stage: &Stage, children: usize, child: fn(&Stage) -> !) {
-    let crew = stage.crew_that(is_level);
-    let (mut told, mut tell) = UnixStream::pair().expect("a socket pair");
-    let forker = stage.clone();
-    let join = stage.spawn("forker", move || {
+/// A registered thread forks by a raw clone, which runs no hook, while a round waits for it. The child ends
+/// with what `in_child` returns.
+fn fork_in_rounds(context: &Context, children: usize, in_child: fn(&Context) -> i32) {
+    let probes = context.probes_that(is_level);
+    let (send, ready) = mpsc::channel();
+    let forker = context.clone();
+    let join = context.spawn("forker", move || {
         for _ in 0..children {
-            raw::block_every_signal();
-            tell.write_all(&[0]).expect("main waits");
-            while !raw::is_33_pending() {
+            set_mask(!0);
+            send.send(()).expect("main waits");
+            while !is_stop_pending() {
                 thread::yield_now();
             }
             let pid = raw::fork();
-            raw::unblock_every_signal();
+            set_mask(0);
             match pid {
-                0 => child(&forker),
-                child => assert_eq!(exit_code(child), 0, "a child of a round"),
+                0 => exit_now(in_child(&forker)),
+                child => must_succeed(child, "a child of a round"),
             }
         }
     });
     let round = |_| {
-        told.read_exact(&mut [0]).expect("a word from the forker");
-        stage.count()
+        ready.recv().expect("a blocked thread");
+        context.count()
     };
     let counted = (0..children).map(round).collect();
     join();
-    stage.conclude(counted, crew.strays());
+    context.conclude(counted, probes.in_old_state());
 }
 
-/// The first thing that 16 threads do is to adopt themselves; then a call must find them all.
+/// 16 threads first adopt themselves; then a call must find them all.
 fn all_adopt() -> Result<bool, Error> {
     const THREADS: usize = 16;
     static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -337,7 +306,7 @@ fn all_adopt() -> Result<bool, Error> {
             while ARRIVED.load(Ordering::Relaxed) < THREADS {
                 thread::yield_now();
             }
-            // The second to come finds the first in the middle of things.
+            // The second one finds the first during its registration.
             (0..100 * lag).for_each(|_| hint::spin_loop());
             psx::thread::adopt().expect("a place in the child's registry");
             adopted.wait();
@@ -350,7 +319,7 @@ fn all_adopt() -> Result<bool, Error> {
     Result::Ok(report.threads() == THREADS + 1)
 }
 
-/// Another thread's round must be over before the ticket's thread is registered.
+/// Another thread's round must end before the ticket's thread is registered.
 fn redeem_in_a_round(ticket: Ticket) -> Result<bool, Error> {
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     fn await_step(step: usize) {
@@ -378,44 +347,38 @@ fn redeem_in_a_round(ticket: Ticket) -> Result<bool, Error> {
     STEPS.store(3, Ordering::Release);
     let report = caller.join().expect("a round")?;
     let threads = psx_core::threads().expect("the child's threads");
-    let is_me = |thread: &ProcessThread| thread.thread().tid() == raw::tid();
+    let is_me = |thread: &ProcessThread| thread.thread().tid() == tid();
     let me = threads.iter().find(|thread| is_me(thread));
     Result::Ok(report.value() == 2 && me.is_some_and(|me| me.kind() == ThreadKind::Registered))
 }
 
-/// A call in a process of one thread, then one in a process of two, each counted by the kernel.
-fn in_child(stage: &Stage) -> ! {
+/// The exit code of a child that makes a call with one thread, then one with two; the kernel counts both.
+fn calls_in_child(context: &Context) -> i32 {
     let calls = || -> Result<bool, Error> {
-        let before = raw::counted();
+        let before = slack();
         // The fork may have come between a call's end and its count.
         start_count();
-        stage.count()?;
-        let crew = stage.crew_of(1, is_level);
-        stage.count()?;
-        Result::Ok(raw::counted() == before + 2 && crew.strays() == 0)
+        context.count()?;
+        let probes = context.probes_of(1, is_level);
+        context.count()?;
+        Result::Ok(slack() == before + 2 && probes.in_old_state() == 0)
     };
-    leave_by(calls)
+    code_of(calls())
 }
 
-/// Ends a forked child: with status 0 if all went as it should.
-fn leave_by(calls: impl FnOnce() -> Result<bool, Error>) -> ! {
-    let code = match calls() {
+/// The exit code of a forked child: 0 if all went as it should.
+fn code_of(result: Result<bool, Error>) -> i32 {
+    match result {
         Result::Ok(true) => 0,
         Result::Ok(false) => 2,
         Err(error) => {
             eprintln!("in a forked child: {error}");
             1
         }
-    };
-    // SAFETY: _exit(2) ends the process and has no other precondition.
-    unsafe { libc::_exit(code) }
+    }
 }
 
-fn exit_code(child: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: `status` outlives the call.
-    while unsafe { libc::waitpid(child, &mut status, 0) } != child {
-        assert_eq!(raw::errno(), libc::EINTR, "waitpid");
-    }
-    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
+fn must_succeed(child: libc::pid_t, what: &str) {
+    let status = wait(child);
+    assert!(status.success(), "{what}: {status}");
 }

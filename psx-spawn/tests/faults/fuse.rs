@@ -1,40 +1,42 @@
-//! A root directory that is served by a thread of the process itself (FUSE): whoever looks up a path
-//! waits for that thread, and so for ever while it is stopped.
+//! A root directory that a thread of the process serves (FUSE): a path lookup waits for that thread, and so
+//! indefinitely while it is stopped (P6, P10).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use crate::case::Case;
-use crate::case::Expected::{Clean, Ok};
-use crate::case::Start;
-use crate::raw;
-use crate::stage::Stage;
-use crate::supervisor::workshop;
+use psx_test_support::raw::must;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new(
+use crate::context::Context;
+use crate::raw;
+use crate::row::Expected::{Clean, Ok};
+use crate::row::Row;
+use crate::row::Start;
+use crate::supervisor::path;
+
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(
         "fuse-root",
         "the root directory is served by a thread of the process",
         &[Ok],
-        |stage| {
-            enter_own_root(stage);
-            let _crew = stage.crew();
-            stage.change();
+        |context| {
+            enter_own_root(context);
+            let _probes = context.probes();
+            context.change();
         },
     )
     .needs(has_fuse, FUSE)
     .start(Start::Root),
-    Case::new(
+    Row::new(
         "fuse-root-foreign",
         "the same beside an unregistered thread",
         &[Clean("Uncovered", "1 thread that cannot be named: /proc is out of reach")],
-        |stage| {
-            enter_own_root(stage);
-            let _crew = stage.crew();
+        |context| {
+            enter_own_root(context);
+            let _probes = context.probes();
             raw::start_raw_thread();
-            stage.change_soon();
+            context.change_soon();
         },
     )
     .needs(has_fuse, FUSE)
@@ -52,30 +54,30 @@ fn open() -> std::io::Result<File> {
 }
 
 /// Makes a file system of one folder, `proc`, the root, with the kernel's `/proc` in that folder.
-fn enter_own_root(stage: &Stage) {
-    stage.adopt();
-    raw::own_mounts();
-    let root = workshop("empty");
+fn enter_own_root(context: &Context) {
+    context.adopt();
+    raw::unshare_mounts();
+    let root = path("empty");
     let server = open().expect("what the row needs");
     let options = format!("fd={},rootmode=40755,user_id=0,group_id=0\0", server.as_raw_fd());
     let target = format!("{}\0", root.display());
     let kind = c"fuse".as_ptr().addr();
     let args = [kind, target.as_ptr().addr(), kind, 0, options.as_ptr().addr(), 0];
-    raw::must("mount", libc::SYS_mount, args);
-    let _ = stage.spawn("server", move || serve(server));
+    must(libc::SYS_mount, args);
+    let _ = context.spawn("server", move || serve(server));
     raw::mount(Path::new("proc"), &root.join("proc"), Some("proc"), 0);
     raw::change_root(&root);
     fs::metadata("/proc/self/status").expect("the kernel's /proc");
 }
 
-/// Answers for ever. Nothing that it says may be kept, so that each lookup comes here.
+/// Answers requests without end. No answer may be cached, so that each lookup comes here.
 fn serve(mut requests: File) {
     const LOOKUP: u32 = 1;
     const FORGET: u32 = 2;
     const GETATTR: u32 = 3;
     const INIT: u32 = 26;
     const BATCH_FORGET: u32 = 42;
-    /// The root's, as the protocol has it.
+    /// The root's number in the protocol.
     const ROOT: u64 = 1;
     const PROC: u64 = 2;
     let mut buffer = vec![0; 1 << 17];
@@ -91,7 +93,7 @@ fn serve(mut requests: File) {
         let (opcode, unique, node) = (word(4), long(8), long(16));
         let answer = match opcode {
             FORGET | BATCH_FORGET => continue,
-            // Version 7.31, no wishes, a page at a time.
+            // Version 7.31, no options, a page at a time.
             INIT => words(&[7, 31, 0, 0, 0, 4096, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
             LOOKUP if node == ROOT && &request[40..] == b"proc\0" => {
                 let mut entry = longs(&[PROC, 0, 0, 0, 0]);
@@ -120,11 +122,11 @@ fn reply(requests: &mut File, unique: u64, error: i32, answer: &[u8]) {
     let mut bytes = words(&[16 + answer.len() as u32, error as u32]);
     bytes.extend(unique.to_ne_bytes());
     bytes.extend(answer);
-    // A request that was given up meanwhile is no longer known.
+    // The kernel no longer knows a request that was cancelled.
     let _ = requests.write(&bytes);
 }
 
-/// A `struct fuse_attr`: a folder that everyone may enter.
+/// A `struct fuse_attr`: a folder that every user may enter.
 fn attributes(node: u64) -> Vec<u8> {
     let mut bytes = longs(&[node, 0, 0, 0, 0, 0]);
     bytes.extend(words(&[0, 0, 0, libc::S_IFDIR | 0o755, 2, 0, 0, 0, 4096, 0]));

@@ -1,43 +1,41 @@
-//! What becomes of a call on every thread when the machine, the program or an attacker misbehaves.
+//! What happens to a broadcast when the machine, the program or an attacker misbehaves.
 //!
-//! `cargo test -p psx-spawn --test faults` puts one fault after another to psx, each in a process
-//! of its own, judged by what another process reads of every thread in /proc (or by each thread's
-//! own attempt, where /proc does not tell), and prints a table: the fault, what must come out, what
-//! came out, and how long the calls took. The words are docs/comparison.md's:
+//! `cargo test -p psx-spawn --test faults` applies one fault after another to psx, each in a child process,
+//! compares the outcome with what another process reads about every thread in /proc (or with each
+//! thread's own attempt, where /proc does not show it), and prints a table at the end: the fault, the
+//! expected outcome, the outcome, and how long the calls took. docs/comparison.md uses the same words:
 //!
 //! - OK: the call succeeded and every live thread has the new state;
 //! - CLEAN: it failed within its timeout, named the cause, and nothing changed;
 //! - PARTIAL: it reported success and some thread kept the old state, or failure and some thread
 //!   changed;
-//! - HANG: no answer within the case's limit; KILLED: the process died;
-//! - ENDED: the process ended, as it should.
+//! - HANG: no result within the row's limit; KILLED: the process died;
+//! - ENDED: the process ended, as expected.
 //!
-//! As root, a second table puts the faults to glibc's own setresuid, which must fail under each:
-//! that shows that the fault is there, and that the judge sees a failure.
+//! As root, a second table (`[glibc]`) applies the faults to glibc's setresuid, which must fail under each:
+//! that shows that the fault is effective, and that the oracle sees a failure.
 //!
-//! `--list`, `--exact`, `--skip TEXT`, and one or more TEXTs to filter by work as usual;
-//! `--subject psx` and `--subject glibc` print one table only. Rows that need root are left out,
-//! and named, where the run is not root.
+//! `--subject psx` and `--subject glibc` select one table, one or more names or parts of names select rows;
+//! the other options are those of Rust's own harness. Rows that need root are ignored without it.
+//!
+//! docs/promises.md lists the rows that test each promise. `row`, `table`: the rows and how they run;
+//! `context`: what a row's process uses; `supervisor`, `oracle`: the other side; `raw`, `servers`: system
+//! calls; all other modules: rows.
 
-// main must be C's own, so that a case can leave it by pthread_exit: Rust's has a frame that no
-// forced unwinding may pass.
+// main must be C's, so that a row can leave it by pthread_exit: Rust's has a frame that no forced
+// unwinding may pass.
 #![no_main]
 
-#[path = "../support/mod.rs"]
-mod support;
-
-mod case;
-mod confine;
-mod judge;
+mod context;
+mod oracle;
 mod raw;
+mod row;
 mod servers;
-mod stage;
 mod supervisor;
 mod table;
 
 mod caller;
 mod churn;
-mod company;
 mod diverge;
 mod flood;
 mod fork;
@@ -46,6 +44,7 @@ mod identity;
 mod jail;
 mod kvm;
 mod landlock;
+mod lock_holders;
 mod memory;
 mod proc;
 mod refused;
@@ -60,12 +59,12 @@ use std::env;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set by a case that goes on without its main thread.
+/// Set by a row that continues without its main thread.
 static LEAVE_MAIN: AtomicBool = AtomicBool::new(false);
 
 #[unsafe(no_mangle)]
 extern "C-unwind" fn main(_: c_int, _: *const *const c_char) -> c_int {
-    let status = play();
+    let status = run();
     if LEAVE_MAIN.load(Ordering::Relaxed) {
         unsafe extern "C-unwind" {
             fn pthread_exit(value: *mut c_void) -> !;
@@ -77,15 +76,13 @@ extern "C-unwind" fn main(_: c_int, _: *const *const c_char) -> c_int {
 }
 
 /// One of this program's three parts.
-fn play() -> c_int {
-    // Rust's own main would do this: a peer that has died is an error, not an end.
-    // SAFETY: no other thread is there to be surprised.
+fn run() -> c_int {
+    // As Rust's main does: a write to a closed socket is an error, and does not end the process.
+    // SAFETY: no other thread runs yet.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let args: Vec<_> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", name] => table::child(name),
         ["--helper", kind, pid] => flood::help(kind, pid.parse().expect("a process id")),
-        _ => return table::run(&args),
+        _ => table::run(args),
     }
-    0
 }

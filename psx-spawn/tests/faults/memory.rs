@@ -1,49 +1,48 @@
-//! No memory left.
+//! No memory left (P1).
 
 use std::alloc::{self, Layout};
 use std::time::Instant;
 
 use psx::Broadcast;
+use psx_test_support::raw::{limit as limit_of, set_limit};
 
-use crate::case::Case;
-use crate::case::Expected::OkOrClean;
-use crate::judge::Mark;
-use crate::raw;
-use crate::stage::{SHORT, Stage};
+use crate::context::{Context, SHORT};
+use crate::oracle::Mark;
+use crate::row::Expected::OkOrClean;
+use crate::row::Row;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new(
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(
         "memory-first",
         "no memory left (RLIMIT_AS), at the first call",
         &[OkOrClean],
-        |stage| {
-            let _crew = stage.crew();
-            call_without_memory(stage);
+        |context| {
+            let _probes = context.probes();
+            call_without_memory(context);
         },
     ),
-    Case::new("memory", "no memory left (RLIMIT_AS), at a later call", &[OkOrClean], |stage| {
-        let _crew = stage.crew();
-        stage.count().expect("a call while there is memory");
-        call_without_memory(stage);
+    Row::new("memory", "no memory left (RLIMIT_AS), at a later call", &[OkOrClean], |context| {
+        let _probes = context.probes();
+        context.count().expect("a call while there is memory");
+        call_without_memory(context);
     }),
 ];
 
-/// The call while an allocation of even one byte fails; what came out is told when there is memory
-/// again.
-fn call_without_memory(stage: &Stage) {
-    let limit = raw::limit(libc::RLIMIT_AS);
-    raw::set_limit(libc::RLIMIT_AS, [0, limit[1]]);
+/// Makes the call while an allocation of even one byte fails; reports the result when there is memory again.
+fn call_without_memory(context: &Context) {
+    let limit = limit_of(libc::RLIMIT_AS);
+    set_limit(libc::RLIMIT_AS, [0, limit[1]]);
     exhaust();
     let start = Instant::now();
     let args = [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0, 0];
     // SAFETY: nothing here executes a set-user-ID file.
     let result = unsafe { Broadcast::new().timeout(SHORT).syscall(libc::SYS_prctl, args) };
     let took = start.elapsed();
-    raw::set_limit(libc::RLIMIT_AS, limit);
-    stage.answer(Mark::NoNewPrivs, result.map(drop), took, SHORT, 0);
+    set_limit(libc::RLIMIT_AS, limit);
+    context.report(Mark::NoNewPrivs, result.map(drop), took, SHORT, 0);
 }
 
-/// Takes, and never gives back, all that malloc still has.
+/// Takes all that malloc still has, and never frees it.
 fn exhaust() {
     let mut size = 1 << 20;
     while size > 0 {

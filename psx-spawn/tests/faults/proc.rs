@@ -1,82 +1,86 @@
-//! A process that cannot see /proc any more.
+//! A process that can no longer see /proc (P4).
 
 use std::fs;
 
-use crate::case::Expected::{Clean, Ok};
-use crate::case::{Case, Start};
-use crate::raw;
-use crate::stage::Stage;
-use crate::supervisor::workshop;
+use psx_test_support::raw::set_limit;
 
-/// What psx says where it never could open the kernel's thread count.
+use crate::context::Context;
+use crate::raw;
+use crate::row::Expected::{Clean, Ok};
+use crate::row::{Row, Start};
+use crate::supervisor::path;
+
+/// The error where psx never could open the kernel's thread count.
 const NO_THREAD_COUNT: &str = "ThreadCountUnavailable";
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("unmount-after", "/proc unmounted", &[Ok], |stage| after(stage, raw::unmount_proc))
-        .start(Start::Root),
-    Case::new(
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("unmount-after", "/proc unmounted", &[Ok], |context| {
+        after(context, raw::unmount_proc)
+    })
+    .start(Start::Root),
+    Row::new(
         "unmount-before",
         "/proc unmounted before the first use: Require, Registered",
         &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
-        |stage| before(stage, raw::unmount_proc),
+        |context| before(context, raw::unmount_proc),
     )
     .start(Start::Root),
-    Case::new("chroot-after", "chroot to an empty directory", &[Ok], |stage| {
-        after(stage, enter_empty);
+    Row::new("chroot-after", "chroot to an empty directory", &[Ok], |context| {
+        after(context, enter_empty);
     })
     .start(Start::Root),
-    Case::new(
+    Row::new(
         "chroot-before",
         "chroot before the first use: Require, Registered",
         &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
-        |stage| before(stage, enter_empty),
+        |context| before(context, enter_empty),
     )
     .start(Start::Root),
-    Case::new(
+    Row::new(
         "chroot-forged",
         "the same with a folder as /proc/self/task: Require, Registered",
         &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
-        |stage| before(stage, enter_forged),
+        |context| before(context, enter_forged),
     )
     .start(Start::Root),
-    Case::new(
+    Row::new(
         "no-descriptor",
-        "no descriptor to be had at the first use: Require, Registered",
+        "no free descriptor at the first use: Require, Registered",
         &[Clean(NO_THREAD_COUNT, "Registered"), Ok],
-        |stage| {
-            raw::set_limit(libc::RLIMIT_NOFILE, [0, 0]);
-            stage.park(8);
-            stage.change_soon();
-            stage.change_registered();
+        |context| {
+            set_limit(libc::RLIMIT_NOFILE, [0, 0]);
+            context.park(8);
+            context.change_soon();
+            context.change_registered();
         },
     ),
 ];
 
 fn enter_empty() {
-    raw::change_root(&workshop("empty"));
+    raw::change_root(&path("empty"));
 }
 
-/// A link count that would prove nine threads, the eight of the crew and main.
+/// A link count that would prove nine threads: eight probes and main.
 fn enter_forged() {
-    let root = workshop("forged");
+    let root = path("forged");
     for thread in 0..9 {
         fs::create_dir_all(root.join(format!("proc/self/task/{thread}"))).expect("a folder");
     }
     raw::change_root(&root);
 }
 
-/// The descriptor that psx opened on its first use still tells the number of threads.
-fn after(stage: &Stage, lose_proc: fn()) {
-    stage.adopt();
+/// psx reads the number of threads from the descriptor that it opened at its first use.
+fn after(context: &Context, lose_proc: fn()) {
+    context.adopt();
     lose_proc();
-    let _crew = stage.crew();
-    stage.change();
+    let _probes = context.probes();
+    context.change();
 }
 
-/// There is nothing to open: no proof, but the registered threads are there to be changed.
-fn before(stage: &Stage, lose_proc: fn()) {
+/// There is nothing to open: no proof, but the registered threads can be changed.
+fn before(context: &Context, lose_proc: fn()) {
     lose_proc();
-    let _crew = stage.crew();
-    stage.change_soon();
-    stage.change_registered();
+    let _probes = context.probes();
+    context.change_soon();
+    context.change_registered();
 }

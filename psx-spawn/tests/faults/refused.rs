@@ -1,97 +1,89 @@
-//! System calls that always succeed, but for a seccomp filter that refuses them, or says that they were
-//! made.
+//! System calls that always succeed, except under a seccomp filter that refuses them, or reports a success
+//! without making them (P1, P4).
 
 use std::thread;
 
 use libc::sock_filter;
 use psx::{Broadcast, Divergence, Errno, Error};
+use psx_test_support::seccomp::{self, ALLOW, DENY, answer, deny, filter, filter_arguments};
+use psx_test_support::threads::tid;
 
-use crate::case::Case;
-use crate::case::Expected::{Clean, Ok};
-use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
-use crate::raw;
-use crate::seccomp::{deny, filter};
-use crate::stage::Stage;
-use crate::threads::idle;
+use crate::context::Context;
+use crate::row::Expected::{Clean, Ok};
+use crate::row::Row;
+use crate::threads::start_idle;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new(
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(
         "refused-gettid",
         "a filter refuses gettid; a thread adopts, and a call",
         &[Clean("RegistrationFailed", "Operation not permitted")],
-        |stage| under(stage, &deny(&[libc::SYS_gettid])),
+        |context| under(context, &deny(&[libc::SYS_gettid])),
     ),
-    Case::new(
+    Row::new(
         "pretended-gettid",
         "a filter makes gettid return 0",
         &[Clean("RegistrationFailed", "")],
-        |stage| under(stage, &pretend(libc::SYS_gettid)),
+        |context| under(context, &pretend(libc::SYS_gettid)),
     ),
-    Case::new(
+    Row::new(
         "refused-gettid-target",
         "a filter on one thread refuses gettid",
         &[Clean("Unreachable", "silent")],
-        |stage| {
-            let _crew = stage.crew();
-            stage.count().expect("a first round");
+        |context| {
+            let _probes = context.probes();
+            context.count().expect("a first round");
             let mut is_under = false;
-            stage.busy("silent", move || {
+            context.busy("silent", move || {
                 if is_under {
                     thread::park();
                 } else {
                     is_under = true;
-                    confine::no_new_privs();
-                    confine::filter(&deny(&[libc::SYS_gettid]));
+                    seccomp::no_new_privs();
+                    seccomp::install(&deny(&[libc::SYS_gettid]));
                 }
             });
-            stage.change_soon();
+            context.change_soon();
         },
     ),
-    Case::new("refused-getpid", "a filter refuses getpid; a thread adopts", &[Ok], |stage| {
-        under(stage, &deny(&[libc::SYS_getpid]));
+    Row::new("refused-getpid", "a filter refuses getpid; a thread adopts", &[Ok], |context| {
+        under(context, &deny(&[libc::SYS_getpid]));
     }),
-    Case::new(
+    Row::new(
         "refused-mask",
         "a filter refuses rt_sigprocmask; a thread adopts, and a call",
         &[Clean("Handler", "rt_sigprocmask")],
-        |stage| under(stage, &deny(&[libc::SYS_rt_sigprocmask])),
+        |context| under(context, &deny(&[libc::SYS_rt_sigprocmask])),
     ),
-    Case::new(
+    Row::new(
         "pretended-mask",
         "a filter makes rt_sigprocmask return 0",
         &[Clean("Handler", "rt_sigprocmask")],
-        |stage| under(stage, &pretend(libc::SYS_rt_sigprocmask)),
+        |context| under(context, &pretend(libc::SYS_rt_sigprocmask)),
     ),
-    Case::new(
+    Row::new(
         "refused-action",
         "a filter refuses rt_sigaction",
         &[Clean("Handler", "rt_sigaction")],
-        |stage| first_round_under(stage, &deny(&[libc::SYS_rt_sigaction])),
+        |context| first_round_under(context, &deny(&[libc::SYS_rt_sigaction])),
     ),
-    Case::new(
+    Row::new(
         "pretended-action",
         "a filter makes rt_sigaction return 0, before the first round",
         &[Clean("Handler", "rt_sigaction")],
-        |stage| first_round_under(stage, &pretend(libc::SYS_rt_sigaction)),
+        |context| first_round_under(context, &pretend(libc::SYS_rt_sigaction)),
     ),
-    Case::new(
+    Row::new(
         "refused-name",
-        "a filter refuses PR_GET_NAME; a thread's call fails, and the report is nameless",
+        "a filter refuses PR_GET_NAME; a thread's call fails, and the report lacks its name",
         &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            let stray = idle(stage, "stray");
-            confine::no_new_privs();
-            confine::filter_all(&[
-                load(0),
-                step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_prctl as u32, 1, 0),
-                ALLOW,
-                load(16),
-                if_equal(libc::PR_GET_NAME as u32),
-                DENY,
-                ALLOW,
-            ]);
-            let op = || match raw::tid() == stray {
+        |context| {
+            let _probes = context.probes();
+            let stray = start_idle(context, "stray");
+            seccomp::no_new_privs();
+            let args = [libc::PR_GET_NAME as u32];
+            seccomp::install_on_all(&filter_arguments(libc::SYS_prctl, &args, DENY));
+            let op = || match tid() == stray {
                 true => Err(Errno::from_raw(libc::EPERM)),
                 false => Result::Ok(0),
             };
@@ -100,36 +92,36 @@ pub(crate) const CASES: &[Case] = &[
             let report = unsafe { broadcast.run(op) }.expect("a report");
             let [divergent] = report.divergent() else { panic!("{report:?}") };
             assert_eq!(divergent.thread().tid(), stray);
-            stage.change();
+            context.change();
         },
     ),
 ];
 
-/// A filter that answers a call in the kernel's place, with 0.
+/// A filter that returns 0 for a call without making it.
 fn pretend(call: i64) -> Vec<sock_filter> {
-    filter(step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO, 0, 0), &[call])
+    filter([call], answer(0), ALLOW)
 }
 
-/// Registered threads, then the filter on all; one more that wants to register, and a call.
-fn under(stage: &Stage, filter: &[sock_filter]) {
-    let _crew = stage.crew();
-    stage.count().expect("a first round");
-    confine::no_new_privs();
-    confine::filter_all(filter);
+/// Registered threads, then the filter on all; one more thread that tries to register, and a call.
+fn under(context: &Context, filter: &[sock_filter]) {
+    let _probes = context.probes();
+    context.count().expect("a first round");
+    seccomp::no_new_privs();
+    seccomp::install_on_all(filter);
     adoption_fails();
-    stage.change_soon();
+    context.change_soon();
 }
 
 /// Registered threads, then the filter on all, and the first call.
-fn first_round_under(stage: &Stage, filter: &[sock_filter]) {
-    let _crew = stage.crew();
-    confine::no_new_privs();
-    confine::filter_all(filter);
-    stage.change_soon();
+fn first_round_under(context: &Context, filter: &[sock_filter]) {
+    let _probes = context.probes();
+    seccomp::no_new_privs();
+    seccomp::install_on_all(filter);
+    context.change_soon();
 }
 
-/// A thread cannot register, is told so, and ends like any other.
+/// A thread cannot register, gets an error, and ends normally.
 pub(crate) fn adoption_fails() {
-    let adopted = thread::spawn(psx::thread::adopt).join().expect("a thread that ends well");
+    let adopted = thread::spawn(psx::thread::adopt).join().expect("a thread that does not panic");
     assert!(matches!(adopted, Err(Error::RegistrationFailed(_))), "{adopted:?}");
 }

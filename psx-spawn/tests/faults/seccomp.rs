@@ -1,4 +1,4 @@
-//! Seccomp filters against what a round lives on, there before it or put up by the round itself.
+//! Seccomp filters against the calls that a round makes, installed before it or by it (P1, P6).
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -7,83 +7,89 @@ use std::time::{Duration, Instant};
 
 use libc::sock_filter;
 use psx::Broadcast;
+use psx_test_support::seccomp::{self, ALLOW, KILL, deny, filter};
 
-use crate::case::Case;
-use crate::case::Expected::{Clean, Ok, OkOrClean};
-use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
-use crate::judge::Mark;
-use crate::stage::Stage;
+use crate::context::Context;
+use crate::oracle::Mark;
+use crate::row::Expected::{Clean, Ok, OkOrClean};
+use crate::row::Row;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new(
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(
         "seccomp-by-round",
         "applies a seccomp filter against tkill/tgkill; then a call",
         &[Ok, Ok],
-        |stage| by_round(stage, &deny(&KILLS)),
+        |context| by_round(context, &deny(&KILLS)),
     ),
-    Case::new(
+    Row::new(
         "seccomp-by-round-all",
         "the same against rt_tgsigqueueinfo too",
         &[Ok, Clean("SignalDenied", "seccomp")],
-        |stage| by_round(stage, &deny(&SENDS)),
+        |context| by_round(context, &deny(&SENDS)),
     ),
-    Case::new(
+    Row::new(
         "seccomp-by-round-futex",
         "the same against a futex's wait",
         &[Ok, OkOrClean],
-        |stage| by_round(stage, &deny_waiting()),
+        |context| by_round(context, &deny_waiting()),
     ),
-    Case::new(
+    Row::new(
         "seccomp-by-round-kill",
-        "applies a filter that kills whoever signals, or yields",
+        "applies a filter that kills a thread that signals or yields",
         &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            apply(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT));
+        |context| {
+            let _probes = context.probes();
+            apply(context, &filter(NOT_AFTER_THE_COMMIT, KILL, ALLOW));
         },
     ),
-    Case::new(
+    Row::new(
         "seccomp-by-round-only-futex",
-        "applies a filter that kills over anything but futex on the way out",
+        "applies a filter that kills over any call but futex afterwards",
         &[Ok],
-        |stage| {
-            // Not dropped: closing its descriptors is another system call.
-            let _crew = ManuallyDrop::new(stage.crew());
-            apply(stage, &kill_all_but(&AFTER_THE_COMMIT));
+        |context| {
+            // Not dropped: closing its descriptors takes another system call.
+            let _probes = ManuallyDrop::new(context.probes());
+            apply(context, &filter(AFTER_THE_COMMIT, ALLOW, KILL));
         },
     ),
-    Case::new(
+    Row::new(
         "seccomp-by-round-beside",
-        "applies a filter that kills whoever yields, with births at the gate",
+        "applies a filter that kills a thread that yields, with spawns at the gate",
         &[Ok],
-        beside_births,
+        beside_spawns,
     ),
-    Case::new("seccomp-before", "a filter against tkill/tgkill was there before", &[Ok], |stage| {
-        before(stage, &deny(&KILLS), Stage::change);
-    })
-    .bites(),
-    Case::new(
+    Row::new(
+        "seccomp-before",
+        "a filter against tkill/tgkill was there before",
+        &[Ok],
+        |context| {
+            before(context, &deny(&KILLS), Context::change);
+        },
+    )
+    .fails_on_glibc(),
+    Row::new(
         "seccomp-before-all",
         "such a filter against rt_tgsigqueueinfo too was there before",
         &[Clean("SignalDenied", "seccomp")],
-        |stage| before(stage, &deny(&SENDS), Stage::change_soon),
+        |context| before(context, &deny(&SENDS), Context::change_soon),
     ),
-    Case::new(
+    Row::new(
         "seccomp-before-gone",
-        "a filter says of living threads that they are gone: Require, and again",
-        &[Clean("Unreachable", "crew-"), Clean("Unreachable", "crew-")],
-        |stage| {
-            before(stage, &filter(GONE, &[libc::SYS_rt_tgsigqueueinfo]), |stage| {
-                stage.change_soon();
-                stage.change_soon();
+        "a filter reports living threads as gone: Require, and again",
+        &[Clean("Unreachable", "probe-"), Clean("Unreachable", "probe-")],
+        |context| {
+            let gone = seccomp::answer(libc::ESRCH);
+            before(context, &filter([libc::SYS_rt_tgsigqueueinfo], gone, ALLOW), |context| {
+                context.change_soon();
+                context.change_soon();
             });
         },
     ),
-    Case::new(
+    Row::new(
         "seccomp-before-futex",
         "such a filter against a futex's wait was there before",
         &[OkOrClean],
-        |stage| before(stage, &deny_waiting(), Stage::change_soon),
+        |context| before(context, &deny_waiting(), Context::change_soon),
     ),
 ];
 
@@ -91,7 +97,7 @@ const KILLS: [i64; 2] = [libc::SYS_tkill, libc::SYS_tgkill];
 const SENDS: [i64; 4] =
     [libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo, libc::SYS_rt_sigqueueinfo];
 
-/// What a round that may put up a filter does not call from its commit on.
+/// What a round that may install a filter does not call after its commit.
 const NOT_AFTER_THE_COMMIT: [i64; 6] = [
     libc::SYS_tkill,
     libc::SYS_tgkill,
@@ -101,8 +107,8 @@ const NOT_AFTER_THE_COMMIT: [i64; 6] = [
     libc::SYS_prctl,
 ];
 
-/// What such a round does call: a target leaves its handler by `rt_sigreturn`, the caller puts its signal
-/// mask back. The rest is the table's own, which tells the supervisor what came out.
+/// What such a round does call: a target leaves its handler by `rt_sigreturn`, the caller restores its signal
+/// mask. The others are the test's, which reports the result to the supervisor.
 const AFTER_THE_COMMIT: [i64; 9] = [
     libc::SYS_futex,
     libc::SYS_rt_sigreturn,
@@ -115,48 +121,28 @@ const AFTER_THE_COMMIT: [i64; 9] = [
     libc::SYS_exit_group,
 ];
 
-const GONE: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::ESRCH as u32, 0, 0);
-const KILL: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
-
-/// A filter that fails these calls with EPERM.
-pub(crate) fn deny(calls: &[i64]) -> Vec<sock_filter> {
-    filter(DENY, calls)
-}
-
-/// A filter that does so with these calls.
-pub(crate) fn filter(what: sock_filter, calls: &[i64]) -> Vec<sock_filter> {
-    let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), what]);
-    [load(0)].into_iter().chain(steps).chain([ALLOW]).collect()
-}
-
-/// A filter that kills the process over any other call than these.
-fn kill_all_but(calls: &[i64]) -> Vec<sock_filter> {
-    let steps = calls.iter().flat_map(|&nr| [if_equal(nr as u32), ALLOW]);
-    [load(0)].into_iter().chain(steps).chain([KILL]).collect()
-}
-
 /// A filter that fails FUTEX_WAIT and FUTEX_WAIT_BITSET with EPERM.
 fn deny_waiting() -> Vec<sock_filter> {
-    confine::deny_futex(&[libc::FUTEX_WAIT, libc::FUTEX_WAIT_BITSET])
+    seccomp::deny_futex(&[libc::FUTEX_WAIT, libc::FUTEX_WAIT_BITSET])
 }
 
 /// Eight threads, a round that puts the filter on all, and a second round under it.
-fn by_round(stage: &Stage, filter: &[sock_filter]) {
-    let _crew = stage.crew();
-    apply(stage, filter);
-    stage.change_soon();
+fn by_round(context: &Context, filter: &[sock_filter]) {
+    let _probes = context.probes();
+    apply(context, filter);
+    context.change_soon();
 }
 
-/// The round's gate opens, after its commit, for threads that start others all the time.
-fn beside_births(stage: &Stage) {
-    let _crew = stage.crew();
+/// After its commit the round opens the gate to threads that start others without a pause.
+fn beside_spawns(context: &Context) {
+    let _probes = context.probes();
     let done = Arc::new(AtomicBool::new(false));
     let parents: Vec<_> = (0..3)
         .map(|_| {
             let done = Arc::clone(&done);
-            stage.spawn("parent", move || {
+            context.spawn("parent", move || {
                 while !done.load(Ordering::Relaxed) {
-                    psx::thread::spawn(|| ()).join().expect("a thread that does nothing");
+                    psx::thread::spawn(|| ()).join().expect("a thread that does not panic");
                 }
             })
         })
@@ -165,32 +151,32 @@ fn beside_births(stage: &Stage) {
         done.store(true, Ordering::Relaxed);
         parents.into_iter().for_each(|join| join());
     };
-    apply_and(stage, &filter(KILL, &NOT_AFTER_THE_COMMIT), end);
+    apply_and(context, &filter(NOT_AFTER_THE_COMMIT, KILL, ALLOW), end);
 }
 
 /// A round that puts the filter on all threads.
-fn apply(stage: &Stage, filter: &[sock_filter]) {
-    apply_and(stage, filter, || ());
+fn apply(context: &Context, filter: &[sock_filter]) {
+    apply_and(context, filter, || ());
 }
 
-fn apply_and(stage: &Stage, filter: &[sock_filter], then: impl FnOnce()) {
-    stage.count().expect("a round without a filter");
+fn apply_and(context: &Context, filter: &[sock_filter], then: impl FnOnce()) {
+    context.count().expect("a round without a filter");
     let start = Instant::now();
     let apply = || {
-        confine::no_new_privs();
-        confine::filter(filter);
+        seccomp::no_new_privs();
+        seccomp::install(filter);
         Result::Ok(0)
     };
     // SAFETY: two system calls that read `filter`, which outlives the round.
     let result = unsafe { Broadcast::new().run(apply) };
     then();
     let timeout = Duration::from_secs(5);
-    stage.answer(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
+    context.report(Mark::Filters(1), result.map(drop), start.elapsed(), timeout, 0);
 }
 
-fn before(stage: &Stage, filter: &[sock_filter], change: fn(&Stage)) {
-    confine::no_new_privs();
-    confine::filter(filter);
-    let _crew = stage.crew();
-    change(stage);
+fn before(context: &Context, filter: &[sock_filter], change: fn(&Context)) {
+    seccomp::no_new_privs();
+    seccomp::install(filter);
+    let _probes = context.probes();
+    change(context);
 }

@@ -1,15 +1,16 @@
-//! What a thread can serve to another one of its own process, while that one waits in the kernel: a
-//! page (`userfaultfd`) and the permission to open a file (`fanotify`).
+//! What a thread can serve to another one of its process that waits in the kernel: a page (`userfaultfd`) and
+//! the permission to open a file (`fanotify`).
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use crate::raw::{call, close, must};
+use psx::Errno;
+use psx_test_support::raw::{must, owned, syscall};
 
 const PAGE: usize = 4096;
 
@@ -26,7 +27,7 @@ impl ServedPage {
         const MISSING: u64 = 1;
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
-        let address = must("mmap", libc::SYS_mmap, [0, PAGE, protection, flags, usize::MAX, 0]);
+        let address = must(libc::SYS_mmap, [0, PAGE, protection, flags, usize::MAX, 0]);
         let fd = userfaultfd().expect("a userfaultfd");
         let mut api = [0xaa_u64, 0, 0];
         let mut range = [address as u64, PAGE as u64, MISSING, 0];
@@ -35,11 +36,11 @@ impl ServedPage {
         Self { address, faults: fd }
     }
 
-    /// Takes the page's memory away, and has the kernel write to it.
+    /// Frees the page's memory, and makes the kernel write to the page.
     pub(crate) fn wait_for(&self, zeros: &File) {
         let advice = libc::MADV_DONTNEED as usize;
-        must("madvise", libc::SYS_madvise, [self.address, PAGE, advice, 0, 0, 0]);
-        must("read", libc::SYS_read, [zeros.as_raw_fd() as usize, self.address, 1, 0, 0, 0]);
+        must(libc::SYS_madvise, [self.address, PAGE, advice, 0, 0, 0]);
+        must(libc::SYS_read, [zeros.as_raw_fd() as usize, self.address, 1, 0, 0, 0]);
     }
 
     /// Serves one fault, after some `work`.
@@ -51,10 +52,10 @@ impl ServedPage {
         let mut page = [self.address as u64, PAGE as u64, 0, 0];
         let fd = self.faults.as_raw_fd() as usize;
         let args = [fd, UFFDIO_ZEROPAGE, page.as_mut_ptr().addr(), 0, 0, 0];
-        // A thread with a signal pending reports its fault again and again while it waits.
-        // SAFETY: a request that outlives the call; the page is ours.
-        match unsafe { call(libc::SYS_ioctl, args) } {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+        // A thread with a pending signal reports its fault repeatedly while it waits.
+        // SAFETY: a request that outlives the call, and a page that this object has mapped.
+        match unsafe { syscall(libc::SYS_ioctl, args) } {
+            Err(errno) if errno.raw() == libc::EEXIST => {
                 control(&self.faults, UFFDIO_WAKE, &mut page);
             }
             served => drop(served.expect("a page without memory")),
@@ -62,17 +63,15 @@ impl ServedPage {
     }
 }
 
-fn userfaultfd() -> std::io::Result<File> {
-    // SAFETY: the call takes flags, and returns a new descriptor.
-    unsafe {
-        let fd = call(libc::SYS_userfaultfd, [libc::O_CLOEXEC as usize, 0, 0, 0, 0, 0])?;
-        Ok(File::from_raw_fd(fd as i32))
-    }
+fn userfaultfd() -> Result<File, Errno> {
+    let args = [libc::O_CLOEXEC as usize, 0, 0, 0, 0, 0];
+    // SAFETY: the call takes flags.
+    unsafe { syscall(libc::SYS_userfaultfd, args) }.map(|fd| owned(fd).into())
 }
 
 fn control(fd: &File, request: usize, argument: &mut [u64]) {
     let at = argument.as_mut_ptr().addr();
-    must("ioctl", libc::SYS_ioctl, [fd.as_raw_fd() as usize, request, at, 0, 0, 0]);
+    must(libc::SYS_ioctl, [fd.as_raw_fd() as usize, request, at, 0, 0, 0]);
 }
 
 pub(crate) fn has_userfaultfd() -> bool {
@@ -90,11 +89,11 @@ impl Permissions {
         let here = libc::AT_FDCWD as usize;
         let fd = events.as_raw_fd() as usize;
         let args = [fd, flags, mask, here, path.as_ptr().addr(), 0];
-        must("fanotify_mark", libc::SYS_fanotify_mark, args);
+        must(libc::SYS_fanotify_mark, args);
         Self(events)
     }
 
-    /// Gives permission to those who wait, after some `work`.
+    /// Gives permission to the threads that wait, after some `work`.
     pub(crate) fn give(&self, work: fn()) {
         let mut events = [0_u8; 4096];
         let mut filled = (&self.0).read(&mut events).expect("a request");
@@ -107,20 +106,18 @@ impl Permissions {
             // SAFETY: two numbers of four bytes.
             let bytes: [u8; 8] = unsafe { std::mem::transmute(answer) };
             (&self.0).write_all(&bytes).expect("a waiting thread");
-            close(event.fd as usize);
+            drop(owned(event.fd as usize));
             filled -= event.event_len as usize;
             at = at.wrapping_byte_add(event.event_len as usize);
         }
     }
 }
 
-fn fanotify() -> std::io::Result<File> {
+fn fanotify() -> Result<File, Errno> {
     let flags = (libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC) as usize;
-    // SAFETY: the call takes flags, and returns a new descriptor.
-    unsafe {
-        let fd = call(libc::SYS_fanotify_init, [flags, libc::O_RDONLY as usize, 0, 0, 0, 0])?;
-        Ok(File::from_raw_fd(fd as i32))
-    }
+    let args = [flags, libc::O_RDONLY as usize, 0, 0, 0, 0];
+    // SAFETY: the call takes flags.
+    unsafe { syscall(libc::SYS_fanotify_init, args) }.map(|fd| owned(fd).into())
 }
 
 pub(crate) fn has_fanotify() -> bool {

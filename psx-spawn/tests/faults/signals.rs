@@ -1,4 +1,4 @@
-//! Signals that cannot be sent, cannot be received, or belong to somebody else.
+//! Signals that cannot be sent or received, or that belong to the program (P1, P6, P7).
 
 use std::ffi::{c_int, c_void};
 use std::io::{self, Read, Write};
@@ -7,87 +7,96 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::{mem, process, ptr};
 
-use crate::case::Expected::{Clean, Ok};
-use crate::case::{Case, Start};
-use crate::raw;
-use crate::stage::{Stage, is_level};
-use crate::support::procfs;
+use psx_test_support::raw::{limit, set_limit};
+use psx_test_support::signal::{self, Handler, STOP_BIT, set_mask};
+use psx_test_support::threads::{idle, tid};
+use psx_test_support::{Line, procfs};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("none", "none", &[Ok], |stage| {
-        let _crew = stage.crew();
-        stage.change();
+use crate::context::{Context, is_level};
+use crate::raw;
+use crate::row::Expected::{Clean, Ok};
+use crate::row::{Row, Start};
+
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("none", "none", &[Ok], |context| {
+        let _probes = context.probes();
+        context.change();
     }),
-    Case::new("sigpending-root", "RLIMIT_SIGPENDING 0, root", &[Ok], |stage| {
-        no_queue(stage, [0, 0], Stage::change);
+    Row::new("sigpending-root", "RLIMIT_SIGPENDING 0, root", &[Ok], |context| {
+        no_queue(context, [0, 0], Context::change);
     })
     .start(Start::Root)
     .raises_limit()
-    .bites(),
-    Case::new(
+    .fails_on_glibc(),
+    Row::new(
         "sigpending-plain",
         "RLIMIT_SIGPENDING 0, uid 1000, hard limit 0 too",
-        &[Clean("Unreachable", "crew-7")],
-        |stage| no_queue(stage, [0, 0], Stage::change_soon),
+        &[Clean("Unreachable", "probe-7")],
+        |context| no_queue(context, [0, 0], Context::change_soon),
     )
     .start(Start::Plain)
-    .bites(),
-    Case::new(
+    .fails_on_glibc(),
+    Row::new(
         "sigpending-soft",
         "RLIMIT_SIGPENDING 0, uid 1000, hard limit as it was",
         &[Ok],
-        |stage| no_queue(stage, [0, raw::limit(libc::RLIMIT_SIGPENDING)[1]], Stage::change),
+        |context| no_queue(context, [0, limit(libc::RLIMIT_SIGPENDING)[1]], Context::change),
     )
     .start(Start::Plain)
-    .bites(),
-    Case::new(
+    .fails_on_glibc(),
+    Row::new(
         "sigpending-set-user-id",
         "a set-user-ID-root program started under ulimit -i 0",
         &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            stage.change();
+        |context| {
+            let _probes = context.probes();
+            context.change();
         },
     )
     .start(Start::SetUserIdNoQueue)
     .raises_limit()
-    .bites(),
-    Case::new(
+    .fails_on_glibc(),
+    Row::new(
         "quota-plain",
         "the user's signal quota used up by another process; then freed",
-        &[Clean("Unreachable", "crew-7"), Ok],
-        |stage| {
-            let _crew = stage.crew();
-            stage.ask("help hog");
-            stage.change_soon();
-            stage.ask("dismiss");
-            stage.change();
+        &[Clean("Unreachable", "probe-7"), Ok],
+        |context| {
+            let _probes = context.probes();
+            context.ask("start-helper use-up-quota");
+            context.change_soon();
+            context.ask("stop-helper");
+            context.change();
         },
     )
     .start(Start::Plain)
     .alone()
-    .bites(),
-    Case::new("quota-set-user-id", "the same against a set-user-ID-root program", &[Ok], |stage| {
-        let _crew = stage.crew();
-        stage.ask("help hog");
-        stage.change();
-    })
+    .fails_on_glibc(),
+    Row::new(
+        "quota-set-user-id",
+        "the same against a set-user-ID-root program",
+        &[Ok],
+        |context| {
+            let _probes = context.probes();
+            context.ask("start-helper use-up-quota");
+            context.change();
+        },
+    )
     .start(Start::SetUserId)
     .alone()
     .raises_limit()
-    .bites(),
-    Case::new(
+    .fails_on_glibc(),
+    Row::new(
         "blocked-raw",
         "a thread blocks all 64 signals by raw rt_sigprocmask",
         &[Clean("Unreachable", "blocker")],
-        |stage| {
-            blocked(stage, raw::block_every_signal);
-            stage.noting_stops(Stage::change_soon);
+        |context| {
+            blocked(context, || set_mask(!0));
+            context.noting_stops(Context::change_soon);
         },
     )
-    .bites(),
-    Case::new("blocked-libc", "a thread blocks all signals by pthread_sigmask", &[Ok], |stage| {
-        blocked(stage, || {
+    .fails_on_glibc(),
+    Row::new("blocked-libc", "a thread blocks all signals by pthread_sigmask", &[Ok], |context| {
+        blocked(context, || {
             // SAFETY: a signal set is bits, filled in before use.
             unsafe {
                 let mut all = mem::zeroed();
@@ -95,145 +104,139 @@ pub(crate) const CASES: &[Case] = &[
                 libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
             }
         });
-        stage.change();
+        context.change();
     }),
-    Case::new(
+    Row::new(
         "inherited-mask",
         "the parent left all 64 signals blocked, and 33 ignored",
         &[Ok],
-        |stage| {
+        |context| {
             raw::ignore_33();
-            raw::block_every_signal();
-            let _crew = stage.crew();
-            stage.change();
+            set_mask(!0);
+            let _probes = context.probes();
+            context.change();
         },
     ),
-    Case::new(
+    Row::new(
         "handler-before",
         "the program's own handler for 33, installed before psx",
         &[Ok],
-        |stage| {
-            // glibc puts its own handler in place with the first thread that it starts.
+        |context| {
+            // glibc installs its handler with the first thread that it starts.
             std::thread::spawn(|| ()).join().expect("a first thread");
-            raw::handle_33(hear::<1>);
-            let _crew = stage.crew();
-            stage.count().expect("a first round");
-            hears_its_own();
-            stage.change();
+            raw::handle_33(count::<1>);
+            let _probes = context.probes();
+            context.count().expect("a first round");
+            gets_its_own();
+            context.change();
         },
     ),
-    Case::new(
+    Row::new(
         "handler-after",
         "the program's own handler for 33, installed after psx",
         &[Ok],
-        |stage| {
-            let _crew = stage.crew();
-            stage.count().expect("a first round");
-            raw::handle_33(hear::<1>);
-            stage.count().expect("a round with another handler in first place");
-            hears_its_own();
-            stage.change();
+        |context| {
+            let _probes = context.probes();
+            context.count().expect("a first round");
+            raw::handle_33(count::<1>);
+            context.count().expect("a round under another handler");
+            gets_its_own();
+            context.change();
         },
     ),
-    Case::new(
-        "handler-in-gathering",
-        "another handler for 33 takes a summons that is on its way",
+    Row::new(
+        "handler-while-stopping",
+        "another handler for 33 takes a signal that is pending",
         &[Ok],
-        |stage| {
-            let _crew = stage.crew();
+        |context| {
+            let _probes = context.probes();
             let (mut unblocks, mut unblock) = UnixStream::pair().expect("a socket pair");
             let (tell, told) = mpsc::channel();
-            let _ = stage.spawn("late", move || {
-                raw::block_every_signal();
-                tell.send(raw::tid()).expect("main waits");
+            let _ = context.spawn("late", move || {
+                set_mask(!0);
+                tell.send(tid()).expect("main waits");
                 unblocks.read_exact(&mut [0]).expect("a word from the installer");
-                raw::unblock_every_signal();
-                loop {
-                    std::thread::park();
-                }
+                set_mask(0);
+                idle()
             });
             let late = told.recv().expect("the id of a thread");
-            // It ends before main can tell what came out, since the round waits for what it does. Whether
-            // the other handler gets the summons, or psx is back in its place by then, is chance.
+            // It ends before main reports the result, since the round waits for what it does. Which
+            // handler gets the signal, this one or psx's installed again, is random.
             std::thread::spawn(move || {
                 await_33(late);
-                raw::handle_33(hear::<1>);
+                raw::handle_33(count::<1>);
                 unblock.write_all(&[0]).expect("the late thread waits");
             });
-            stage.change_registered();
+            context.change_registered();
         },
     ),
-    Case::new(
+    Row::new(
         "handler-in-round",
         "a thread installs its own handler for 33 in a tight loop, 300 calls",
         &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
-            stage.busy("installer", || raw::handle_33(hear::<1>));
-            stage.conclude(stage.count_to(300), crew.strays());
+        |context| {
+            let probes = context.probes_that(is_level);
+            context.busy("installer", || raw::handle_33(count::<1>));
+            context.conclude(context.count_to(300), probes.in_old_state());
         },
     )
     .seconds(60),
-    Case::new(
+    Row::new(
         "handlers-many",
         "nine different handlers for 33, each installed over psx's",
         &[Clean("Handler", "more than eight different handlers")],
-        |stage| {
-            let _crew = stage.crew();
-            // glibc's own is the first that psx finds.
-            stage.count().expect("a first round");
-            for handler in [hear::<1>, hear::<2>, hear::<3>, hear::<4>, hear::<5>, hear::<6>] {
+        |context| {
+            let _probes = context.probes();
+            // The first that psx finds is glibc's.
+            context.count().expect("a first round");
+            for handler in [count::<1>, count::<2>, count::<3>, count::<4>, count::<5>, count::<6>]
+            {
                 raw::handle_33(handler);
-                stage.count().expect("a round with one more handler to remember");
+                context.count().expect("a round with one more handler to remember");
             }
-            raw::handle_33(hear::<7>);
-            stage.count().expect("a round with the eighth handler");
-            raw::handle_33(hear::<8>);
-            stage.change_soon();
+            raw::handle_33(count::<7>);
+            context.count().expect("a round with the eighth handler");
+            raw::handle_33(count::<8>);
+            context.change_soon();
         },
     ),
-    Case::new(
+    Row::new(
         "handler-over",
         "a handler over psx's that passes on to it; glibc's own setresuid",
         &[Ok],
-        |stage| {
-            let crew = stage.crew_that(is_level);
-            stage.count().expect("a first round");
+        |context| {
+            let probes = context.probes_that(is_level);
+            context.count().expect("a first round");
             let round = |_| {
-                BELOW.store(raw::put_over_33(pass_on), Ordering::Relaxed);
+                BEFORE.store(raw::put_over_33(pass_on), Ordering::Relaxed);
                 set_no_user();
-                let counted = stage.count();
+                let counted = context.count();
                 set_no_user();
                 counted
             };
-            stage.conclude((0..50).map(round).collect(), crew.strays());
+            context.conclude((0..50).map(round).collect(), probes.in_old_state());
         },
     ),
 ];
 
 /// Waits until signal 33 is pending for a thread of this process that blocks it.
 pub(crate) fn await_33(tid: u32) {
-    let is_pending = || {
-        let tasks = procfs::tasks(process::id());
-        let task = tasks.iter().find(|task| task.tid == tid).expect("a thread that waits");
-        u64::from_str_radix(task.field("SigPnd"), 16).expect("a mask") & 1 << 32 != 0
-    };
-    while !is_pending() {
+    while procfs::task(tid).mask("SigPnd") & STOP_BIT == 0 {
         std::thread::yield_now();
     }
 }
 
-fn no_queue(stage: &Stage, limit: [u64; 2], change: fn(&Stage)) {
-    let _crew = stage.crew();
-    raw::set_limit(libc::RLIMIT_SIGPENDING, limit);
-    change(stage);
+fn no_queue(context: &Context, limit: [u64; 2], change: fn(&Context)) {
+    let _probes = context.probes();
+    set_limit(libc::RLIMIT_SIGPENDING, limit);
+    change(context);
 }
 
 /// Starts eight threads and one that has blocked signals by `block`.
-fn blocked(stage: &Stage, block: fn()) {
-    let _crew = stage.crew();
+fn blocked<T: 'static>(context: &Context, block: fn() -> T) {
+    let _probes = context.probes();
     let mut blocked = false;
-    stage.busy("blocker", move || {
+    context.busy("blocker", move || {
         if !mem::replace(&mut blocked, true) {
             block();
         } else {
@@ -242,40 +245,40 @@ fn blocked(stage: &Stage, block: fn()) {
     });
 }
 
-static HEARD: AtomicUsize = AtomicUsize::new(0);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// A handler that no other is like.
-extern "C" fn hear<const N: usize>(_: c_int) {
-    HEARD.fetch_add(N, Ordering::Relaxed);
+/// A handler; each `N` gives another one.
+extern "C" fn count<const N: usize>(_: c_int) {
+    COUNT.fetch_add(N, Ordering::Relaxed);
 }
 
-/// The handler that the library has found.
-static BELOW: AtomicUsize = AtomicUsize::new(0);
+/// The handler before [`pass_on`].
+static BEFORE: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: stored before this handler can run: psx's, which was first in line after a round.
-    let below: raw::Handler = unsafe { mem::transmute(BELOW.load(Ordering::Relaxed)) };
-    below(signal, info, context);
+    // SAFETY: stored before this handler can run: psx's, which a round has installed.
+    let before: Handler = unsafe { mem::transmute(BEFORE.load(Ordering::Relaxed)) };
+    before(signal, info, context);
 }
 
-/// glibc's broadcast, which returns when every thread has had its signal 33. Changes nothing.
+/// glibc's broadcast, which returns when every thread has taken its signal 33. Changes nothing.
 fn set_no_user() {
     // SAFETY: no id is to change.
     assert_eq!(unsafe { libc::setresuid(!0, !0, !0) }, 0, "{}", io::Error::last_os_error());
 }
 
-/// Sends signal 33 to this thread as strangers would: each must reach the program's own handler.
-fn hears_its_own() {
-    let before = HEARD.load(Ordering::Relaxed);
-    raw::kill(process::id(), Some(raw::tid()), 33).expect("tgkill to oneself");
-    raw::queue(process::id(), raw::tid(), 33, libc::SI_QUEUE).expect("a queued signal to oneself");
-    let heard = HEARD.load(Ordering::Relaxed) - before;
-    assert_eq!(heard, 2, "signals 33 of its own that reached the program's handler");
+/// Sends signal 33 to this thread as other programs do: each must reach the program's handler.
+fn gets_its_own() {
+    let before = COUNT.load(Ordering::Relaxed);
+    signal::send(process::id(), Some(tid()), 33).expect("tgkill to oneself");
+    signal::queue(process::id(), tid(), 33, libc::SI_QUEUE).expect("a queued signal to oneself");
+    let received = COUNT.load(Ordering::Relaxed) - before;
+    assert_eq!(received, 2, "signals 33 of its own that reached the program's handler");
 }
 
-/// A process that queues signals to itself until its user may have no more, and keeps them.
-pub(crate) fn hog(mut ready: UnixStream) {
-    raw::block_every_signal();
-    while raw::queue(process::id(), raw::tid(), libc::SIGRTMAX(), libc::SI_QUEUE).is_ok() {}
-    ready.write_all(b"ready\n").expect("the supervisor waits");
+/// Queues signals to this process until its user's quota is used up, and keeps them.
+pub(crate) fn use_up_quota(line: &Line) {
+    set_mask(!0);
+    while signal::queue(process::id(), tid(), libc::SIGRTMAX(), libc::SI_QUEUE).is_ok() {}
+    line.send("ready");
 }

@@ -1,8 +1,7 @@
-//! Signals that the kernel raises for what a thread itself does: a system call that a seccomp filter
-//! traps, a fault in memory. The program handles them, as seccomp brokers and runtimes do.
+//! Signals that the kernel raises for what a thread does: a system call that a seccomp filter traps, a memory
+//! fault. The program handles them, as seccomp brokers and runtimes do (P4, P7, P10).
 
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +9,31 @@ use std::time::{Duration, Instant};
 
 use libc::{siginfo_t, sock_filter, ucontext_t};
 use psx::Broadcast;
+use psx_test_support::process::exit_now;
+use psx_test_support::raw::must;
+use psx_test_support::seccomp::{self, ALLOW, deny, give, if_equal, load, skip_unless};
+use psx_test_support::signal::handle;
 
-use crate::case::Case;
-use crate::case::Expected::{Clean, Ok};
-use crate::confine::{self, ALLOW, DENY, if_equal, load, step};
-use crate::judge::Mark;
+use crate::context::Context;
+use crate::oracle::Mark;
 use crate::raw;
 use crate::refused::adoption_fails;
-use crate::stage::Stage;
-use crate::threads::await_thread;
+use crate::row::Expected::{Clean, Ok};
+use crate::row::Row;
+use crate::threads::start_named_raw_thread;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("trap-call", "a SIGSYS broker emulates the call that is broadcast", &[Ok], |stage| {
-        behind_broker(stage, &[libc::SYS_setresuid, libc::SYS_prctl, libc::SYS_seccomp])
-    }),
-    Case::new("trap-round", "the same for the calls that a round lives on", &[Ok], |stage| {
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(
+        "trap-call",
+        "a SIGSYS broker emulates the call that is broadcast",
+        &[Ok],
+        |context| {
+            behind_broker(context, &[libc::SYS_setresuid, libc::SYS_prctl, libc::SYS_seccomp])
+        },
+    ),
+    Row::new("trap-round", "the same for the calls that a round makes", &[Ok], |context| {
         behind_broker(
-            stage,
+            context,
             &[
                 libc::SYS_futex,
                 libc::SYS_sched_yield,
@@ -36,37 +43,36 @@ pub(crate) const CASES: &[Case] = &[
             ],
         );
     }),
-    Case::new(
+    Row::new(
         "trap-refuses-gettid",
         "a SIGSYS broker that refuses gettid",
         &[Clean("RegistrationFailed", "")],
-        |stage| behind_refusal(stage, libc::SYS_gettid),
+        |context| behind_refusal(context, libc::SYS_gettid),
     ),
-    Case::new("trap-refuses-getpid", "one that refuses getpid; a thread adopts", &[Ok], |stage| {
-        behind_refusal(stage, libc::SYS_getpid);
+    Row::new("trap-refuses-getpid", "one that refuses getpid; a thread adopts", &[Ok], |context| {
+        behind_refusal(context, libc::SYS_getpid);
     }),
-    Case::new(
+    Row::new(
         "trap-refuses-mask",
         "one that refuses rt_sigprocmask; a thread adopts",
         &[Clean("Handler", "rt_sigprocmask")],
-        |stage| behind_refusal(stage, libc::SYS_rt_sigprocmask),
+        |context| behind_refusal(context, libc::SYS_rt_sigprocmask),
     ),
-    Case::new(
+    Row::new(
         "trap-refuses-action",
         "one that refuses rt_sigaction",
         &[Clean("Handler", "rt_sigaction")],
-        |stage| behind_refusal(stage, libc::SYS_rt_sigaction),
+        |context| behind_refusal(context, libc::SYS_rt_sigaction),
     ),
-    Case::new(
+    Row::new(
         "trap-names",
         "the same for those that name threads, and a raw clone thread",
         &[Clean("Uncovered", "raw-clone")],
-        |stage| {
+        |context| {
             start_broker();
-            confine::no_new_privs();
-            let _crew = stage.crew();
-            let tid = raw::start_raw_thread();
-            await_thread(|name, _| name == "raw-clone", &tid.to_string());
+            seccomp::no_new_privs();
+            let _probes = context.probes();
+            start_named_raw_thread();
             trap_on_all(&[
                 libc::SYS_openat,
                 libc::SYS_openat2,
@@ -80,82 +86,80 @@ pub(crate) const CASES: &[Case] = &[
                 libc::SYS_newfstatat,
                 libc::SYS_nanosleep,
             ]);
-            stage.change_soon();
-            assert!(EMULATED.load(Ordering::Relaxed) > 0, "calls that the broker has emulated");
+            context.change_soon();
+            assert!(EMULATED.load(Ordering::Relaxed) > 0, "no call was emulated");
         },
     ),
-    Case::new(
+    Row::new(
         "trap-open-elsewhere",
         "a broker's process opens files, before the first use: Require, Registered",
         &[Clean("ThreadCountUnavailable", "Registered"), Ok],
-        |stage| {
+        |context| {
             open_in_parent(&FILES_OF_SELF);
-            let _crew = stage.crew();
-            stage.change_soon();
-            stage.change_registered();
+            let _probes = context.probes();
+            context.change_soon();
+            context.change_registered();
         },
     ),
-    Case::new(
+    Row::new(
         "trap-open-elsewhere-stat",
         "the same of /proc/self/stat alone, whose process has other threads",
         &[Clean("ThreadCountUnavailable", "Registered"), Ok],
-        |stage| {
+        |context| {
             open_in_parent(&["self/stat"]);
-            let _crew = stage.crew();
-            stage.change_soon();
-            stage.change_registered();
+            let _probes = context.probes();
+            context.change_soon();
+            context.change_registered();
         },
     ),
-    Case::new(
+    Row::new(
         "trap-stat-refused",
         "a broker that opens every file but /proc/self/stat",
         &[Ok],
-        |stage| {
+        |context| {
             open_in("no-folder", &["self/stat"]);
             assert!(std::fs::File::open("/proc/self/status").is_ok());
-            let _crew = stage.crew();
-            stage.change();
+            let _probes = context.probes();
+            context.change();
         },
     ),
-    Case::new(
+    Row::new(
         "trap-stat-refused-foreign",
         "the same, and a raw clone thread",
         &[Clean("Uncovered", "raw-clone")],
-        |stage| {
+        |context| {
             open_in("no-folder", &["self/stat"]);
-            let _crew = stage.crew();
-            let tid = raw::start_raw_thread();
-            await_thread(|name, _| name == "raw-clone", &tid.to_string());
-            stage.change_soon();
+            let _probes = context.probes();
+            start_named_raw_thread();
+            context.change_soon();
         },
     ),
-    Case::new(
+    Row::new(
         "trap-open-elsewhere-later",
         "the same after the first use, and a raw clone thread",
         &[Clean("Uncovered", "1 thread that cannot be named")],
-        |stage| {
-            stage.adopt();
+        |context| {
+            context.adopt();
             open_in_parent(&FILES_OF_SELF);
-            let _crew = stage.crew();
+            let _probes = context.probes();
             raw::start_raw_thread();
-            stage.change_soon();
+            context.change_soon();
         },
     ),
-    // The same calls with fewer promises.
-    Case::new(
+    // The same calls without openat2's RESOLVE flags.
+    Row::new(
         "no-openat2",
         "openat2 answered with EPERM, and a raw clone thread",
         &[Clean("Uncovered", "raw-clone")],
-        |stage| {
-            confine::no_new_privs();
-            confine::filter(&[load(0), if_equal(libc::SYS_openat2 as u32), DENY, ALLOW]);
-            let _crew = stage.crew();
-            let tid = raw::start_raw_thread();
-            await_thread(|name, _| name == "raw-clone", &tid.to_string());
-            stage.change_soon();
+        |context| {
+            seccomp::no_new_privs();
+            seccomp::install(&deny(&[libc::SYS_openat2]));
+            let _probes = context.probes();
+            start_named_raw_thread();
+            context.change_soon();
         },
     ),
-    Case::new(
+    Row::new(
         "fault-in-closure",
         "a guard page in the closure of a broadcast, opened by SIGSEGV's handler",
         &[Ok],
@@ -163,7 +167,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-// The system call instruction that filters let pass, with the arguments of `syscall(2)`.
+// The system call instruction that filters allow, with the arguments of `syscall(2)`.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".globl faults_broker_call",
@@ -212,10 +216,10 @@ unsafe extern "C" {
 
 static EMULATED: AtomicUsize = AtomicUsize::new(0);
 
-/// The system call that the broker refuses; none has this number before one is set.
+/// The system call that the broker refuses; no call has the initial number.
 static REFUSED: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// What the interrupted code gets for its system call.
+/// The result that the interrupted code gets for its system call.
 fn answer([nr, a, b, c, d, e, f]: [usize; 7]) -> usize {
     if nr == REFUSED.load(Ordering::Relaxed) {
         return -libc::EPERM as usize;
@@ -225,11 +229,11 @@ fn answer([nr, a, b, c, d, e, f]: [usize; 7]) -> usize {
     unsafe { faults_broker_call(nr, a, b, c, d, e, f) }
 }
 
-/// Makes the trapped call and hands its result to the code that was interrupted.
+/// Makes the trapped call and passes its result to the interrupted code.
 extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
     let context = context.cast::<ucontext_t>();
     EMULATED.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the kernel hands a ucontext_t to a handler with SA_SIGINFO.
+    // SAFETY: the kernel passes a ucontext_t to a handler with SA_SIGINFO.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         {
@@ -258,11 +262,11 @@ extern "C" fn emulate(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
 /// What psx opens in its own process.
 const FILES_OF_SELF: [&str; 3] = ["self/status", "self/stat", "self/task"];
 
-/// The files that the broker opens elsewhere, and their paths in our parent.
+/// The files that the broker opens elsewhere, and their paths there.
 static ELSEWHERE: OnceLock<Vec<(&str, CString)>> = OnceLock::new();
 
-/// From now on files are opened by a broker, as Chromium's does it: another process opens them, for which
-/// `/proc/self` is its own. (Here the handler does, under the other process's name.)
+/// From now on a broker opens files, as Chromium's does: another process opens them, whose `/proc/self` is
+/// another one. (Here the handler opens them, in the other process's folder.)
 fn open_in_parent(files: &[&'static str]) {
     open_in(&std::os::unix::process::parent_id().to_string(), files);
 }
@@ -273,13 +277,13 @@ fn open_in(folder: &str, files: &[&'static str]) {
     let paths = files.iter().map(|&file| (file, path(file).expect("a path"))).collect();
     ELSEWHERE.set(paths).expect("the first broker");
     start_broker();
-    confine::no_new_privs();
-    // Which it does not know.
-    confine::filter(&[load(0), if_equal(libc::SYS_openat2 as u32), DENY, ALLOW]);
-    confine::filter(&trap(&[libc::SYS_openat]));
+    seccomp::no_new_privs();
+    // The broker does not handle openat2.
+    seccomp::install(&deny(&[libc::SYS_openat2]));
+    seccomp::install(&trap(&[libc::SYS_openat]));
 }
 
-/// The path that a call is to be made with.
+/// The path that the broker passes to a call.
 fn path_for_broker(nr: usize, path: usize) -> usize {
     let is_open = nr as i64 == libc::SYS_openat;
     let Some(files) = ELSEWHERE.get().filter(|_| is_open) else { return path };
@@ -289,66 +293,53 @@ fn path_for_broker(nr: usize, path: usize) -> usize {
     file.map_or(path, |(_, elsewhere)| elsewhere.as_ptr().expose_provenance())
 }
 
-/// Installs `handler` with no flag but SA_SIGINFO and SA_ONSTACK.
-fn handle(signal: c_int, handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void)) {
-    // SAFETY: all-zero bytes are a valid action, of which the handler and the flags are filled in.
-    unsafe {
-        let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
-    }
-}
-
 fn start_broker() {
-    handle(libc::SIGSYS, emulate);
+    handle(libc::SIGSYS, libc::SA_ONSTACK, emulate);
 }
 
 /// A filter that traps `calls`, unless they come from the broker's own instruction.
 fn trap(calls: &[i64]) -> Vec<sock_filter> {
-    const TRAP: sock_filter = step(libc::BPF_RET, libc::SECCOMP_RET_TRAP, 0, 0);
+    let trap = give(libc::SECCOMP_RET_TRAP);
     let broker = faults_broker_return as *const () as u64;
     // The instruction pointer, eight bytes into seccomp_data, in halves.
     let mut filter = vec![
         load(8),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, broker as u32, 0, 3),
+        skip_unless(broker as u32, 3),
         load(12),
         if_equal((broker >> 32) as u32),
         ALLOW,
-        load(0),
     ];
-    filter.extend(calls.iter().flat_map(|&nr| [if_equal(nr as u32), TRAP]));
-    filter.push(ALLOW);
+    filter.extend(seccomp::filter(calls.iter().copied(), trap, ALLOW));
     filter
 }
 
 /// Eight threads and main behind a broker, and a call on all of them.
-fn behind_broker(stage: &Stage, calls: &[i64]) {
+fn behind_broker(context: &Context, calls: &[i64]) {
     start_broker();
-    confine::no_new_privs();
-    let _crew = stage.crew();
+    seccomp::no_new_privs();
+    let _probes = context.probes();
     trap_on_all(calls);
-    stage.change();
-    assert!(EMULATED.load(Ordering::Relaxed) > 0, "calls that the broker has emulated");
+    context.change();
+    assert!(EMULATED.load(Ordering::Relaxed) > 0, "no call was emulated");
 }
 
-/// The same behind a broker that refuses a call. A thread that is refused as it registers ends well.
-fn behind_refusal(stage: &Stage, call: i64) {
+/// The same behind a broker that refuses a call. A thread whose registration fails ends normally.
+fn behind_refusal(context: &Context, call: i64) {
     start_broker();
-    confine::no_new_privs();
-    let _crew = stage.crew();
-    stage.count().expect("a first round");
+    seccomp::no_new_privs();
+    let _probes = context.probes();
+    context.count().expect("a first round");
     REFUSED.store(call as usize, Ordering::Relaxed);
     trap_on_all(&[call]);
     if call != libc::SYS_rt_sigaction {
         adoption_fails();
     }
-    stage.change_soon();
+    context.change_soon();
 }
 
 /// Puts the filter on every thread of the process, registered or not.
 fn trap_on_all(calls: &[i64]) {
-    confine::filter_all(&trap(calls));
+    seccomp::install_on_all(&trap(calls));
 }
 
 const PAGE: usize = 64 << 10;
@@ -357,43 +348,42 @@ const PAGES: usize = 64;
 /// The first of the pages, one for each run of the closure.
 static PAGES_AT: AtomicUsize = AtomicUsize::new(0);
 
-/// Opens the page that was touched.
+/// Makes the page of the fault accessible.
 extern "C" fn open_page(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
-    // SAFETY: the kernel hands a siginfo_t to a handler with SA_SIGINFO.
+    // SAFETY: the kernel passes a siginfo_t to a handler with SA_SIGINFO.
     let at = unsafe { (*info).si_addr() }.addr() & !(PAGE - 1);
     let pages = PAGES_AT.load(Ordering::Relaxed);
     if !(pages..pages + PAGES * PAGE).contains(&at) {
-        // SAFETY: _exit(2) ends the process and has no other precondition.
-        unsafe { libc::_exit(102) };
+        exit_now(102);
     }
     let access = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    raw::must("mprotect", libc::SYS_mprotect, [at, PAGE, access, 0, 0, 0]);
+    must(libc::SYS_mprotect, [at, PAGE, access, 0, 0, 0]);
 }
 
-fn fault_in_closure(stage: &Stage) {
+fn fault_in_closure(context: &Context) {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
     let size = (PAGES + 1) * PAGE;
     let map = [0, size, libc::PROT_NONE as usize, flags, usize::MAX, 0];
-    let pages = raw::must("mmap", libc::SYS_mmap, map).next_multiple_of(PAGE);
+    let pages = must(libc::SYS_mmap, map).next_multiple_of(PAGE);
     PAGES_AT.store(pages, Ordering::Relaxed);
-    handle(libc::SIGSEGV, open_page);
-    let _crew = stage.crew();
+    handle(libc::SIGSEGV, libc::SA_ONSTACK, open_page);
+    let _probes = context.probes();
     let runs = AtomicUsize::new(0);
-    let filters = confine::filters() + 1;
-    confine::no_new_privs();
-    stage.count().expect("a round before");
+    let filters = seccomp::filters() + 1;
+    seccomp::no_new_privs();
+    context.count().expect("a round before");
     let start = Instant::now();
     let closure = || {
         let page = pages + PAGE * runs.fetch_add(1, Ordering::Relaxed);
         let page = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(page)).expect("mapped");
-        // SAFETY: a page of our own, which the handler makes writable.
+        // SAFETY: this run's page, which the handler makes writable.
         unsafe { page.write_volatile(1) };
-        confine::no_new_privs();
-        confine::filter(&[ALLOW]);
+        seccomp::no_new_privs();
+        seccomp::install(&[ALLOW]);
         Result::Ok(0)
     };
-    // SAFETY: a write to a page of this run's own, and system calls.
+    // SAFETY: a write to this run's page, and system calls.
     let result = unsafe { Broadcast::new().run(closure) };
     let timeout = Duration::from_secs(5);
-    stage.answer(Mark::Filters(filters), result.map(drop), start.elapsed(), timeout, 0);
+    context.report(Mark::Filters(filters), result.map(drop), start.elapsed(), timeout, 0);
 }

@@ -1,6 +1,5 @@
-//! Threads that take their signal late, because of the scheduler or because they wait inside the kernel
-//! for another thread of the process. Each row notes for how long a thread stood still that has nothing
-//! to do with the fault.
+//! Threads that take their signal late, because of the scheduler or because they wait in the kernel for another
+//! thread of the process (P6). Each row notes how long a thread that is not concerned stood still.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,83 +11,83 @@ use std::{hint, thread};
 
 use psx::{Broadcast, Error};
 
-use crate::case::Expected::{Ok, OkOrClean};
-use crate::case::{Case, Start};
+use crate::context::Context;
 use crate::raw;
+use crate::row::Expected::{Ok, OkOrClean};
+use crate::row::{Row, Start};
 use crate::servers::{self, Permissions, ServedPage};
-use crate::stage::Stage;
-use crate::supervisor::workshop;
+use crate::supervisor::path;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("sched-idle", "a SCHED_IDLE thread beside busy processes", &[Ok], |stage| {
-        let _crew = stage.crew();
+pub(crate) const ROWS: &[Row] = &[
+    Row::new("sched-idle", "a SCHED_IDLE thread beside busy processes", &[Ok], |context| {
+        let _probes = context.probes();
         let mut idle = false;
-        stage.busy("idle", move || {
+        context.busy("idle", move || {
             if !idle {
                 raw::schedule_idle();
                 idle = true;
             }
             hint::spin_loop();
         });
-        stage.ask("help burn");
-        stage.noting_stops(Stage::change);
+        context.ask("start-helper burn");
+        context.noting_stops(Context::change);
     })
     .alone(),
-    Case::new(
+    Row::new(
         "waits-socket",
-        "a thread waits for another one at the end of a socket",
+        "a thread waits for another one at the other end of a socket",
         &[Ok],
-        |stage| {
+        |context| {
             let (mut wait, mut serve) = UnixStream::pair().expect("a socket pair");
-            let _ = stage.spawn("server", move || {
+            let _ = context.spawn("server", move || {
                 while serve.read_exact(&mut [0]).is_ok() {
                     work();
                     serve.write_all(&[0]).expect("a waiting thread");
                 }
             });
-            stage.busy("waiter", move || {
+            context.busy("waiter", move || {
                 wait.write_all(&[0]).expect("a server");
                 wait.read_exact(&mut [0]).expect("a server");
             });
-            let refused = beside_a_server(stage);
+            let refused = beside_a_server(context);
             assert_eq!(refused, 0, "rounds refused, though the wait can be interrupted");
         },
     ),
-    Case::new(
+    Row::new(
         "waits-userfaultfd",
         "a thread waits in the kernel for a page that another one serves",
         &[OkOrClean],
-        |stage| {
+        |context| {
             let page = Arc::new(ServedPage::map());
             let served = Arc::clone(&page);
-            let _ = stage.spawn("server", move || {
+            let _ = context.spawn("server", move || {
                 loop {
                     served.serve(work);
                 }
             });
             let zeros = File::open("/dev/zero").expect("/dev/zero");
-            stage.busy("waiter", move || page.wait_for(&zeros));
-            beside_a_server(stage);
+            context.busy("waiter", move || page.wait_for(&zeros));
+            beside_a_server(context);
         },
     )
     .start(Start::Root)
     .seconds(30)
     .needs(servers::has_userfaultfd, "userfaultfd"),
-    Case::new(
+    Row::new(
         "waits-fanotify",
         "a thread opens a file that another one must permit (fanotify)",
         &[OkOrClean],
-        |stage| {
-            let path = workshop("permitted");
+        |context| {
+            let path = path("permitted");
             fs::write(&path, "").expect("a file");
             let permissions = Permissions::of(&path);
-            let _ = stage.spawn("server", move || {
+            let _ = context.spawn("server", move || {
                 loop {
                     permissions.give(work);
                 }
             });
-            stage.busy("waiter", move || drop(File::open(&path).expect("permission")));
-            beside_a_server(stage);
+            context.busy("waiter", move || drop(File::open(&path).expect("permission")));
+            beside_a_server(context);
         },
     )
     .start(Start::Root)
@@ -116,15 +115,15 @@ fn await_work() {
 }
 
 /// Five rounds that begin while the server works, then the change. Returns how many were refused.
-fn beside_a_server(stage: &Stage) -> usize {
+fn beside_a_server(context: &Context) -> usize {
     const ROUNDS: usize = 5;
-    let hasty = Broadcast::new().timeout(Duration::from_millis(300));
+    let short = Broadcast::new().timeout(Duration::from_millis(300));
     let mut refused = 0;
-    stage.noting_stops(|stage| {
+    context.noting_stops(|context| {
         for _ in 0..ROUNDS {
             await_work();
             // SAFETY: nothing is done.
-            match unsafe { hasty.run(|| Result::Ok(0)) } {
+            match unsafe { short.run(|| Result::Ok(0)) } {
                 Result::Ok(_) => {}
                 Err(Error::Unreachable(threads)) => {
                     assert_eq!(threads[0].name(), "waiter");
@@ -134,8 +133,8 @@ fn beside_a_server(stage: &Stage) -> usize {
             }
         }
         await_work();
-        stage.change_soon();
+        context.change_soon();
     });
-    stage.note(format_args!("{refused} of {ROUNDS} rounds refused before"));
+    context.note(format_args!("{refused} of {ROUNDS} rounds refused before"));
     refused
 }

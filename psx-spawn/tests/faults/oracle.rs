@@ -1,16 +1,16 @@
-//! The oracle: what the kernel says of each thread, read from outside the process.
+//! The oracle: what the kernel reports about each thread, read from outside the process.
 
 use std::fmt;
 
-use crate::support::procfs::{self, Task};
+use psx_test_support::procfs::{self, Task};
 
-/// What every thread bears once the call has been made on it.
+/// The state of a thread that has made the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// Real, effective, saved and file system user are all this one.
     User(u32),
     NoNewPrivs,
-    /// So many seccomp filters are in force.
+    /// It has this many seccomp filters.
     Filters(u32),
 }
 
@@ -43,7 +43,7 @@ impl Mark {
     }
 }
 
-/// FAULTS.md's words.
+/// What a call did, in docs/comparison.md's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The call succeeded and every live thread has the new state.
@@ -52,11 +52,11 @@ pub(crate) enum Outcome {
     Clean,
     /// It reported success and some thread kept the old state, or failure and some thread changed.
     Partial,
-    /// No answer within the limit.
+    /// No result within the limit.
     Hang,
     /// The process died.
     Killed,
-    /// The process ended, as the row wants it to.
+    /// The process ended, as the row expects.
     Ended,
 }
 
@@ -73,24 +73,27 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Holds what a process says of its call against what its threads are. `exempt` is the beginning
-/// of the names that the row leaves out on purpose; always left out are io_uring's workers, which
-/// act with the credentials of each request's submitter, and KVM's thread, which acts with none.
-pub(crate) fn judge(pid: u32, mark: Mark, succeeded: bool, exempt: &str) -> (Outcome, String) {
+/// Compares what a process reports of its call with the state of its threads. `exempt` is the beginning of
+/// the names that the row leaves out on purpose. io_uring's workers are always left out, since they act
+/// with the credentials of each request's submitter, and KVM's thread, which acts with none.
+pub(crate) fn compare(pid: u32, mark: Mark, succeeded: bool, exempt: &str) -> (Outcome, String) {
+    let is_exempt = |task: &Task| {
+        let kernels = ["iou-wrk-", "kvm-nx-lpage-re"];
+        kernels.iter().any(|name| task.name().starts_with(name))
+            || !exempt.is_empty() && task.name().starts_with(exempt)
+    };
     let mut tasks = procfs::tasks(pid);
-    tasks
-        .retain(|task| !["iou-wrk-", "kvm-nx-lpage-re"].iter().any(|n| task.name().starts_with(n)));
-    tasks.retain(|task| exempt.is_empty() || !task.name().starts_with(exempt));
-    let odd = tasks.iter().filter(|task| mark.is_on(task) != succeeded);
-    let names: Vec<_> = odd.map(Task::name).collect();
+    tasks.retain(|task| !is_exempt(task));
+    let differing = tasks.iter().filter(|task| mark.is_on(task) != succeeded);
+    let names: Vec<_> = differing.map(Task::name).collect();
     match (tasks.is_empty(), names.is_empty(), succeeded) {
-        (true, ..) => (Outcome::Killed, "no thread is left to look at".into()),
+        (true, ..) => (Outcome::Killed, "no thread is left".into()),
         (_, true, true) => (Outcome::Ok, String::new()),
         (_, true, false) => (Outcome::Clean, String::new()),
         (_, false, _) => {
             let state = if succeeded { "kept the old state" } else { "have the new state" };
-            let (odd, all, names) = (names.len(), tasks.len(), names.join(", "));
-            (Outcome::Partial, format!("{odd} of {all} threads {state}: {names}"))
+            let (count, all, names) = (names.len(), tasks.len(), names.join(", "));
+            (Outcome::Partial, format!("{count} of {all} threads {state}: {names}"))
         }
     }
 }

@@ -1,45 +1,47 @@
-//! A row of the table: the fault, how the process that suffers it is started, what must come out.
+//! A row of the table: the fault, how the process that it is applied to is started, the expected outcome.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::judge::Outcome;
-use crate::raw;
-use crate::stage::Stage;
+use psx_test_support::process;
 
-/// FAULTS.md's limit: a case that has not ended by then hangs.
+use crate::context::Context;
+use crate::oracle::Outcome;
+use crate::raw;
+
+/// A row that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// One row.
 #[derive(Clone, Copy)]
-pub(crate) struct Case {
-    /// What it is called on the command line.
+pub(crate) struct Row {
+    /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// What it is called in the table.
+    /// Its name in the table.
     pub(crate) fault: &'static str,
     expected: &'static [Expected],
     /// What its process does.
-    pub(crate) body: fn(&Stage),
+    pub(crate) body: fn(&Context),
     pub(crate) start: Start,
     pub(crate) limit: Duration,
-    /// It measures time, or takes what other cases need: nothing else runs meanwhile.
+    /// It measures time, or uses what other rows need: no other row runs at the same time.
     pub(crate) alone: bool,
-    /// What the machine must offer, and what it is called.
-    pub(crate) needs: (fn() -> bool, &'static str),
-    /// It takes the right to raise a hard limit, which not every root has.
+    /// What the machine must have, and its name.
+    needs: (fn() -> bool, &'static str),
+    /// It needs the right to raise a hard limit, which not every root has.
     raises_limit: bool,
-    /// glibc's own broadcast must fail under it; where it does not, the fault is not built right.
-    pub(crate) bites: bool,
+    /// glibc's own broadcast must fail under it; where it does not, the fault is not effective.
+    pub(crate) fails_on_glibc: bool,
 }
 
-/// How a case's process is started.
+/// How a row's process is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// As whoever runs the table.
+    /// As the user who runs the table.
     AsIs,
     /// As root, or not at all.
     Root,
-    /// As uid 1000, or as whoever runs the table if that is not root.
+    /// As uid 1000, or as the user who runs the table if that is not root.
     Plain,
     /// By uid 1000, from a set-user-ID-root file.
     SetUserId,
@@ -53,17 +55,17 @@ impl Start {
     }
 }
 
-/// What must come out of a call.
+/// The expected outcome of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
     Ok,
-    /// An error of this kind, whose text has this in it.
+    /// An error of this kind, whose text contains this.
     Clean(&'static str, &'static str),
-    /// Either is right: the fault lets both happen.
+    /// Either: the fault permits both.
     OkOrClean,
     /// The process ends with this status.
     Exit(i32),
-    /// The process aborts, having said this.
+    /// The process aborts after it has printed this.
     Abort(&'static str),
 }
 
@@ -79,8 +81,8 @@ impl fmt::Display for Expected {
 }
 
 impl Expected {
-    /// Why `outcome` is not this. `text` is the error, or how the process ended and what it said.
-    pub(crate) fn refusal(self, outcome: Outcome, text: &str) -> Option<String> {
+    /// Why `outcome` is not this. `text` is the error, or how the process ended and what it printed.
+    pub(crate) fn mismatch(self, outcome: Outcome, text: &str) -> Option<String> {
         let met = match self {
             Self::Ok => outcome == Outcome::Ok,
             Self::Clean(kind, part) => {
@@ -89,16 +91,16 @@ impl Expected {
             Self::OkOrClean => matches!(outcome, Outcome::Ok | Outcome::Clean),
             Self::Exit(_) | Self::Abort(_) => outcome == Outcome::Ended,
         };
-        (!met).then(|| format!("wanted {self:?}, got {outcome}: {text}"))
+        (!met).then(|| format!("expected {self:?}, got {outcome}: {text}"))
     }
 }
 
-impl Case {
+impl Row {
     pub(crate) const fn new(
         name: &'static str,
         fault: &'static str,
         expected: &'static [Expected],
-        body: fn(&Stage),
+        body: fn(&Context),
     ) -> Self {
         Self {
             name,
@@ -110,28 +112,31 @@ impl Case {
             alone: false,
             needs: (|| true, ""),
             raises_limit: false,
-            bites: false,
+            fails_on_glibc: false,
         }
     }
 
-    /// What it needs and the machine, or who runs the table, does not have.
-    pub(crate) fn missing(&self) -> Option<&'static str> {
+    /// For `Case::needs`.
+    pub(crate) fn check_needs(&self) -> Result<(), String> {
         let (is_there, what) = self.needs;
-        if self.start.needs_root() && raw::users()[1] != 0 {
-            Some("root")
-        } else {
-            (!is_there()).then_some(what)
+        if self.start.needs_root() {
+            process::root()?;
         }
+        if is_there() { Ok(()) } else { Err(format!("needs {what}")) }
     }
 
-    /// Whether it takes a right that this machine's root does not have.
+    /// Whether it needs a right that this machine's root does not have.
     pub(crate) fn lacks_right(&self) -> bool {
         self.raises_limit && !raw::may_have(raw::CAP_SYS_RESOURCE)
     }
 
-    /// What must come out of each call that the body makes, in order.
+    /// The expected outcome of each call that the body makes, in order.
     pub(crate) fn expected(&self) -> &'static [Expected] {
-        if self.lacks_right() { &[Expected::Clean("Unreachable", "crew-7")] } else { self.expected }
+        if self.lacks_right() {
+            &[Expected::Clean("Unreachable", "probe-7")]
+        } else {
+            self.expected
+        }
     }
 
     pub(crate) const fn start(self, start: Start) -> Self {
@@ -154,7 +159,7 @@ impl Case {
         Self { raises_limit: true, ..self }
     }
 
-    pub(crate) const fn bites(self) -> Self {
-        Self { bites: true, ..self }
+    pub(crate) const fn fails_on_glibc(self) -> Self {
+        Self { fails_on_glibc: true, ..self }
     }
 }

@@ -1,4 +1,4 @@
-//! What a case's body has at hand: threads, the call, and the line to the supervisor.
+//! What a row's process uses: threads, the call, and the line to the supervisor.
 
 use std::fmt::Display;
 use std::io::{Read, Write};
@@ -9,49 +9,51 @@ use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use psx::{Broadcast, Coverage, Errno, Error};
+use psx_test_support::process::users;
+use psx_test_support::raw::{errno, prctl, slack};
+use psx_test_support::threads::idle;
+use psx_test_support::{Line, Probe, seccomp};
 
-use crate::confine;
-use crate::judge::Mark;
+use crate::oracle::Mark;
 use crate::raw;
-use crate::support::Line;
 
-/// Whose broadcast is put to the fault.
+/// The broadcast that the fault is applied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Psx,
     Glibc,
 }
 
-/// The environment variable that tells a case's process that it is glibc's turn.
+/// The environment variable that selects glibc in a row's process.
 pub(crate) const GLIBC: &str = "PSX_FAULTS_GLIBC";
 
-/// How long a call waits whose fault will not go away.
+/// The timeout of a call under a fault that does not end.
 pub(crate) const SHORT: Duration = Duration::from_secs(1);
 
-/// How long a call waits by default.
-const PATIENT: Duration = Duration::from_secs(5);
+/// The default timeout.
+const DEFAULT: Duration = Duration::from_secs(5);
 
-/// How long a call of a storm waits: ten thousand threads on a machine that somebody else is busy
-/// with may take longer than a call waits by default.
-const UNHURRIED: Duration = Duration::from_secs(60);
+/// The timeout under load: with ten thousand threads on a busy machine, a call may take longer than the
+/// default.
+const LONG: Duration = Duration::from_secs(60);
 
 /// The user that root becomes.
 const NOBODY: u32 = 65534;
 
-/// The counting calls that have succeeded, over the timer slack that main began with.
+/// The counting calls that have succeeded, plus the timer slack that main began with.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// One case's process.
+/// One row's process.
 #[derive(Clone)]
-pub(crate) struct Stage {
+pub(crate) struct Context {
     subject: Subject,
     line: Arc<Line>,
 }
 
-impl Stage {
+impl Context {
     pub(crate) fn new() -> Self {
         let subject = if env::var_os(GLIBC).is_some() { Subject::Glibc } else { Subject::Psx };
-        COUNT.store(raw::counted(), Ordering::Relaxed);
+        COUNT.store(slack(), Ordering::Relaxed);
         Self { subject, line: Arc::new(Line::of_child()) }
     }
 
@@ -87,45 +89,33 @@ impl Stage {
                 std::thread::Builder::new().name(name).stack_size(stack).spawn(body)?
             }
         };
-        Ok(move || handle.join().expect("a thread that ends well"))
+        Ok(move || handle.join().expect("a thread that does not panic"))
     }
 
-    /// Starts so many threads that do nothing, and have no descriptor.
+    /// Starts threads that do nothing, and have no descriptor.
     pub(crate) fn park(&self, threads: usize) {
         for _ in 0..threads {
-            let _ = self.spawn("parked", || {
-                loop {
-                    thread::park();
-                }
-            });
+            let _ = self.spawn("parked", || idle());
         }
     }
 
-    /// Eight parked threads, as in FAULTS.md.
-    pub(crate) fn crew(&self) -> Crew {
-        self.crew_that(|| true)
+    /// Eight parked threads.
+    pub(crate) fn probes(&self) -> Probes {
+        self.probes_that(|| true)
     }
 
     /// Eight parked threads that can be asked whether `attempt` shows the new state.
-    pub(crate) fn crew_that(&self, attempt: fn() -> bool) -> Crew {
-        self.crew_of(8, attempt)
+    pub(crate) fn probes_that(&self, attempt: fn() -> bool) -> Probes {
+        self.probes_of(8, attempt)
     }
 
-    /// The same with so many threads.
-    pub(crate) fn crew_of(&self, threads: usize, attempt: fn() -> bool) -> Crew {
-        let start = |i| {
-            let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
-            let _ = self.spawn(&format!("crew-{i}"), move || {
-                while theirs.read_exact(&mut [0]).is_ok() {
-                    theirs.write_all(&[attempt().into()]).expect("main still asks");
-                }
-            });
-            ours
-        };
-        let crew = Crew((0..threads).map(start).collect());
-        // Once they have answered, they are there.
-        crew.strays();
-        crew
+    /// The same with `threads` threads.
+    pub(crate) fn probes_of(&self, threads: usize, attempt: fn() -> bool) -> Probes {
+        let spawn = |i| Probe::start_by(|body| drop(self.spawn(&format!("probe-{i}"), body)));
+        let probes = Probes { probes: (0..threads).map(spawn).collect(), attempt };
+        // Once they have answered, they have started.
+        probes.in_old_state();
+        probes
     }
 
     /// Starts a thread that does `work` over and over, and returns once it has begun.
@@ -141,29 +131,29 @@ impl Stage {
         begun.read_exact(&mut [0]).expect("a thread that has begun");
     }
 
-    /// Makes the change on all threads and tells the supervisor what came out.
+    /// Makes the change on all threads and reports the result to the supervisor.
     pub(crate) fn change(&self) {
-        self.change_with(Broadcast::new(), PATIENT, 0);
+        self.change_with(Broadcast::new(), DEFAULT, 0);
     }
 
-    /// The same with a timeout for a fault that will not go away by itself.
+    /// The same with the timeout for a fault that does not end.
     pub(crate) fn change_soon(&self) {
         self.change_with(Broadcast::new().timeout(SHORT), SHORT, 0);
     }
 
     /// The same on the registered threads only.
     pub(crate) fn change_registered(&self) {
-        self.change_with(Broadcast::new().coverage(Coverage::Registered), PATIENT, 0);
+        self.change_with(Broadcast::new().coverage(Coverage::Registered), DEFAULT, 0);
     }
 
-    fn change_with(&self, broadcast: Broadcast, timeout: Duration, strays: usize) {
+    fn change_with(&self, broadcast: Broadcast, timeout: Duration, in_old_state: usize) {
         let mark = self.mark();
         let start = Instant::now();
         let result = match (self.subject, mark) {
             // SAFETY: no code here relies on the user that it runs as.
             (Subject::Glibc, Mark::User(id)) => match unsafe { libc::setresuid(id, id, id) } {
                 0 => Ok(()),
-                _ => Err(Error::Os(Errno::from_raw(raw::errno()))),
+                _ => Err(Error::Os(Errno::from_raw(errno()))),
             },
             (_, Mark::User(id)) => {
                 let id = id as usize;
@@ -172,10 +162,10 @@ impl Stage {
             }
             (_, Mark::Filters(_)) => {
                 let add = || {
-                    confine::filter(&[confine::ALLOW]);
+                    seccomp::install(&[seccomp::ALLOW]);
                     Ok(0)
                 };
-                // SAFETY: one system call, and no filter that forbids anything.
+                // SAFETY: one system call, and a filter that allows everything.
                 unsafe { broadcast.run(add) }.map(drop)
             }
             _ => {
@@ -184,31 +174,31 @@ impl Stage {
                 unsafe { broadcast.syscall(libc::SYS_prctl, args) }.map(drop)
             }
         };
-        self.answer(mark, result, start.elapsed(), timeout, strays);
+        self.report(mark, result, start.elapsed(), timeout, in_old_state);
     }
 
-    /// What the change leaves on every thread: another user for those who have a privilege to
-    /// lose, else no_new_privs, else one seccomp filter more.
+    /// What the change does to every thread: sets another user where there is a privilege to lose, else
+    /// no_new_privs, else adds a seccomp filter.
     fn mark(&self) -> Mark {
-        match raw::users() {
+        match users() {
             [0, 0, 0] => Mark::User(NOBODY),
             [real, effective, _] if effective != real => Mark::User(real),
-            _ if !confine::has_no_new_privs() => Mark::NoNewPrivs,
-            _ => Mark::Filters(confine::filters() + 1),
+            _ if prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == 0 => Mark::NoNewPrivs,
+            _ => Mark::Filters(seccomp::filters() + 1),
         }
     }
 
-    /// Tells the supervisor what a call came to, and goes on when all threads have been looked at.
-    /// `strays` are threads that have found themselves in the old state.
-    pub(crate) fn answer(
+    /// Reports the result of a call to the supervisor, and returns when all threads have been inspected.
+    /// `in_old_state` is how many threads have found themselves in the old state.
+    pub(crate) fn report(
         &self,
         mark: Mark,
         result: Result<(), Error>,
         took: Duration,
         timeout: Duration,
-        strays: usize,
+        in_old_state: usize,
     ) {
-        let said = match result {
+        let result = match result {
             Ok(()) => "ok".to_owned(),
             Err(error) => {
                 let debug = format!("{error:?}");
@@ -217,10 +207,10 @@ impl Stage {
             }
         };
         let (took, timeout) = (took.as_micros(), timeout.as_micros());
-        self.ask(format_args!("answer {mark} {took} {timeout} {strays} {said}"));
+        self.ask(format_args!("result {mark} {took} {timeout} {in_old_state} {result}"));
     }
 
-    /// Adds one to every thread's kernel-kept counter.
+    /// Adds one to the counter that the kernel keeps for each thread.
     pub(crate) fn count(&self) -> Result<Duration, Error> {
         let start = Instant::now();
         let add = || {
@@ -228,7 +218,7 @@ impl Stage {
             Ok(0)
         };
         // SAFETY: two system calls that touch no memory.
-        let _ = unsafe { Broadcast::new().timeout(UNHURRIED).run(add) }?;
+        let _ = unsafe { Broadcast::new().timeout(LONG).run(add) }?;
         let took = start.elapsed();
         COUNT.fetch_add(1, Ordering::Release);
         Ok(took)
@@ -239,22 +229,22 @@ impl Stage {
         (0..rounds).map(|_| self.count()).collect()
     }
 
-    /// The last call of a storm: the change itself if every counting call went well.
-    pub(crate) fn conclude(&self, counted: Result<Vec<Duration>, Error>, strays: usize) {
+    /// The last call: the change itself if every counting call has succeeded.
+    pub(crate) fn conclude(&self, counted: Result<Vec<Duration>, Error>, in_old_state: usize) {
         match counted {
             Ok(mut times) => {
                 times.sort();
                 if let [_, .., slowest] = times[..] {
                     self.note(format_args!("median {:.1?}, slowest {slowest:.1?}", median(&times)));
                 }
-                self.change_with(Broadcast::new().timeout(UNHURRIED), UNHURRIED, strays);
+                self.change_with(Broadcast::new().timeout(LONG), LONG, in_old_state);
             }
-            Err(error) => self.answer(self.mark(), Err(error), UNHURRIED, UNHURRIED, 0),
+            Err(error) => self.report(self.mark(), Err(error), LONG, LONG, 0),
         }
     }
 
-    /// Notes for how long at most a thread stood still, during `body`, that has nothing to do with the
-    /// fault: one that reads the clock every millisecond. The scheduler's delays count as well.
+    /// Notes how long at most a thread that the fault does not concern stood still during `body`: it reads
+    /// the clock every millisecond. The scheduler's delays count as well.
     pub(crate) fn noting_stops(&self, body: impl FnOnce(&Self)) {
         static LONGEST: AtomicUsize = AtomicUsize::new(0);
         static BEATS: AtomicUsize = AtomicUsize::new(0);
@@ -275,19 +265,19 @@ impl Stage {
         }
         let longest = Duration::from_micros(LONGEST.load(Ordering::Relaxed) as u64);
         self.note(format_args!("longest stop {longest:.1?}"));
-        // A machine that is busy with other things adds its own.
-        assert!(longest < PATIENT + Duration::from_secs(1), "a stop of {longest:?}");
+        // A busy machine adds its delays.
+        assert!(longest < DEFAULT + Duration::from_secs(1), "a stop of {longest:?}");
     }
 
-    /// Adds to the row's end.
+    /// Adds a note to the end of the row.
     pub(crate) fn note(&self, text: impl Display) {
         self.ask(format_args!("note {text}"));
     }
 
     /// Asks the supervisor for something, and waits until it is done.
     pub(crate) fn ask(&self, what: impl Display) {
-        self.line.say(what);
-        self.line.hear("go");
+        self.line.send(what);
+        self.line.expect("go");
     }
 }
 
@@ -296,36 +286,31 @@ pub(crate) fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-/// Begins to count from where the calling thread stands.
+/// Begins to count from the calling thread's value.
 pub(crate) fn start_count() {
-    COUNT.store(raw::counted(), Ordering::Release);
+    COUNT.store(slack(), Ordering::Release);
 }
 
-/// Whether the calling thread has made every counting call that is over.
+/// Whether the calling thread has made every counting call that has returned.
 pub(crate) fn keeps_up() -> bool {
     let count = COUNT.load(Ordering::Acquire);
-    raw::counted() >= count
+    slack() >= count
 }
 
-/// Whether the calling thread has made every counting call, and none twice. For quiet times.
+/// Whether the calling thread has made every counting call, and none twice. For use between the calls.
 pub(crate) fn is_level() -> bool {
-    raw::counted() == COUNT.load(Ordering::Acquire)
+    slack() == COUNT.load(Ordering::Acquire)
 }
 
-/// Parked threads.
-pub(crate) struct Crew(Vec<UnixStream>);
+/// Parked threads, each of which can make an attempt.
+pub(crate) struct Probes {
+    probes: Vec<Probe>,
+    attempt: fn() -> bool,
+}
 
-impl Crew {
+impl Probes {
     /// How many find themselves in the old state.
-    pub(crate) fn strays(&self) -> usize {
-        let says_new = |mut thread: &UnixStream| {
-            let mut answer = [0];
-            thread
-                .write_all(&[0])
-                .and_then(|()| thread.read_exact(&mut answer))
-                .expect("an answer");
-            answer == [1]
-        };
-        self.0.iter().filter(|thread| !says_new(thread)).count()
+    pub(crate) fn in_old_state(&self) -> usize {
+        self.probes.iter().filter(|probe| !probe.ask(self.attempt)).count()
     }
 }
