@@ -124,8 +124,8 @@ impl Attempts<'_> {
         seen: ThreadCounts,
     ) -> Result<(), Error> {
         let Self { runtime: Runtime { kernel, .. }, deadline, .. } = *self;
-        if error == AttemptError::Uncovered && !scratch.others.none_missed() {
-            let threads = scratch.others.threads().map_err(out_of_memory)?;
+        if error == AttemptError::Uncovered && !scratch.unregistered.none_missed() {
+            let threads = scratch.unregistered.threads().map_err(out_of_memory)?;
             self.missed.update(kernel, &threads).map_err(out_of_memory)?;
             self.uncovered = Some(threads);
         }
@@ -190,7 +190,7 @@ fn report(committed: Committed, scratch: &Scratch, attempts: u32) -> Report {
     let Committed { value, threads, left_out, stopped } = committed;
     let divergent = scratch.divergent();
     // The call is made: a lack of memory must not turn that into an error.
-    let left_out = left_out.map(|()| scratch.others.threads_or_number());
+    let left_out = left_out.map(|()| scratch.unregistered.threads_or_number());
     Report { value, threads, left_out, divergent, attempts, stopped }
 }
 

@@ -175,10 +175,10 @@ impl Caller<'_> {
         let left_out = match self.plan.coverage {
             Coverage::Require => {
                 self.runtime.prove_coverage(world.frozen, stopped, scratch)?;
-                scratch.others.clear();
+                scratch.unregistered.clear();
                 Ok(())
             }
-            Coverage::Registered => self.runtime.note_left_out(world.frozen, stopped, scratch)?,
+            Coverage::Registered => self.runtime.record_left_out(world.frozen, stopped, scratch)?,
         };
         // SAFETY: `self.call` is alive, and the caller of `Broadcast::run` vouches for the closure.
         let value = unsafe { self.call.raw.make() }.map_err(AttemptError::Os)?;

@@ -39,45 +39,45 @@ impl Runtime {
         stopped: usize,
         scratch: &mut Scratch,
     ) -> Result<(), AttemptError> {
-        let held = stopped + 1;
+        let accounted = stopped + 1;
         let seen = self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?;
         let count = seen.threads;
-        if count == held {
-            return self.note_proof(0);
+        if count == accounted {
+            return self.record_proof(0);
         }
         if count == 0 {
             return Err(AttemptError::ThreadCountUnavailable(self.kernel.zero_count_error()));
         }
         // A thread has ended after it arrived. The next attempt finds it dead.
-        if count < held {
+        if count < accounted {
             return Err(AttemptError::Uncovered);
         }
-        if !scratch.has_room_for(count) || !self.note_registered(frozen, scratch) {
+        if !scratch.has_room_for(count) || !self.record_registered(frozen, scratch) {
             return Err(AttemptError::NoRoom);
         }
-        let ended = self.ended_mains(seen, scratch);
-        if count == held + ended {
-            return self.note_proof(ended);
+        let ended = self.ended_main_threads(seen, scratch);
+        if count == accounted + ended {
+            return self.record_proof(ended);
         }
 
-        if let Err(errno) = self.list_others(scratch) {
-            scratch.others.count(count.saturating_sub(held), ended, Some(errno));
+        if let Err(errno) = self.list_unregistered(scratch) {
+            scratch.unregistered.set_count(count.saturating_sub(accounted), ended, Some(errno));
             return Err(AttemptError::Uncovered);
         }
-        let harmless = scratch.others.harmless.as_slice();
+        let harmless = scratch.unregistered.harmless.as_slice();
         let count =
             self.kernel.thread_count().map_err(AttemptError::ThreadCountUnavailable)?.threads;
-        if !scratch.others.none_missed()
-            || count != held + harmless.len()
+        if !scratch.unregistered.none_missed()
+            || count != accounted + harmless.len()
             || !self.are_harmless(harmless)
         {
             return Err(AttemptError::Uncovered);
         }
-        self.note_proof(harmless.len())
+        self.record_proof(harmless.len())
     }
 
     /// Stores the proof's counts, as hints for the next round.
-    fn note_proof<E>(&self, harmless: usize) -> Result<(), E> {
+    fn record_proof<E>(&self, harmless: usize) -> Result<(), E> {
         self.round.harmless_hint.store(harmless as u32, Ordering::Relaxed);
         self.round.proven_hint.store(self.list.len() as u32, Ordering::Relaxed);
         Ok(())
@@ -85,37 +85,41 @@ impl Runtime {
 
     /// Records in the scratch the threads that a round without a proof leaves out. The inner error says why
     /// they cannot be counted.
-    pub(super) fn note_left_out(
+    pub(super) fn record_left_out(
         &self,
         frozen: &Closed<'_>,
         stopped: usize,
         scratch: &mut Scratch,
     ) -> Result<Result<(), Errno>, AttemptError> {
-        let held = stopped + 1;
+        let accounted = stopped + 1;
         let count = match self.kernel.thread_count() {
             Ok(ThreadCount { threads: 0, .. }) => return Ok(Err(self.kernel.zero_count_error())),
-            Ok(count) if count.threads <= held => return Ok(Ok(())),
+            Ok(count) if count.threads <= accounted => return Ok(Ok(())),
             Ok(count) => count.threads,
             Err(errno) => return Ok(Err(errno)),
         };
-        if !scratch.has_room_for(count) || !self.note_registered(frozen, scratch) {
+        if !scratch.has_room_for(count) || !self.record_registered(frozen, scratch) {
             return Err(AttemptError::NoRoom);
         }
         for _ in 0..LISTINGS {
-            scratch.others.clear();
-            let listed = self.list_others(scratch);
+            scratch.unregistered.clear();
+            let listed = self.list_unregistered(scratch);
             let count = match self.kernel.thread_count() {
                 Ok(count) => count,
                 Err(errno) => return Ok(Err(errno)),
             };
-            let left = count.threads.saturating_sub(held);
+            let left = count.threads.saturating_sub(accounted);
             if let Err(errno) = listed {
-                let ended = self.ended_mains(count, scratch);
-                scratch.others.count(left, ended, Some(errno));
+                let ended = self.ended_main_threads(count, scratch);
+                scratch.unregistered.set_count(left, ended, Some(errno));
                 break;
             }
-            scratch.others.count(left, scratch.others.harmless.as_slice().len(), None);
-            if scratch.others.is_whole() {
+            scratch.unregistered.set_count(
+                left,
+                scratch.unregistered.harmless.as_slice().len(),
+                None,
+            );
+            if scratch.unregistered.is_complete() {
                 break;
             }
         }
@@ -123,7 +127,7 @@ impl Runtime {
     }
 
     /// Records the ids of all registered threads. Returns `false` if the scratch has no room.
-    fn note_registered(&self, frozen: &Closed<'_>, scratch: &mut Scratch) -> bool {
+    fn record_registered(&self, frozen: &Closed<'_>, scratch: &mut Scratch) -> bool {
         let entries = self.list.iter(frozen).filter(|entry| entry.tid() != Entry::NO_TID);
         let mut tids = entries.map(Entry::tid);
         let fits = tids.all(|tid| scratch.registered.push(tid));
@@ -133,14 +137,14 @@ impl Runtime {
 
     /// How many unregistered main threads in the count have ended: one or none. If it is registered, the wait
     /// for its arrival finds it dead.
-    fn ended_mains(&self, count: ThreadCount, scratch: &Scratch) -> usize {
+    fn ended_main_threads(&self, count: ThreadCount, scratch: &Scratch) -> usize {
         let is_registered = scratch.registered.contains(self.kernel.main_tid());
         usize::from(!is_registered && count.main_has_ended)
     }
 
     /// Lists the threads of the process, and records those that are not registered.
-    fn list_others(&self, scratch: &mut Scratch) -> Result<(), Errno> {
-        let Scratch { registered, others, .. } = scratch;
+    fn list_unregistered(&self, scratch: &mut Scratch) -> Result<(), Errno> {
+        let Scratch { registered, unregistered, .. } = scratch;
         let threads = self.kernel.threads_in_stop()?;
         threads.for_each(|listed| {
             if registered.contains(listed.tid) {
@@ -149,11 +153,11 @@ impl Runtime {
             match threads.info(listed.proc_id) {
                 None => {}
                 Some(info) if info.kind == UnregisteredKind::Missed => {
-                    others.note(listed.tid, info)
+                    unregistered.add_missed(listed.tid, info)
                 }
                 // If there is no room, the count stays too large.
                 Some(_) => {
-                    let _ = others.harmless.push(listed.proc_id);
+                    let _ = unregistered.harmless.push(listed.proc_id);
                 }
             }
         })

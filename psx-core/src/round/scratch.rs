@@ -17,11 +17,11 @@ pub(super) struct ThreadRecord {
 pub(super) struct Scratch {
     records: Vec<ThreadRecord>,
     pub(super) registered: FixedVec,
-    pub(super) others: Others,
+    pub(super) unregistered: Unregistered,
 }
 
 /// The threads of the process that are not registered.
-pub(super) struct Others {
+pub(super) struct Unregistered {
     /// Those that may run with privileges of their own.
     missed: Vec<NamedThread>,
     /// How many more of those the kernel counts.
@@ -38,7 +38,7 @@ impl Scratch {
         Ok(Self {
             records: try_vec(threads)?,
             registered: FixedVec(try_vec(threads)?),
-            others: Others {
+            unregistered: Unregistered {
                 missed: try_vec(threads)?,
                 unnamed: 0,
                 reason: None,
@@ -92,7 +92,7 @@ impl ThreadRecord {
     }
 }
 
-impl Others {
+impl Unregistered {
     /// Removes all threads, and keeps the capacity.
     pub(super) fn clear(&mut self) {
         self.missed.clear();
@@ -102,20 +102,20 @@ impl Others {
 
     /// Adds a thread that may run with privileges of its own. If there is no room, it is one of those that
     /// have no names.
-    pub(super) fn note(&mut self, tid: u32, info: ThreadInfo) {
+    pub(super) fn add_missed(&mut self, tid: u32, info: ThreadInfo) {
         if self.missed.len() < self.missed.capacity() {
             self.missed.push(NamedThread::seen(tid, info));
         }
     }
 
     /// Sets how many there are by the kernel's count, including `harmless` ones.
-    pub(super) fn count(&mut self, all: usize, harmless: usize, reason: Option<Errno>) {
+    pub(super) fn set_count(&mut self, all: usize, harmless: usize, reason: Option<Errno>) {
         self.unnamed = all.saturating_sub(harmless + self.missed.len());
         self.reason = reason.filter(|_| self.unnamed > 0);
     }
 
     /// Whether each counted thread was listed.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.unnamed == 0
     }
 
