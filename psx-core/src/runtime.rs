@@ -99,7 +99,7 @@ impl Runtime {
     /// Nothing else is held: other libraries' fork hooks, which run after this one, may wait for a thread that
     /// registers or exits, or may never return. A wait for the round's lock ends by a timeout or when its owner
     /// dies; a wait for the list's lock would not.
-    pub(crate) fn hold_for_fork(&self, me: u32) -> bool {
+    pub(crate) fn lock_for_fork(&self, me: u32) -> bool {
         let lock = &self.round.lock;
         let check = || self.check_lock_owner();
         let deadline = Deadline::after(FORK_WAIT);
@@ -107,7 +107,7 @@ impl Runtime {
     }
 
     /// Releases the lock in the parent, after the fork of the thread `me`.
-    pub(crate) fn release_after_fork(&self, me: u32) {
+    pub(crate) fn unlock_after_fork(&self, me: u32) {
         if self.round.lock.owner() == me {
             self.round.lock.release();
         }

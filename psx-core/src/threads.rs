@@ -116,20 +116,20 @@ impl Runtime {
     /// The ids of the registered threads.
     fn registered_ids(&self) -> io::Result<Vec<u32>> {
         loop {
-            let room = self.list.len() + 16;
-            let mut tids = try_vec(room).map_err(out_of_memory)?;
-            let mut is_whole = true;
+            let capacity = self.list.len() + 16;
+            let mut tids = try_vec(capacity).map_err(out_of_memory)?;
+            let mut is_complete = true;
             // Allocate nothing under the list's lock: an entry that does not fit starts another pass.
             self.list.for_each(|entry| {
                 // The kernel may have given a dead thread's id to an unregistered thread.
                 if entry.tid() != Entry::NO_TID && !entry.has_died() {
-                    is_whole &= tids.len() < room;
-                    if is_whole {
+                    is_complete &= tids.len() < capacity;
+                    if is_complete {
                         tids.push(entry.tid());
                     }
                 }
             });
-            if is_whole {
+            if is_complete {
                 return Ok(tids);
             }
         }
@@ -146,7 +146,7 @@ impl Runtime {
             read.map_err(|errno| unreadable(format_args!("/proc/self/task: {errno}")))?;
             Ok(listed)
         };
-        read_until_whole(list, || self.kernel.thread_count().ok().map(|count| count.threads))
+        read_until_complete(list, || self.kernel.thread_count().ok().map(|count| count.threads))
     }
 }
 
@@ -156,7 +156,7 @@ impl Runtime {
 /// The kernel cuts a list of threads short without an error when the thread at its position ends
 /// (`proc_task_readdir` in fs/proc/base.c). Where threads start and end all the time, no two readings need
 /// be equal, but a living thread is in at least one of so many.
-fn read_until_whole<T: Ord + Copy>(
+fn read_until_complete<T: Ord + Copy>(
     mut list: impl FnMut() -> io::Result<Vec<T>>,
     count: impl Fn() -> Option<usize>,
 ) -> io::Result<Vec<T>> {
@@ -188,25 +188,25 @@ fn out_of_memory(_: NoMemory) -> io::Error {
 mod tests {
     use super::*;
 
-    fn whole(lists: &[&[u32]], count: usize) -> (Vec<u32>, usize) {
+    fn read(lists: &[&[u32]], count: usize) -> (Vec<u32>, usize) {
         let mut reads = 0;
         let list = || {
             reads += 1;
             Ok(lists.get(reads - 1).unwrap_or(&lists[lists.len() - 1]).to_vec())
         };
-        let all = read_until_whole(list, || Some(count)).unwrap();
+        let all = read_until_complete(list, || Some(count)).unwrap();
         (all, reads)
     }
 
     #[test]
     fn a_list_cut_short_is_read_again() {
-        assert_eq!(whole(&[&[1, 2, 3]], 3), (vec![1, 2, 3], 2));
+        assert_eq!(read(&[&[1, 2, 3]], 3), (vec![1, 2, 3], 2));
         // Cut short at thread 2, which ended; thread 3 lives.
-        assert_eq!(whole(&[&[1], &[1, 3]], 2), (vec![1, 3], 3));
+        assert_eq!(read(&[&[1], &[1, 3]], 2), (vec![1, 3], 3));
         // Cut short twice at the same place: the count shows that a thread is missing.
-        assert_eq!(whole(&[&[1], &[1], &[3, 1]], 2), (vec![1, 3], 4));
+        assert_eq!(read(&[&[1], &[1], &[3, 1]], 2), (vec![1, 3], 4));
         // A thread in one reading is kept, although two later readings agree without it.
-        assert_eq!(whole(&[&[1, 3], &[1], &[1]], 1), (vec![1, 3], 3));
+        assert_eq!(read(&[&[1, 3], &[1], &[1]], 1), (vec![1, 3], 3));
     }
 
     #[test]
@@ -216,6 +216,6 @@ mod tests {
             started += 1;
             Ok(vec![1, started + 1])
         };
-        assert_eq!(read_until_whole(list, || Some(2)).unwrap().len(), 101);
+        assert_eq!(read_until_complete(list, || Some(2)).unwrap().len(), 101);
     }
 }

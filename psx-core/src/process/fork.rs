@@ -48,7 +48,7 @@ unsafe extern "C" fn before_fork() {
         me.robust_mutex().unlock();
     }
     if !is_in_round() {
-        let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.hold_for_fork(me));
+        let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.lock_for_fork(me));
         FORK_STATE.with(|state| state.rounds_held.set(rounds_held));
     }
 }
@@ -58,7 +58,7 @@ unsafe extern "C" fn after_fork_in_parent() {
         // Before the lock is released: a child that is forked from here on may have a copy of a round.
         FORK_STATE.with(|state| state.rounds_held.set(false));
         if let (false, Ok(me)) = (is_in_round(), raw::gettid()) {
-            RUNTIME.release_after_fork(me);
+            RUNTIME.unlock_after_fork(me);
         }
         if let Ok(Current::Own(me)) = current() {
             me.robust_mutex().lock(me.tid());
