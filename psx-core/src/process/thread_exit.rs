@@ -25,7 +25,7 @@ pub(super) unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
         return;
     }
     detect_fork();
-    // SAFETY: as above.
+    // SAFETY: as above (invariant I4).
     if unsafe { me.as_ref() }.generation() != RUNTIME.gate.generation() {
         return;
     }
@@ -42,7 +42,7 @@ pub(super) unsafe extern "C" fn on_thread_exit(entry: *mut c_void) {
     // entry, which the child would keep.
     current::set(None);
     compiler_fence(Ordering::SeqCst);
-    // SAFETY: this thread's entry, which is in the list.
+    // SAFETY: the entry is this thread's, and in the list, since the pointer was set (invariant I4).
     let entry = unsafe { RUNTIME.unregister(me, &pass) };
     entry.robust_mutex().unlock();
     drop(pass);

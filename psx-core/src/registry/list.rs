@@ -26,7 +26,7 @@ pub(crate) struct ThreadList {
 
 // SAFETY: one thread at a time accesses `head` (invariant I2); the entries are `Send`.
 unsafe impl Send for ThreadList {}
-// SAFETY: as above.
+// SAFETY: as above (invariant I2).
 unsafe impl Sync for ThreadList {}
 
 impl ThreadList {

@@ -95,7 +95,7 @@ impl<'r> RoundGuard<'r> {
             return Err(AttemptError::Busy);
         }
         me.enter_round();
-        // If it cannot be locked, the other threads look the caller up by its id alone.
+        // If it cannot be locked, the other threads identify the caller by its id only.
         round.caller_mutex.lock(me.tid());
         Ok(Self { round, me, _masked: masked })
     }
@@ -180,7 +180,8 @@ impl Caller<'_> {
             }
             Coverage::Registered => self.runtime.record_left_out(world.frozen, stopped, scratch)?,
         };
-        // SAFETY: `self.call` is alive, and the caller of `Broadcast::run` vouches for the closure.
+        // SAFETY: the closure that `self.call` borrows is alive (invariant I5), and satisfies the requirements of
+        // `Broadcast::run`, as its caller promises.
         let value = unsafe { self.call.raw.make() }.map_err(AttemptError::Os)?;
         world.commit(PublishedCall { call: self.call.raw, value }, stopped);
 

@@ -76,7 +76,7 @@ impl Runtime {
         self.record_proof(harmless.len())
     }
 
-    /// Stores the proof's counts, as hints for the next round.
+    /// Stores the proof's counts. Relaxed: hints for the next round.
     fn record_proof<E>(&self, harmless: usize) -> Result<(), E> {
         self.round.harmless_hint.store(harmless as u32, Ordering::Relaxed);
         self.round.proven_hint.store(self.list.len() as u32, Ordering::Relaxed);

@@ -165,10 +165,10 @@ impl<'c> Call<'c> {
         F: Fn() -> Result<usize, Errno> + Sync,
     {
         unsafe fn make<F: Fn() -> Result<usize, Errno>>(data: *const ()) -> Result<usize, Errno> {
-            let unwinding = AbortOnUnwind;
+            let guard = AbortOnUnwind;
             // SAFETY: `data` is the `op` of `Call::new`, which is alive (invariant I5).
             let result = unsafe { (*data.cast::<F>())() };
-            core::mem::forget(unwinding);
+            core::mem::forget(guard);
             result
         }
         let raw = ErasedCall { data: ptr::from_ref(op).cast(), make: make::<F> };

@@ -141,6 +141,7 @@ impl Roster {
 
     /// Claims the next target of the round of `epoch`.
     pub(crate) fn claim(&self, epoch: Epoch) -> Option<Claim> {
+        // Relaxed: the exchange below decides.
         let mut cursor = self.cursor.load(Ordering::Relaxed);
         loop {
             let unclaimed = cursor as u32;

@@ -91,7 +91,7 @@ impl FairLock {
     }
 
     /// Acquires the lock for the thread `me`, if it is free and no thread waits for it.
-    #[must_use = "without the lock nothing that it protects may be touched"]
+    #[must_use = "what the lock protects must not be accessed without it"]
     pub(crate) fn try_acquire_now(&self, me: u32) -> bool {
         let seen = self.read();
         seen.owner == Self::NO_OWNER && seen.serving == seen.next && {
@@ -102,7 +102,7 @@ impl FairLock {
 
     /// Acquires the lock for the thread `me` when its turn comes, or returns `false` at the deadline. Signals
     /// are handled during the wait.
-    #[must_use = "without the lock nothing that it protects may be touched"]
+    #[must_use = "what the lock protects must not be accessed without it"]
     pub(crate) fn try_acquire(
         &self,
         me: u32,
@@ -174,7 +174,7 @@ impl FairLock {
     fn take_ticket(&self) -> u32 {
         loop {
             let seen = self.read();
-            // Relaxed: a ticket orders nothing.
+            // Relaxed: a ticket publishes nothing, and the exchange continues the last release sequence.
             if self.change(seen, State { next: seen.next + 1, ..seen }, Ordering::Relaxed) {
                 return seen.next;
             }

@@ -62,6 +62,7 @@ impl Gate {
     ) -> Option<Pass<'_>> {
         let (mut waited, mut timed_out) = (false, false);
         loop {
+            // Relaxed: the exchange below decides.
             let word = self.word.load(Ordering::Relaxed);
             let is_open = word & CLOSED == 0;
             if timed_out && !is_open {
@@ -150,6 +151,7 @@ impl Gate {
     /// Waits until one of the waiting threads has entered, or until the deadline.
     fn admit_waiter(&self, deadline: Deadline) {
         loop {
+            // Relaxed: a hint.
             let word = self.word.load(Ordering::Relaxed);
             if word & HAS_WAITERS == 0 {
                 return;

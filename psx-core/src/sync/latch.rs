@@ -55,6 +55,7 @@ impl Latch {
     }
 
     fn count(&self, epoch: Epoch, mark: u64) -> usize {
+        // Relaxed: the exchange below decides.
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             if !epoch.matches(word) || word & REMAINING == 0 {
