@@ -66,8 +66,7 @@ impl SpawnGuard {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`]: the child's entry is allocated here, so that the child's registration needs no
-    /// memory of psx's own.
+    /// [`Error::OutOfMemory`]: the child's entry is allocated here and not in the child.
     pub fn ticket(&self) -> Result<Ticket, Error> {
         let entry = process::allocate()?;
         Ok(Ticket { pass: self.pass.duplicate(), entry })
