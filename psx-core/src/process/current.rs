@@ -36,20 +36,20 @@ pub(super) fn current() -> Result<Current, Errno> {
     })
 }
 
-/// The entry in the thread-local, of whatever thread and process.
+/// The entry in the thread-local, even if it belongs to another thread or process.
 pub(super) fn any() -> Option<&'static Entry> {
     // SAFETY: a thread clears its pointer before its entry is removed (invariant I4), so the entry is alive.
     // The reference does not leave the thread, so it is not used later.
     pointer().map(|entry| unsafe { &*entry.as_ptr() })
 }
 
-/// The same as the pointer that came out of the list, by which the entry may be freed.
+/// The same, as the pointer from the list, with which the entry may be freed.
 pub(super) fn pointer() -> Option<NonNull<Entry>> {
     CURRENT.get()
 }
 
-/// Sets the thread-local. The caller ensures that no signal handler runs between this and the change
-/// of the list.
+/// Sets the thread-local. The caller ensures that no signal handler runs between this and the change of the
+/// list.
 pub(super) fn set(entry: Option<NonNull<Entry>>) {
     CURRENT.set(entry);
 }

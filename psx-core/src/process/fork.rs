@@ -15,7 +15,7 @@ use crate::sys::sync::Ordering;
 use crate::sys::{hooks, raw};
 
 thread_local! {
-    static FORK_STATE: ForkState = const { ForkState { depth: Cell::new(0), rounds_held: Cell::new(false) } };
+    static FORK_STATE: ForkState = const { ForkState { depth: Cell::new(0), holds_round_lock: Cell::new(false) } };
 }
 
 /// The forks that a thread is in the middle of. There are several if a signal handler interrupts a fork and
@@ -23,8 +23,8 @@ thread_local! {
 struct ForkState {
     /// Incremented first and decremented last, so that a fork in such a handler holds and releases nothing.
     depth: Cell<u8>,
-    /// Whether the outermost fork keeps rounds from beginning.
-    rounds_held: Cell<bool>,
+    /// Whether the outermost fork holds the round's lock.
+    holds_round_lock: Cell<bool>,
 }
 
 /// Has the libc call the hooks of this file around each fork.
@@ -48,15 +48,15 @@ unsafe extern "C" fn before_fork() {
         me.robust_mutex().unlock();
     }
     if !is_in_round() {
-        let rounds_held = raw::gettid().is_ok_and(|me| RUNTIME.lock_for_fork(me));
-        FORK_STATE.with(|state| state.rounds_held.set(rounds_held));
+        let holds_round_lock = raw::gettid().is_ok_and(|me| RUNTIME.lock_for_fork(me));
+        FORK_STATE.with(|state| state.holds_round_lock.set(holds_round_lock));
     }
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
     if FORK_STATE.with(|state| state.depth.get()) <= 1 {
         // Before the lock is released: a child that is forked from here on may have a copy of a round.
-        FORK_STATE.with(|state| state.rounds_held.set(false));
+        FORK_STATE.with(|state| state.holds_round_lock.set(false));
         if let (false, Ok(me)) = (is_in_round(), raw::gettid()) {
             RUNTIME.unlock_after_fork(me);
         }
@@ -69,8 +69,8 @@ unsafe extern "C" fn after_fork_in_parent() {
 
 unsafe extern "C" fn after_fork_in_child() {
     // A fork that this one has interrupted goes on in the child, and holds nothing there.
-    let rounds_held = FORK_STATE.with(|state| state.rounds_held.replace(false));
-    reset_after_fork(rounds_held);
+    let holds_round_lock = FORK_STATE.with(|state| state.holds_round_lock.replace(false));
+    reset_after_fork(holds_round_lock);
     end_fork();
 }
 
@@ -83,11 +83,11 @@ fn end_fork() {
 
 /// Begins, in a forked child, with a registry of one thread. The entry of the forking thread still has its
 /// id of the parent.
-fn reset_after_fork(rounds_held: bool) {
+fn reset_after_fork(holds_round_lock: bool) {
     // Without a hook no entry is kept: several threads of the child may have run before this one, so the
     // entry's owner is ambiguous, and a copied round may use the entry.
     let generation = RUNTIME.gate.generation();
-    let me = current::any().filter(|me| rounds_held && me.generation() == generation);
+    let me = current::any().filter(|me| holds_round_lock && me.generation() == generation);
     // A thread without an id cannot be summoned, so it is no longer registered.
     let tid = raw::gettid();
     let me = me.filter(|_| tid.is_ok());

@@ -25,9 +25,9 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
 
 /// A wait that overruns its limit by this much shows that the process or the machine was stopped. Then the
-/// targets did not run either, so once in an attempt the deadline is put off by [`AFTER_STOP`].
+/// targets did not run either, so once in an attempt the deadline is put off by [`RESUME_GRACE`].
 const OVERSLEPT: Duration = Duration::from_millis(100);
-const AFTER_STOP: Duration = Duration::from_millis(500);
+const RESUME_GRACE: Duration = Duration::from_millis(500);
 
 /// The threads that a round has stopped or is stopping. Released when dropped.
 pub(super) struct StoppedWorld<'a> {
@@ -99,7 +99,7 @@ impl<'a> StoppedWorld<'a> {
         let mut deadline = self.deadline;
         // Whether summonses may have been lost and have not been sent again yet.
         let mut lost = false;
-        // A summons that the kernel refused to the caller itself needs no wait.
+        // If the kernel has refused one of the caller's own summonses, the first poll comes without a wait.
         while refused
             || !round
                 .arrivals
@@ -120,7 +120,7 @@ impl<'a> StoppedWorld<'a> {
             // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
             if now.since(last_poll) > interval + OVERSLEPT && deadline == self.deadline {
-                deadline = deadline.at_least(AFTER_STOP);
+                deadline = deadline.at_least(RESUME_GRACE);
             }
             last_poll = now;
             if replaced {
@@ -236,7 +236,8 @@ impl<'a> StoppedWorld<'a> {
     }
 
     /// Publishes the call to all stopped threads, and waits until they have made it. From here on nothing
-    /// can fail, there is no deadline, and no system call but futex: the call may have forbidden the rest.
+    /// can fail, there is no deadline, and futex is the only system call: the call may have forbidden the
+    /// others.
     pub(super) fn commit(&mut self, published: PublishedCall, stopped: usize) {
         if stopped == 0 {
             return;
@@ -261,7 +262,7 @@ impl<'a> StoppedWorld<'a> {
         }
     }
 
-    /// Lets all threads run. Returns whether there are entries to be unlinked.
+    /// Lets all threads run, as dropping does. Returns whether there are entries to be unlinked.
     pub(super) fn release(self) -> bool {
         self.saw_dead
     }
@@ -273,7 +274,7 @@ impl<'a> StoppedWorld<'a> {
     }
 }
 
-/// Records a thread that has kept the round from its commit.
+/// Records a thread for the attempt's error.
 fn record(scratch: &mut Scratch, entry: &Entry) {
     scratch.record(ThreadRecord {
         tid: entry.tid(),

@@ -1,14 +1,14 @@
-//! What threads wait on: words in memory, and the futex call below them.
+//! What threads wait on. Each is a word in memory on which threads sleep by the futex call.
 //!
 //! | file | concept |
 //! |---|---|
 //! | `gate` | passes that keep rounds from beginning; a round closes it |
-//! | `fair_lock` | the lock of a round's caller: a ticket lock that knows its owner |
+//! | `fair_lock` | the lock of a round's caller: a ticket lock with its owner in the word |
 //! | `lock` | the lock of the thread list |
 //! | `latch` | a countdown that the caller waits for |
-//! | `epoch` | the number of an attempt, part of every word that a late thread may change |
+//! | `epoch` | the number of a round, part of each word that a late thread may change |
 //! | `wait_policy` | whether a thread yields or spins before it sleeps |
-//! | `liveness_poll` | how a waiting thread notices that the caller is dead |
+//! | `liveness_poll` | how a waiting thread polls whether the caller is alive |
 
 mod epoch;
 pub(crate) mod fair_lock;
