@@ -1,8 +1,8 @@
-//! A program with many busy threads gives up root, on all of them at once.
+//! A program with many busy threads drops root, on all of them at once.
 //!
-//! It shows what the kernel says about each thread before and after, and lets each thread try for
-//! itself what only root may do. With `--per-thread` it makes the same calls on the main thread
-//! alone, as a plain `setuid` system call does, and shows who is still root.
+//! It shows what the kernel reports about each thread before and after, and each thread attempts what only root
+//! may do. With `--per-thread` it makes the same calls on the main thread alone, as a plain `setuid` system
+//! call does, and shows which threads are still root.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use psx::{Broadcast, Errno};
 use psx_examples::attempt::{Answer, Attempt};
-use psx_examples::raw;
 use psx_examples::status::{self, Credentials, ThreadStatus};
 use psx_examples::table::{self, Table, counted, some_of};
-use psx_examples::workers::Crew;
+use psx_examples::workers::Workers;
+use psx_test_support::raw::syscall;
 
 const USAGE: &str = "usage: drop_privileges [--threads N] [--per-thread]";
 
 const HELP: &str = "\
-Gives up root in a program with many busy threads, on every thread at once, and proves it.
+Drops root in a program with many busy threads, on every thread at once, and proves it.
 
   --threads N    start N workers besides the main thread (default 8)
-  --per-thread   make the calls on the main thread alone, and see who is still root
+  --per-thread   make the calls on the main thread alone, and show which threads are still root
   --help         this text
 
 Exit status: 0 if every thread lost its privileges and every attempt to use them was refused,
@@ -36,8 +36,8 @@ struct Step {
     make: fn() -> Result<usize, Errno>,
 }
 
-/// The steps, in the order that works: groups and gid while the uid still allows it, and
-/// capabilities last of all. The first three take what only root has.
+/// The steps in the order that works: groups and gid while the uid still permits it, then capabilities. The first
+/// three need root.
 const STEPS: [Step; 5] = [
     Step { name: "setgroups", make: set_groups },
     Step { name: "setresgid", make: || set_ids(libc::SYS_setresgid) },
@@ -49,31 +49,31 @@ const ROOT_ONLY: usize = 3;
 
 fn set_groups() -> Result<usize, Errno> {
     let groups = [NOBODY];
-    let args = [groups.len(), &raw const groups as usize, 0, 0, 0];
+    let args = [groups.len(), groups.as_ptr().addr(), 0, 0, 0, 0];
     // SAFETY: the second argument points to as many group ids as the first says.
-    unsafe { raw::syscall(libc::SYS_setgroups, args) }
+    unsafe { syscall(libc::SYS_setgroups, args) }
 }
 
 fn set_ids(nr: libc::c_long) -> Result<usize, Errno> {
     // SAFETY: setresuid and setresgid take three numbers and touch no memory.
-    unsafe { raw::syscall(nr, [NOBODY as usize, NOBODY as usize, NOBODY as usize, 0, 0]) }
+    unsafe { syscall(nr, [NOBODY as usize, NOBODY as usize, NOBODY as usize, 0, 0, 0]) }
 }
 
 fn clear_capabilities() -> Result<usize, Errno> {
     // Version 3 of the interface and the calling thread; then two times three empty sets.
     let header = [0x2008_0522_u32, 0];
     let sets = [0_u32; 6];
-    let args = [&raw const header as usize, &raw const sets as usize, 0, 0, 0];
+    let args = [header.as_ptr().addr(), sets.as_ptr().addr(), 0, 0, 0, 0];
     // SAFETY: both point to what capset(2) reads under that version, and outlive the call.
-    unsafe { raw::syscall(libc::SYS_capset, args) }
+    unsafe { syscall(libc::SYS_capset, args) }
 }
 
 fn set_no_new_privs() -> Result<usize, Errno> {
     // SAFETY: numbers only.
-    unsafe { raw::syscall(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0]) }
+    unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0, 0]) }
 }
 
-/// What is to be dropped, and by which steps.
+/// The steps of the drop, and the expected result.
 struct Plan {
     steps: &'static [Step],
     wanted: Credentials,
@@ -82,7 +82,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Root gives up everything; another user what he has.
+    /// Root drops everything; another user drops its capabilities.
     fn from(now: &Credentials) -> Self {
         let powerless = Credentials { effective: 0, no_new_privs: true, ..now.clone() };
         let nobody = Credentials {
@@ -98,7 +98,7 @@ impl Plan {
     }
 
     /// Makes every step on the calling thread. Async-signal-safe: raw system calls, one store.
-    fn carry_out(&self) -> Result<usize, Errno> {
+    fn apply(&self) -> Result<usize, Errno> {
         for (number, step) in self.steps.iter().enumerate() {
             (step.make)().inspect_err(|_| self.failed.store(number, Ordering::Relaxed))?;
         }
@@ -160,7 +160,7 @@ fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads this has seen enough.
+        // The reader has closed the pipe.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("drop_privileges: {e}");
@@ -169,7 +169,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows everything on `out`, and says whether every thread lost its privileges.
+/// Writes everything to `out`, and returns whether every thread lost its privileges.
 fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     let mut attempts = Vec::new();
     for attempt in Attempt::ALL {
@@ -180,7 +180,7 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     }
     let tries = attempts.clone();
     let try_all = move || tries.iter().map(|attempt| attempt.make()).collect::<Vec<Answer>>();
-    let crew = Crew::start(options.threads, try_all.clone())?;
+    let workers = Workers::start(options.threads, try_all.clone())?;
 
     let before = status::of_this_process()?;
     writeln!(out, "Real, effective, saved and filesystem id are shown as one where they agree.\n")?;
@@ -192,14 +192,14 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     writeln!(out, "Dropping privileges: {}", steps.join(", "))?;
     if steps.len() < STEPS.len() {
         let uid = before[0].credentials.uids[1];
-        writeln!(out, "  This is not root: uid {uid} stays, and gives up what it can.")?;
+        writeln!(out, "  This is not root: uid {uid} stays, and drops its capabilities.")?;
     }
     if options.per_thread {
-        plan.carry_out().map_err(|errno| plan.explain(errno))?;
+        plan.apply().map_err(|errno| plan.explain(errno))?;
         writeln!(out, "  made by the main thread alone\n")?;
     } else {
-        // SAFETY: `carry_out` is async-signal-safe, and no thread here relies on a privilege.
-        let report = unsafe { Broadcast::new().run(|| plan.carry_out()) }.map_err(|e| match e {
+        // SAFETY: `apply` is async-signal-safe, and no thread here relies on a privilege.
+        let report = unsafe { Broadcast::new().run(|| plan.apply()) }.map_err(|e| match e {
             psx::Error::Os(_) => plan.explain(e),
             _ => e.into(),
         })?;
@@ -215,11 +215,11 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     writeln!(out, "{}", table::of_threads(&after, remark))?;
 
     let mut answers: Vec<Vec<Answer>> =
-        crew.dismiss()?.into_iter().map(|(_, answers)| answers).collect();
+        workers.end()?.into_iter().map(|(_, answers)| answers).collect();
     answers.push(try_all());
     let refused = write_answers(out, &attempts, &answers)?;
     let tried = attempts.len() * answers.len();
-    let clean = write_verdict(out, &after, &plan.wanted)?;
+    let clean = write_summary(out, &after, &plan.wanted)?;
     writeln!(out, "{refused} of {} were refused.", counted(tried, "attempt"))?;
     if options.per_thread && !clean {
         writeln!(
@@ -231,7 +231,7 @@ fn run(options: &Options, out: &mut impl Write) -> io::Result<bool> {
     Ok(clean && refused == tried)
 }
 
-/// Writes what came of each attempt, over all threads, and returns how many were refused.
+/// Writes the results of each attempt, over all threads, and returns how many were refused.
 fn write_answers(
     out: &mut impl Write,
     attempts: &[Attempt],
@@ -257,22 +257,22 @@ fn write_answers(
             table.push([attempt.to_string(), count.to_string(), text]);
         }
     }
-    writeln!(out, "Every thread tries for itself:\n{table}")?;
+    writeln!(out, "Every thread makes each attempt:\n{table}")?;
     Ok(refused)
 }
 
 /// Writes how many threads are as wanted and which are not, and returns whether all are.
-fn write_verdict(
+fn write_summary(
     out: &mut impl Write,
     threads: &[ThreadStatus],
     wanted: &Credentials,
 ) -> io::Result<bool> {
-    let strays = threads.iter().filter(|thread| thread.credentials != *wanted);
-    let strays: Vec<_> = strays.map(|thread| thread.name.as_str()).collect();
-    if !strays.is_empty() {
-        writeln!(out, "Not dropped by {}.", some_of(&strays))?;
+    let others = threads.iter().filter(|thread| thread.credentials != *wanted);
+    let others: Vec<_> = others.map(|thread| thread.name.as_str()).collect();
+    if !others.is_empty() {
+        writeln!(out, "Not dropped by {}.", some_of(&others))?;
     }
-    let dropped = threads.len() - strays.len();
+    let dropped = threads.len() - others.len();
     writeln!(out, "{dropped} of {} dropped their privileges.", counted(threads.len(), "thread"))?;
-    Ok(strays.is_empty())
+    Ok(others.is_empty())
 }

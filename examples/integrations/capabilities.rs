@@ -1,5 +1,5 @@
-//! A server's life with one capability: root becomes nobody, but keeps `CAP_NET_BIND_SERVICE` on
-//! every thread; a program that it starts gets it too, by the ambient set; and then it is given up.
+//! A server with one capability: root becomes nobody, but keeps `CAP_NET_BIND_SERVICE` on every thread; a
+//! program that it starts gets it too, by the ambient set; then the server drops it.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use clap::Parser;
 use psx::{CapabilitySet, CapabilitySets, Errno, Privileges};
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status;
-use psx_integrations::{Lacking, NOBODY, Show, Team, perform};
+use psx_integrations::{Lacking, NOBODY, Show, ask_all, perform, start_probes};
 
 /// Keeps one capability on every thread over the change from root to nobody, then drops it.
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Options {
     /// How many threads there are besides the main thread.
     #[arg(long, default_value_t = 8)]
     threads: usize,
-    /// Be the program that is started: bind port 80, and exit with the error's number.
+    /// Be the started program: bind port 80, and exit with the error's number.
     #[arg(long, hide = true)]
     child: bool,
 }
@@ -40,25 +40,25 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     if status::of_this_process()?[0].credentials.uids[1] != 0 {
         return Err(Lacking("only root can become another user; run it as root".into()).into());
     }
-    let team = Team::start(options.threads)?;
-    let ask = |attempt: Attempt| team.ask(move || attempt.make());
+    let probes = start_probes(options.threads);
+    let ask = |attempt: Attempt| ask_all(&probes, move || attempt.make());
 
     writeln!(show, "Root becomes nobody and keeps CAP_NET_BIND_SERVICE, ambient too:")?;
     let kept =
         CapabilitySets { inheritable: BIND, ..CapabilitySets::permitted_and_effective(BIND) };
     let keeping =
         Privileges::new().groups(&[]).gid(NOBODY).uid(NOBODY).capabilities(kept).ambient(BIND);
-    carry_out(show, &keeping, kept, BIND)?;
+    apply(show, &keeping, kept, BIND)?;
     show.may(Attempt::BindPort80, &ask(Attempt::BindPort80))?;
     show.may_not(Attempt::OpenShadow, &ask(Attempt::OpenShadow))?;
     show.may_not(Attempt::BecomeRoot, &ask(Attempt::BecomeRoot))?;
     show.may("bind port 80 in a program started now", &[bind_in_child()?])?;
 
-    writeln!(show, "The server has its port, and gives up the capability:")?;
+    writeln!(show, "The server has its port, and drops the capability:")?;
     let nothing = CapabilitySets::empty();
     let dropping =
         Privileges::new().capabilities(nothing).ambient(CapabilitySet::empty()).no_new_privs();
-    carry_out(show, &dropping, nothing, CapabilitySet::empty())?;
+    apply(show, &dropping, nothing, CapabilitySet::empty())?;
     for attempt in Attempt::ALL {
         show.may_not(attempt, &ask(attempt))?;
     }
@@ -66,8 +66,8 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes the steps, and claims that the kernel says of every thread what they are to bring about.
-fn carry_out(
+/// Applies the steps, and claims that the kernel reports their effect on every thread.
+fn apply(
     show: &mut Show,
     steps: &Privileges,
     sets: CapabilitySets,
@@ -83,11 +83,11 @@ fn carry_out(
     });
     let has =
         if sets.permitted.is_empty() { "no capability" } else { "CAP_NET_BIND_SERVICE alone" };
-    show.claim(format!("the kernel says of each: uid {NOBODY}, {has}"), are_so)?;
+    show.claim(format!("the kernel reports for each: uid {NOBODY}, {has}"), are_so)?;
     Ok(())
 }
 
-/// Has a program of its own bind the port: this one, by the one path that nobody may follow too.
+/// Starts a program that binds the port: this one, by a path that nobody (65534) can use too.
 fn bind_in_child() -> io::Result<Answer> {
     let status = Command::new("/proc/self/exe").arg("--child").status()?;
     match status.code() {

@@ -1,5 +1,4 @@
-//! Every thread and its privileges, before and after a drop: what a program could put into its log
-//! or its health check, by `psx::threads()`.
+//! Every thread and its privileges, before and after a drop, by `psx::threads()`: for a log or a health check.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -11,17 +10,17 @@ use comfy_table::{Attribute, Cell, Color, Table, presets};
 use psx::CapabilitySet;
 use psx::privileges::{Ids, ThreadPrivileges};
 use psx_examples::status;
-use psx_examples::workers::Crew;
-use psx_integrations::{Show, giving_up_everything, perform};
+use psx_examples::workers::Workers;
+use psx_integrations::{Show, dropping_everything, perform};
 use serde_json::{Value, json};
 
-/// Shows every thread and its privileges before and after it gives them up.
+/// Shows every thread and its privileges before and after it drops them.
 #[derive(Parser)]
 struct Options {
     /// How many busy threads there are besides the main thread.
     #[arg(long, default_value_t = 6)]
     threads: usize,
-    /// Write one JSON object; what is claimed of it goes to standard error.
+    /// Write one JSON object; the claims about it go to standard error.
     #[arg(long)]
     json: bool,
 }
@@ -36,8 +35,8 @@ fn main() -> ExitCode {
 }
 
 fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
-    let crew = Crew::start(options.threads, || ())?;
-    let (steps, wanted) = giving_up_everything(&status::of_this_process()?[0].credentials);
+    let workers = Workers::start(options.threads, || ())?;
+    let (steps, wanted) = dropping_everything(&status::of_this_process()?[0].credentials);
 
     let before = threads()?;
     let report = steps.apply()?;
@@ -63,13 +62,13 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     let alive: BTreeSet<u32> = threads.iter().map(|thread| thread.tid).collect();
     show.claim("psx::threads() lists the same threads as /proc", listed == alive)?;
     let are_so = threads.iter().all(|thread| thread.credentials == wanted);
-    show.claim("every thread has given up what it could", are_so)?;
+    show.claim("every thread has dropped its privileges", are_so)?;
     show.claim("Privileges::verify() agrees", steps.verify().is_ok())?;
-    crew.dismiss()?;
+    workers.end()?;
     Ok(())
 }
 
-/// The threads in the order of their birth.
+/// The threads in the order of their ids.
 fn threads() -> io::Result<Vec<ThreadPrivileges>> {
     let mut threads = psx::threads()?;
     threads.sort_by_key(ThreadPrivileges::tid);
@@ -89,8 +88,7 @@ const HEADINGS: [&str; 10] = [
     "no_new_privs",
 ];
 
-/// The threads' rows, in colour on a terminal: a power that a thread has is red, what it was not
-/// like `before` is green.
+/// The threads' rows, in colour on a terminal: a privilege is red, a change since `before` green.
 fn table(threads: &[ThreadPrivileges], before: &[ThreadPrivileges]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -100,14 +98,14 @@ fn table(threads: &[ThreadPrivileges], before: &[ThreadPrivileges]) -> Table {
         let old = earlier.map(cells);
         let row = cells(thread).into_iter().enumerate().map(|(column, text)| {
             let has_changed = old.as_ref().is_some_and(|old| old[column] != text);
-            let is_power = match HEADINGS[column] {
+            let is_privilege = match HEADINGS[column] {
                 "uid" | "gid" => text == "0",
                 "effective" | "permitted" | "ambient" => text != "none",
                 _ => false,
             };
             match Cell::new(text) {
                 cell if has_changed => cell.fg(Color::Green),
-                cell if is_power => cell.fg(Color::Red),
+                cell if is_privilege => cell.fg(Color::Red),
                 cell => cell,
             }
         });

@@ -1,8 +1,8 @@
 //! A running program with many threads goes into a Landlock sandbox, and then into a narrower one.
 //!
-//! The landlock crate describes the sandbox; its own `restrict_self` would put the calling thread in
-//! it and no other. The sandbox is closed to `/proc` as well, so that whoever needs that to find the
-//! other threads cannot even finish the first restriction.
+//! The landlock crate describes the sandbox; its `restrict_self` would restrict the calling thread alone. The
+//! sandbox denies `/proc` too, so that a library that needs `/proc` to find the other threads could not
+//! finish the first restriction.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use psx::Privileges;
 use psx::privileges::LandlockFlags;
 use psx_examples::attempt::Answer;
 use psx_examples::status;
-use psx_integrations::{Lacking, Show, Team, answer_of, perform};
+use psx_integrations::{Lacking, Show, answer_of, ask_all, perform, start_probes};
 
 /// Puts every thread of a running program into a Landlock sandbox.
 #[derive(Parser)]
@@ -26,10 +26,10 @@ struct Options {
     threads: usize,
 }
 
-/// All that stays open at first.
+/// All that stays allowed at first.
 const INSIDE: &str = "/usr";
 
-/// Something that any user may do outside a sandbox.
+/// An operation that any user may do outside a sandbox.
 struct Use {
     what: &'static str,
     make: fn() -> Answer,
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
-    let team = Team::start(options.threads)?;
-    let ask = |tried: Use| team.ask(tried.make);
-    writeln!(show, "Before, every thread tries for itself:")?;
+    let probes = start_probes(options.threads);
+    let ask = |tried: Use| ask_all(&probes, tried.make);
+    writeln!(show, "Before, every thread makes each attempt:")?;
     for tried in [READ_INSIDE, READ_OUTSIDE, LIST_THREADS] {
         show.may(tried.what, &ask(tried))?;
     }
@@ -77,7 +77,7 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A ruleset by which only what is beneath `paths` may be opened.
+/// A ruleset that allows opening only what is beneath `paths`.
 fn sandbox(paths: &[&str]) -> Result<OwnedFd, Box<dyn Error>> {
     let reading = AccessFs::from_read(ABI::V1);
     let ruleset = Ruleset::default()

@@ -1,5 +1,5 @@
-//! A rayon pool whose threads psx starts, so that there is no instant at which one of them is not
-//! covered. It gives up all privileges in the middle of a parallel computation.
+//! A rayon pool whose threads psx starts, so that each is covered from its start. It drops all privileges during
+//! a parallel computation.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -11,11 +11,11 @@ use clap::Parser;
 use psx::thread;
 use psx_examples::status;
 use psx_examples::table::counted;
-use psx_integrations::{Show, giving_up_everything, perform};
+use psx_integrations::{Show, dropping_everything, perform};
 use rayon::prelude::*;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
-/// Gives up all privileges on every thread of a rayon pool that is computing.
+/// Drops all privileges on every thread of a rayon pool that is computing.
 #[derive(Parser)]
 struct Options {
     /// How many threads the pool has.
@@ -39,18 +39,18 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
         let counting = scope.spawn(|| {
             let mut counts = Vec::new();
             loop {
-                // Looked at before the count, so that the last one began after the drop.
+                // Read before the count, so that the last count begins after the drop.
                 let is_last = dropped.load(Ordering::Acquire);
                 counts.push(pool.install(|| (0..LIMIT).into_par_iter().filter(is_prime).count()));
                 if is_last {
                     return counts;
                 }
-                // Nobody waits for the second.
+                // Only the first is received.
                 let _ = first_is_done.send(());
             }
         });
         is_computing.recv()?;
-        let report = give_up(show);
+        let report = drop_all(show);
         dropped.store(true, Ordering::Release);
         Ok::<_, Box<dyn Error>>((report, counting.join().expect("a count does not panic")))
     })?;
@@ -58,15 +58,14 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
 
     writeln!(show, "The primes below {LIMIT} were counted {} times meanwhile:", counts.len())?;
     show.claim(format!("{right} every time"), counts.iter().all(|count| *count == right))?;
-    writeln!(show, "Each thread of the pool tries for itself:")?;
+    writeln!(show, "Each thread of the pool makes each attempt:")?;
     for attempt in attempts {
         show.may_not(attempt, &pool.broadcast(|_| attempt.make()))?;
     }
     Ok(())
 }
 
-/// The pool: rayon says what thread it wants, psx starts it, and registers it before rayon's code
-/// runs in it.
+/// The pool: rayon describes a thread, psx starts it, and registers it before rayon's code runs.
 fn pool(threads: usize) -> Result<ThreadPool, Box<dyn Error>> {
     let spawn = |wanted: ThreadBuilder| {
         let mut builder = thread::Builder::new().name(format!("rayon-{}", wanted.index()));
@@ -78,18 +77,18 @@ fn pool(threads: usize) -> Result<ThreadPool, Box<dyn Error>> {
     Ok(ThreadPoolBuilder::new().num_threads(threads).spawn_handler(spawn).build()?)
 }
 
-fn give_up(show: &mut Show) -> Result<(), Box<dyn Error>> {
+fn drop_all(show: &mut Show) -> Result<(), Box<dyn Error>> {
     let before = status::of_this_process()?;
     writeln!(show, "A pool is computing, in a process of {}.", counted(before.len(), "thread"))?;
-    let (steps, wanted) = giving_up_everything(&before[0].credentials);
-    writeln!(show, "Giving up all privileges:")?;
+    let (steps, wanted) = dropping_everything(&before[0].credentials);
+    writeln!(show, "Dropping all privileges:")?;
     let report = steps.apply()?;
     show.covered(&report)?;
     show.states(&wanted)?;
     Ok(())
 }
 
-/// Primes below it are counted: some milliseconds' work.
+/// The primes below this are counted, which takes some milliseconds.
 const LIMIT: u32 = 300_000;
 
 fn is_prime(n: &u32) -> bool {

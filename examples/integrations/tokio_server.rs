@@ -1,9 +1,8 @@
-//! A tokio server that starts as root, to get its port, and gives up everything once it runs, with
-//! requests in flight.
+//! A tokio server that starts as root, to get its port, and drops all privileges while requests are in flight.
 //!
-//! tokio starts its threads itself, so each registers itself as its first act, in
-//! `on_thread_start`: the workers, and the threads of the blocking pool, now and later. Whoever is
-//! caught between its birth and that act makes a round try again, never miss it.
+//! tokio starts its threads itself, so each first registers itself, in `on_thread_start`: the workers, and the
+//! threads of the blocking pool, now and later. A round that finds a thread before that tries again; it
+//! never misses it.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -16,13 +15,13 @@ use std::time::Duration;
 use clap::Parser;
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status;
-use psx_integrations::{Lacking, Show, giving_up_everything, on_blocking_threads, perform};
+use psx_integrations::{Lacking, Show, dropping_everything, on_blocking_threads, perform};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
-/// A server gives up root while it answers requests.
+/// A server drops root while it answers requests.
 #[derive(Parser)]
 struct Options {
     /// The port to listen on.
@@ -36,7 +35,7 @@ struct Options {
     workers: usize,
 }
 
-/// So many threads the blocking pool has before; twice as many afterwards.
+/// The number of threads of the blocking pool before the drop; twice as many afterwards.
 const BLOCKING: usize = 8;
 
 fn main() -> ExitCode {
@@ -52,7 +51,7 @@ fn act(show: &mut Show, options: &Options) -> Result<(), Box<dyn Error>> {
         .thread_keep_alive(Duration::from_secs(3600)) // so that the threads can be counted
         .on_thread_start(|| psx::thread::adopt().expect("a new thread can be registered"))
         .build()?;
-    runtime.block_on(give_up_amid(show, listener, options.requests))
+    runtime.block_on(drop_amid(show, listener, options.requests))
 }
 
 fn listen(port: u16) -> Result<std::net::TcpListener, Box<dyn Error>> {
@@ -67,7 +66,7 @@ fn listen(port: u16) -> Result<std::net::TcpListener, Box<dyn Error>> {
     Ok(listener)
 }
 
-async fn give_up_amid(
+async fn drop_amid(
     show: &mut Show,
     listener: std::net::TcpListener,
     requests: usize,
@@ -87,8 +86,8 @@ async fn give_up_amid(
     in_flight.wait_for(|begun| *begun == requests).await?;
 
     writeln!(show, "Listening on {address}, {requests} requests in flight.")?;
-    let (steps, wanted) = giving_up_everything(&status::of_this_process()?[0].credentials);
-    writeln!(show, "Giving up all privileges:")?;
+    let (steps, wanted) = dropping_everything(&status::of_this_process()?[0].credentials);
+    writeln!(show, "Dropping all privileges:")?;
     show.covered(&steps.apply()?)?;
     go_on.send(true)?;
 
@@ -105,7 +104,7 @@ async fn give_up_amid(
     }
     server.abort();
 
-    writeln!(show, "Each of {} blocking threads tries for itself:", 2 * BLOCKING)?;
+    writeln!(show, "Each of {} blocking threads makes each attempt:", 2 * BLOCKING)?;
     let late = on_blocking_threads(2 * BLOCKING, move || {
         (thread_id(), attempts.iter().map(|attempt| (*attempt, attempt.make())).collect())
     });
@@ -140,7 +139,7 @@ async fn answer(connection: TcpStream, begun: Arc<watch::Sender<usize>>) -> io::
     connection.write_all(text.as_bytes()).await
 }
 
-/// Begins a request, finishes it once it may, and returns the answer.
+/// Begins a request, finishes it after `may_go_on`, and returns the answer.
 async fn request(
     server: SocketAddr,
     number: usize,

@@ -1,6 +1,6 @@
-//! Every thread covered and not one line changed for it: tokio, rayon, plain `std::thread` and a C
-//! library start their threads as ever, and psx's own `pthread_create`, which its feature
-//! `interpose` puts before libc's, registers each.
+//! Every thread is covered without a change to the program: tokio, rayon, `std::thread` and a C library start
+//! their threads as usual, and psx's `pthread_create`, which its feature `interpose` puts before the libc's,
+//! registers each.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -13,9 +13,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status;
-use psx_integrations::{Show, Team, giving_up_everything, on_blocking_threads, perform};
+use psx_integrations::{Show, ask_all, dropping_everything, on_blocking_threads, perform};
 use psx_interposed::privileges::{ThreadKind, ThreadPrivileges};
 use psx_interposed::{self as psx, Errno};
+use psx_test_support::Probe;
 
 /// Gives up all privileges on threads that tokio, rayon, std and C started, none of them changed.
 #[derive(Parser)]
@@ -38,9 +39,8 @@ fn main() -> ExitCode {
 
 fn act(show: &mut Show, threads: usize) -> Result<(), Box<dyn Error>> {
     let attempts = show.attempts()?;
-    let team = Team::start_by(threads, |name, job| {
-        std::thread::Builder::new().name(name).spawn(job).map(drop)
-    })?;
+    let probe = |_| Probe::start_by(|body| drop(std::thread::spawn(body)));
+    let probes: Vec<_> = (0..threads).map(probe).collect();
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|number| format!("rayon-{number}"))
@@ -64,20 +64,20 @@ fn act(show: &mut Show, threads: usize) -> Result<(), Box<dyn Error>> {
         before.len() == 1 + 4 * threads + 1,
     )?;
 
-    let (steps, wanted) = giving_up_everything(&before[0].credentials);
-    writeln!(show, "Giving up all privileges:")?;
+    let (steps, wanted) = dropping_everything(&before[0].credentials);
+    writeln!(show, "Dropping all privileges:")?;
     show.covered(&steps.apply()?)?;
     let alive: BTreeSet<u32> = before.iter().map(|thread| thread.tid).collect();
     let all = psx::threads()?;
     let known = all.iter().filter(|thread| thread.kind == ThreadKind::Registered);
     let known: BTreeSet<u32> = known.map(ThreadPrivileges::tid).collect();
-    show.claim("psx knows them all by itself", known == alive)?;
+    show.claim("psx has registered all of them", known == alive)?;
     show.states(&wanted)?;
 
     let is_readable_by_root = attempts.contains(&Attempt::OpenShadow);
     for attempt in attempts {
-        writeln!(show, "Each thread tries for itself to {attempt}:")?;
-        show.may_not("main and std", &team.ask(move || attempt.make()))?;
+        writeln!(show, "Each thread attempts to {attempt}:")?;
+        show.may_not("main and std", &ask_all(&probes, move || attempt.make()))?;
         show.may_not("rayon", &pool.broadcast(|_| attempt.make()))?;
         let blocking = on_blocking_threads(threads, move || attempt.make());
         show.may_not("tokio's blocking pool", &runtime.block_on(blocking))?;

@@ -1,8 +1,7 @@
 //! A plug-in that uses psx, for a host that is written in C and loads it by `dlopen`.
 //!
-//! Nothing is special about it but that every function returns a status: a panic must not leave into
-//! the host. psx keeps the plug-in loaded from its first use on, whatever `dlclose` is called for, since
-//! threads that it has registered tell it of their ends.
+//! Every function returns a status, since a panic must not unwind into the host. psx keeps the plug-in loaded from
+//! its first use on, also after `dlclose`, since registered threads call it at their end.
 
 use std::ffi::{c_char, c_int};
 use std::time::Duration;
@@ -15,7 +14,7 @@ pub extern "C" fn plugin_adopt() -> c_int {
     if psx::thread::adopt().is_ok() { 0 } else { -1 }
 }
 
-/// Adds one to the timer slack of all threads if `require`, else of the registered ones, within so many
+/// Adds one to the timer slack of all threads if `require`, else of the registered ones, with this timeout in
 /// milliseconds. Returns how many threads that were, or -1 after it has written the error to `text`.
 ///
 /// # Safety
@@ -31,15 +30,15 @@ pub unsafe extern "C" fn plugin_round(
     let coverage = if require != 0 { Coverage::Require } else { Coverage::Registered };
     let timeout = Duration::from_millis(milliseconds.into());
     let broadcast = Broadcast::new().coverage(coverage).timeout(timeout);
-    // SAFETY: two system calls that touch no memory; the slack is a number that nothing here needs.
+    // SAFETY: two system calls that touch no memory; this program does not need the slack.
     match unsafe { broadcast.run(add_one) } {
         Ok(report) => report.threads() as c_int,
         Err(error) => {
-            let said = error.to_string();
-            let length = said.len().min(size.saturating_sub(1));
-            // SAFETY: as many bytes as there is room for, by our caller's promise.
+            let message = error.to_string();
+            let length = message.len().min(size.saturating_sub(1));
+            // SAFETY: as many bytes as there is room for, by the caller's promise.
             unsafe {
-                text.cast::<u8>().copy_from_nonoverlapping(said.as_ptr(), length);
+                text.cast::<u8>().copy_from_nonoverlapping(message.as_ptr(), length);
                 if size > 0 {
                     text.add(length).write(0);
                 }

@@ -1,26 +1,26 @@
-//! The number that every thread must agree on, and the rounds that change it.
+//! The number that all threads must have, and the rounds that change it.
 //!
-//! Timer slack is a number that the kernel keeps for each thread, passes on at `clone`, and lets
-//! anyone set for himself. Each counting round adds one on every thread; so a thread that a round
-//! missed, or that was born in the middle of one, is behind for ever, and one that a failed round
-//! changed is ahead for ever.
+//! Timer slack is a number that the kernel keeps for each thread, passes on at `clone`, and that a thread may
+//! set for itself. Each counting round adds one on every thread; so a thread that a round missed, or that
+//! started during one, stays behind, and one that a failed round changed stays ahead.
 
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use psx::{Broadcast, Divergence, Errno, Error, Report};
-use psx_examples::raw;
+use psx_test_support::Random;
+use psx_test_support::raw::{slack, syscall};
+use psx_test_support::threads::tid;
 
-use crate::random::Random;
+use crate::fault_window;
 use crate::subject::fail;
 use crate::tally::{self, Event};
-use crate::weather;
 
-/// Threads that make counting rounds: four callers and whoever injects faults.
+/// Threads that make counting rounds: four callers and the one that injects faults.
 pub(crate) const COUNTERS: usize = 5;
 
-/// Rounds hold it for reading: who wants them to pause, for writing.
+/// Rounds hold it for reading; a thread that wants them to pause, for writing.
 pub(crate) static PAUSE: RwLock<()> = RwLock::new(());
 
 /// Counting rounds that have returned, and the slack that main began with.
@@ -28,33 +28,27 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 fn prctl(option: libc::c_int, value: usize) -> Result<usize, Errno> {
     // SAFETY: used with options that take a number and touch no memory.
-    unsafe { raw::syscall(libc::SYS_prctl, [option as usize, value, 0, 0, 0]) }
+    unsafe { syscall(libc::SYS_prctl, [option as usize, value, 0, 0, 0, 0]) }
 }
 
-/// The calling thread's number.
-pub(crate) fn own() -> usize {
-    prctl(libc::PR_GET_TIMERSLACK, 0).unwrap_or(usize::MAX)
-}
-
-/// What every thread has while rounds pause.
+/// The number of every thread while rounds pause.
 pub(crate) fn expected() -> usize {
     COUNT.load(Ordering::Acquire)
 }
 
-/// Begins to count, on the only thread that there is yet.
+/// Begins to count, while the process has one thread.
 pub(crate) fn begin() {
-    // Small, so that sleeps stay as exact as they were.
+    // Small, so that sleeps stay exact.
     if let Err(errno) = prctl(libc::PR_SET_TIMERSLACK, 1) {
         fail(format_args!("cannot set the timer slack: {errno}"));
     }
-    COUNT.store(own(), Ordering::Release);
+    COUNT.store(slack(), Ordering::Release);
 }
 
-/// The calling thread must have made every round that has returned, and no more than are under
-/// way.
+/// Checks that the calling thread has made every round that has returned, and no more than have begun.
 pub(crate) fn check(who: &str) {
     let least = expected();
-    let own = own();
+    let own = slack();
     let most = expected() + COUNTERS;
     if !(least..=most).contains(&own) {
         fail(format_args!("{who} has counted {own} rounds, not {least} to {most}"));
@@ -62,12 +56,12 @@ pub(crate) fn check(who: &str) {
 }
 
 fn add_one() -> Result<usize, Errno> {
-    let next = prctl(libc::PR_GET_TIMERSLACK, 0)? + 1;
+    let next = slack() + 1;
     prctl(libc::PR_SET_TIMERSLACK, next)?;
     Ok(next)
 }
 
-/// Adds one on every thread, and counts it. Threads with different numbers are the end.
+/// Adds one on every thread, and counts it. Different numbers are a failure.
 pub(crate) fn round(timeout: Duration) -> Result<(), Error> {
     let report = uncounted_round(timeout)?;
     COUNT.fetch_add(1, Ordering::AcqRel);
@@ -77,28 +71,27 @@ pub(crate) fn round(timeout: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same, for a process that counts for itself.
+/// The same for a process that counts otherwise.
 pub(crate) fn uncounted_round(timeout: Duration) -> Result<Report, Error> {
     let broadcast = Broadcast::new().timeout(timeout).divergence(Divergence::Report);
     // SAFETY: two system calls that touch no memory.
     let report = unsafe { broadcast.run(add_one) }?;
-    if let Some(stray) = report.divergent().first() {
+    if let Some(other) = report.divergent().first() {
         let (number, of) = (report.value(), report.threads());
-        fail(format_args!("{stray}, the caller {number}, in a round of {of} threads"));
+        fail(format_args!("{other}, the caller {number}, in a round of {of} threads"));
     }
     Ok(report)
 }
 
-/// One call to psx, most often a counting round. What it may and must come to depends on the
-/// weather.
+/// One call to psx, most often a counting round. What it may and must return depends on the fault window.
 pub(crate) fn call(random: &mut Random) {
     let _not_paused = PAUSE.read();
     if random.below(16) == 0 {
         return list();
     }
-    let before = weather::now();
-    // Long enough for the fault to end, or, while one is there, sometimes too short for that.
-    let timeout = match weather::is_fair(before) || random.coin() {
+    let before = fault_window::now();
+    // Long enough for the fault to end, or, during one, sometimes too short for that.
+    let timeout = match fault_window::is_clear(before) || random.coin() {
         true => Duration::from_secs(30),
         false => Duration::from_millis(random.below(100) + 1),
     };
@@ -108,19 +101,19 @@ pub(crate) fn call(random: &mut Random) {
         _ => round(timeout),
     };
     match result {
-        Ok(()) if weather::forbids_success(before) => {
+        Ok(()) if fault_window::forbids_success(before) => {
             fail("a round went through while a thread could not take part");
         }
         Ok(()) => {}
-        Err(_) if weather::excuses_failure(before) => tally::count(Event::Refused),
+        Err(_) if fault_window::excuses_failure(before) => tally::count(Event::Refused),
         Err(error) => fail(format_args!("a round failed without a fault: {error}")),
     }
 }
 
-/// A call that fails on the caller, so that nobody else may make it.
+/// A call that fails on the caller, so that no other thread may make it.
 fn failing(timeout: Duration) -> Result<(), Error> {
-    let caller = raw_tid();
-    let op = || match raw_tid() == caller {
+    let caller = tid();
+    let op = || match tid() == caller {
         true => Err(Errno::from_raw(libc::EPERM)),
         false => add_one(),
     };
@@ -133,30 +126,25 @@ fn failing(timeout: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// A call that returns something else on every thread.
+/// A call that returns another value on every thread.
 fn diverging(timeout: Duration) -> Result<(), Error> {
     let broadcast = Broadcast::new().timeout(timeout).divergence(Divergence::Report);
     // SAFETY: gettid takes nothing and returns a number.
     let report = unsafe { broadcast.syscall(libc::SYS_gettid, [0; 6]) }?;
-    let (others, told) = (report.threads() - 1, report.divergent().len());
-    if told != others {
-        fail(format_args!("{told} of {others} different results were reported"));
+    let (others, reported) = (report.threads() - 1, report.divergent().len());
+    if reported != others {
+        fail(format_args!("{reported} of {others} different results were reported"));
     }
     tally::count(Event::Diverged);
     Ok(())
 }
 
-/// Has psx list its threads, the caller among them.
+/// Checks that psx lists the calling thread.
 fn list() {
-    let me = raw_tid();
+    let me = tid();
     match psx::threads() {
-        Ok(threads) if threads.iter().any(|thread| thread.tid() as usize == me) => {}
+        Ok(threads) if threads.iter().any(|thread| thread.tid() == me) => {}
         Ok(_) => fail("a registered thread is not listed"),
         Err(error) => fail(format_args!("the threads cannot be listed: {error}")),
     }
-}
-
-pub(crate) fn raw_tid() -> usize {
-    // SAFETY: gettid takes nothing and returns a number.
-    unsafe { raw::syscall(libc::SYS_gettid, [0; 5]) }.unwrap_or(0)
 }

@@ -1,38 +1,41 @@
-//! What keeps rounds from happening for a moment: each fault must be noticed, named, and survived.
+//! Faults that prevent rounds for a short time: psx must notice, name, and survive each.
 
 use std::ffi::c_void;
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, ptr};
 
 use psx::{Error, Threads, thread};
-use psx_examples::raw;
+use psx_test_support::raw::{limit, must, pipe, set_limit};
+use psx_test_support::signal::set_mask;
+use psx_test_support::threads::tid;
+use psx_test_support::{Random, process};
 
-use crate::count::{self, PAUSE, raw_tid};
-use crate::random::Random;
+use crate::count::{self, PAUSE};
+use crate::fault_window::Fault;
 use crate::subject::{builder, fail};
 use crate::tally::{self, Event};
-use crate::weather::Fault;
 
-/// One fault, from its coming to its end, after a time without.
+/// One fault, after a time without.
 pub(crate) fn fault(random: &mut Random) {
     thread::sleep(Duration::from_millis(random.below(300)));
-    // In the middle of other threads' rounds, or with a round of its own in peace and quiet.
+    // During other threads' rounds, or with one round of the injecting thread alone.
     let alone = random.coin();
     let _others = (!alone).then(|| PAUSE.read());
-    let _nobody = alone.then(|| PAUSE.write());
+    let _paused = alone.then(|| PAUSE.write());
     let stay = Duration::from_millis(random.below(150));
     match random.below(4) {
-        0 if random.coin() => stranger(Stay::new(alone, stay), thread::adopt),
-        0 => stranger(Stay::new(alone, stay), || Ok(())),
+        0 if random.coin() => unregistered(Stay::new(alone, stay), thread::adopt),
+        0 => unregistered(Stay::new(alone, stay), || Ok(())),
         1 => blocked(Stay::new(alone, stay)),
         2 => vforked(Stay::new(alone, stay)),
         _ => no_queue(stay / 3),
     }
 }
 
-/// What a round must say while the fault is there.
+/// The threads that a round's error must name during the fault.
 type Naming = fn(&Error) -> Option<&Threads>;
 
 fn uncovered(error: &Error) -> Option<&Threads> {
@@ -43,117 +46,98 @@ fn unreachable(error: &Error) -> Option<&Threads> {
     if let Error::Unreachable(threads) = error { Some(threads) } else { None }
 }
 
-/// How long a fault is there. Rounds stop all threads that they can, whoever injects faults too;
-/// so each fault ends by itself, unless the one round about is the injector's own.
+/// How long a fault lasts. Rounds stop the injecting thread too, so each fault ends by itself, unless the only
+/// round is the injector's.
 struct Stay {
     fault: Fault,
-    /// None where the injector says when.
+    /// None where the injector ends it.
     time: Option<Duration>,
-    /// A pipe for a byte that says so, and one for the thread's id.
-    end: [RawFd; 2],
-    tid: [RawFd; 2],
+    /// A pipe for the byte that ends it, and one for the thread's id.
+    end: (File, File),
+    tid: (File, File),
 }
 
 impl Stay {
     fn new(alone: bool, time: Duration) -> Arc<Self> {
         let time = (!alone).then_some(time);
-        Arc::new(Self { fault: Fault::comes(), time, end: pipe(), tid: pipe() })
+        Arc::new(Self { fault: Fault::begin(), time, end: pipe(), tid: pipe() })
     }
 
-    /// For the thread `tid`, which is in the way now: stays there until it is time to go. Makes
-    /// plain system calls only, since it has to serve the child of a vfork.
-    fn stay(&self, tid: usize) {
-        self.fault.is_there();
+    /// For the thread `tid`, which prevents rounds from now on: returns when the fault is to end. Makes plain
+    /// system calls only, since it also runs in the child of a vfork.
+    fn stay(&self, tid: u32) {
+        self.fault.prevents_rounds();
         let begin = Instant::now();
-        // SAFETY: a number's own bytes, to a pipe with room for them.
-        unsafe { libc::write(self.tid[1], (&raw const tid).cast(), size_of::<usize>()) };
-        let mut poll = libc::pollfd { fd: self.end[0], events: libc::POLLIN, revents: 0 };
+        let fd = self.tid.1.as_raw_fd() as usize;
+        must(libc::SYS_write, [fd, (&raw const tid).addr(), size_of_val(&tid), 0, 0, 0]);
+        let mut poll =
+            libc::pollfd { fd: self.end.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
             let left = self.time.map_or(-1, |time| {
                 time.saturating_sub(begin.elapsed()).as_millis().try_into().unwrap_or(-1)
             });
             // SAFETY: one descriptor, which is open.
             match unsafe { libc::poll(&mut poll, 1, left) } {
-                // A signal, which this call does not survive.
+                // The kernel does not resume this call after a signal.
                 -1 => {}
                 _ => return self.fault.ends(),
             }
         }
     }
 
-    /// For the injector: if nobody else calls, makes a round that must fail and name the thread
-    /// that stays, and then has it go.
-    fn suffer(&self, naming: Naming) {
-        let mut tid = 0_usize;
-        // SAFETY: a number's own bytes, and a descriptor that is open.
-        let read = unsafe { libc::read(self.tid[0], (&raw mut tid).cast(), size_of::<usize>()) };
-        if read != size_of::<usize>() as isize {
-            fail(format_args!("no word from a fault: {}", io::Error::last_os_error()));
-        }
-        if self.time.is_none() {
-            must_name(tid, naming);
-            // SAFETY: one byte, to a descriptor that is open.
-            unsafe { libc::write(self.end[1], [0_u8].as_ptr().cast(), 1) };
-        }
+    /// For the injector: if it is the only caller, makes a round that must fail and name the thread that
+    /// stays, and then ends the fault.
+    fn run(&self, naming: Naming) {
+        let mut tid = [0; 4];
+        let fault = (&self.tid.0).read_exact(&mut tid).and_then(|()| {
+            if self.time.is_some() {
+                return Ok(());
+            }
+            must_name(u32::from_ne_bytes(tid), naming);
+            (&self.end.1).write_all(&[0])
+        });
+        fault.unwrap_or_else(|error| fail(format_args!("a fault's pipe: {error}")));
     }
 }
 
-impl Drop for Stay {
-    fn drop(&mut self) {
-        for fd in [self.end, self.tid].as_flattened() {
-            // SAFETY: opened for this alone, and used no more.
-            unsafe { libc::close(*fd) };
-        }
-    }
-}
-
-fn pipe() -> [RawFd; 2] {
-    let mut ends = [0; 2];
-    // SAFETY: room for two descriptors.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
-        fail(format_args!("pipe: {}", io::Error::last_os_error()));
-    }
-    ends
-}
-
-fn must_name(tid: usize, naming: Naming) {
-    // On a crowded machine other threads too may be late for a short timeout.
+fn must_name(tid: u32, naming: Naming) {
+    // On a busy machine other threads too may be late for a short timeout.
     for timeout in [30, 300, 3_000, 30_000].map(Duration::from_millis) {
         let error = match count::round(timeout) {
-            Ok(()) => fail(format_args!("a round went through without thread {tid}")),
+            Ok(()) => fail(format_args!("a round succeeded without thread {tid}")),
             Err(error) => error,
         };
         let named = naming(&error);
-        if named.is_some_and(|threads| threads.iter().any(|thread| thread.tid() as usize == tid)) {
+        if named.is_some_and(|threads| threads.iter().any(|thread| thread.tid() == tid)) {
             return tally::count(Event::Named);
         }
         if timeout.as_secs() >= 30 {
-            fail(format_args!("thread {tid} was in the way, but the round said: {error}"));
+            fail(format_args!("thread {tid} prevented the round, whose error is: {error}"));
         }
     }
 }
 
-/// A thread that nobody told psx about. It leaves, or adopts itself and has missed nothing.
-fn stranger(stay: Arc<Stay>, leave: fn() -> Result<(), Error>) {
-    let theirs = stay.clone();
+/// An unregistered thread. It ends, or adopts itself and has missed nothing.
+fn unregistered(stay: Arc<Stay>, leave: fn() -> Result<(), Error>) {
+    let shared = stay.clone();
     let body = move || {
-        theirs.stay(raw_tid());
+        shared.stay(tid());
         if let Err(error) = leave() {
-            fail(format_args!("a stranger cannot adopt itself: {error}"));
+            fail(format_args!("an unregistered thread cannot adopt itself: {error}"));
         }
-        count::check("a stranger");
+        count::check("an unregistered thread");
     };
-    let stranger = std::thread::Builder::new().name("stranger".into()).spawn(body);
-    await_end(stranger, &stay, uncovered);
-    tally::count(Event::Stranger);
+    let thread = std::thread::Builder::new().name("unregistered".into()).spawn(body);
+    await_end(thread, &stay, uncovered);
+    tally::count(Event::Unregistered);
 }
 
-/// A thread that blocks signal 33 in the one way that there is.
+/// A thread that blocks signal 33 by the system call.
 fn blocked(stay: Arc<Stay>) {
-    let theirs = stay.clone();
+    let shared = stay.clone();
     let body = move || {
         let before = set_mask(u64::MAX);
-        theirs.stay(raw_tid());
+        shared.stay(tid());
         set_mask(before);
         count::check("a thread that had blocked every signal");
     };
@@ -161,11 +145,11 @@ fn blocked(stay: Arc<Stay>) {
     tally::count(Event::Blocked);
 }
 
-/// A thread that stands in vfork until its child lets it go.
+/// A thread that waits in vfork for its child.
 fn vforked(stay: Arc<Stay>) {
-    let theirs = stay.clone();
+    let shared = stay.clone();
     let body = move || {
-        vfork(&theirs);
+        vfork(&shared);
         count::check("a thread back from vfork");
     };
     await_end(builder("vforked").spawn(body), &stay, unreachable);
@@ -174,62 +158,43 @@ fn vforked(stay: Arc<Stay>) {
 
 fn await_end(thread: io::Result<thread::JoinHandle<()>>, stay: &Stay, naming: Naming) {
     let thread = thread.unwrap_or_else(|error| fail(format_args!("a thread: {error}")));
-    stay.suffer(naming);
+    stay.run(naming);
     if thread.join().is_err() {
-        fail("a thread that was in the way has panicked");
+        fail("a thread that prevented rounds has panicked");
     }
 }
 
-/// Goes into vfork for the length of a stay.
+/// Calls vfork, and stays in its child.
 fn vfork(stay: &Stay) {
     struct InVfork<'s> {
         stay: &'s Stay,
-        parent: usize,
+        parent: u32,
     }
     extern "C" fn body(argument: *mut c_void) -> i32 {
-        // SAFETY: the parent keeps it, and stands still, until this returns.
+        // SAFETY: the parent keeps it, and waits, until this returns.
         let it = unsafe { &*argument.cast::<InVfork>() };
         it.stay.stay(it.parent);
         0
     }
-    let mut it = InVfork { stay, parent: raw_tid() };
+    let mut it = InVfork { stay, parent: tid() };
     let mut stack = vec![0_u128; 2048];
-    // SAFETY: the end of a stack that outlives the child; flags as vfork's own.
+    // SAFETY: the end of a stack that outlives the child; the flags of vfork.
     let child = unsafe {
         let top = stack.as_mut_ptr().add(stack.len());
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         libc::clone(body, top.cast(), flags, (&raw mut it).cast())
     };
-    // SAFETY: waits for a child of ours.
-    if child < 0 || unsafe { libc::waitpid(child, ptr::null_mut(), 0) } != child {
+    if child < 0 {
         fail(format_args!("vfork: {}", io::Error::last_os_error()));
     }
+    process::wait(child);
 }
 
-/// Sets the calling thread's signal mask, past libc, and returns what it was.
-fn set_mask(new: u64) -> u64 {
-    let mut old = 0_u64;
-    let how = libc::SIG_SETMASK as usize;
-    let args = [how, &raw const new as usize, &raw mut old as usize, 8, 0];
-    // SAFETY: the kernel reads one set of 64 signals and writes one.
-    if let Err(errno) = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) } {
-        fail(format_args!("rt_sigprocmask: {errno}"));
-    }
-    old
-}
-
-/// No signal can be queued, until psx raises the limit, as it may, up to the hard one.
+/// No signal can be queued, until psx raises the soft limit.
 fn no_queue(time: Duration) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: room for one limit.
-    unsafe { libc::getrlimit(libc::RLIMIT_SIGPENDING, &mut limit) };
-    let set = |soft| {
-        let limit = libc::rlimit { rlim_cur: soft, ..limit };
-        // SAFETY: one limit to be read.
-        unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit) };
-    };
-    set(0);
+    let [_, hard] = limit(libc::RLIMIT_SIGPENDING);
+    set_limit(libc::RLIMIT_SIGPENDING, [0, hard]);
     thread::sleep(time);
-    set(limit.rlim_max);
+    set_limit(libc::RLIMIT_SIGPENDING, [hard, hard]);
     tally::count(Event::NoQueue);
 }

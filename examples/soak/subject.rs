@@ -1,38 +1,36 @@
-//! The process that is soaked: its threads, and the checkpoints at which its judge looks at them.
+//! The process under test: its threads, and the checkpoints at which the oracle inspects them.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
 use std::panic;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use psx::thread;
-use psx_examples::raw;
-use psx_examples::workers::Crew;
+use psx_examples::workers::Workers;
+use psx_test_support::process::{exit_now, exit_thread};
+use psx_test_support::raw::{must, slack};
+use psx_test_support::{Line, Random};
 
 use crate::count::{self, PAUSE};
-use crate::line::Line;
-use crate::random::Random;
 use crate::tally::{self, Event, Tally};
-use crate::{births, company, faults};
+use crate::{faults, lock_holders, spawn};
 
-/// The line to the judge.
+/// The line to the oracle.
 static LINE: OnceLock<Line> = OnceLock::new();
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
-/// Tells the judge what has gone wrong, and ends the process on the spot: other threads may hold
-/// what an orderly exit would want.
+/// Reports a failure to the oracle, and ends the process without exit handlers: other threads may hold their
+/// locks.
 pub(crate) fn fail(what: impl Display) -> ! {
     let what = what.to_string().replace('\n', " ");
     if let Some(line) = LINE.get() {
-        let _ = line.say(format_args!("fail {what}"));
+        let _ = line.try_send(format_args!("fail {what}"));
     }
-    // SAFETY: _exit(2) ends the process and has no other precondition.
-    unsafe { libc::_exit(1) }
+    exit_now(1)
 }
 
 /// A thread with so small a stack that there may be many.
@@ -40,74 +38,72 @@ pub(crate) fn builder(name: &str) -> thread::Builder {
     thread::Builder::new().name(name.to_owned()).stack_size(128 << 10)
 }
 
-/// The whole life of the process. Its standard input is the line to the judge.
+/// The process from start to end. Its standard input is the line to the oracle.
 pub(crate) fn run(seed: u64, time: Duration) -> io::Result<()> {
-    LINE.get_or_init(|| Line(UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap())));
+    LINE.get_or_init(Line::of_child);
     panic::set_hook(Box::new(|info| fail(info)));
     let null = OpenOptions::new().write(true).open("/dev/null")?;
-    // SAFETY: two descriptors that are open; whoever writes to standard output has said nothing.
-    raw::checked(unsafe { libc::dup2(null.as_raw_fd(), 1) }.into())?;
-    company::share_one_arena();
+    must(libc::SYS_dup3, [null.as_raw_fd() as usize, 1, 0, 0, 0, 0]);
+    lock_holders::share_one_arena();
     count::begin();
     count::round(Duration::from_secs(30)).map_err(io::Error::other)?;
     let director = builder("director").spawn(move || direct(seed, time))?;
-    if Random::new(seed, 0).coin() {
-        // The others go on without main, whose remains the kernel keeps.
-        // SAFETY: ends the calling thread, in which nothing is left to be done.
-        let _ = unsafe { raw::syscall(libc::SYS_exit, [0; 5]) };
+    if Random::new(seed).coin() {
+        // The others continue without main, which stays as a zombie.
+        exit_thread();
     }
     director.join().map_err(|_| io::Error::other("the director panicked"))
 }
 
-/// What a thread does over and over.
+/// What a thread repeats.
 type Work = fn(&mut Random);
 
-/// Starts everything, has the judge look each second, and ends everything.
+/// Starts all threads, pauses for the oracle each second, and ends all threads.
 fn direct(seed: u64, time: Duration) {
     let start = Instant::now();
-    let mut random = Random::new(seed, 1);
+    let mut random = Random::stream(seed, 1);
     let works: [(&str, u64, Work); 5] = [
         ("caller", 2 + random.below(3), call),
-        ("parent", 2, births::birth),
+        ("parent", 2, spawn::spawn),
         ("faults", 1, faults::fault),
-        ("company", 2, company::hold),
-        ("uring", 1, company::ring),
+        ("locks", 2, lock_holders::hold),
+        ("uring", 1, lock_holders::ring),
     ];
     let mut streams = 2..;
-    let mut staff = Vec::new();
+    let mut threads = Vec::new();
     for (name, size, work) in works {
         for stream in streams.by_ref().take(size as usize) {
-            let mut random = Random::new(seed, stream);
+            let mut random = Random::stream(seed, stream);
             let body = move || {
                 while !IS_OVER.load(Ordering::Relaxed) {
                     work(&mut random);
                 }
             };
-            staff.push(expect(builder(name).spawn(body)));
+            threads.push(expect(builder(name).spawn(body)));
         }
     }
-    let mut crew = hire(&mut random);
-    say("ready");
+    let mut workers = start_workers(&mut random);
+    send("ready");
     while start.elapsed() < time {
         let second = Duration::from_secs(1);
         thread::sleep(second.min(time.saturating_sub(start.elapsed())));
-        let others = checkpoint();
+        let paused = checkpoint();
         if random.below(3) == 0 {
-            dismiss(crew);
-            drop(others);
-            crew = hire(&mut random);
+            end_workers(workers);
+            drop(paused);
+            workers = start_workers(&mut random);
         }
     }
     IS_OVER.store(true, Ordering::Relaxed);
-    for thread in staff {
+    for thread in threads {
         expect(thread.join().map_err(|_| io::Error::other("it panicked")));
     }
-    dismiss(crew);
+    end_workers(workers);
     drop(checkpoint());
-    say("done");
+    send("done");
 }
 
-/// A call to psx, and as often as not a moment without.
+/// A call to psx, and half of the time a pause.
 fn call(random: &mut Random) {
     count::call(random);
     if random.coin() {
@@ -115,39 +111,38 @@ fn call(random: &mut Random) {
     }
 }
 
-/// Has rounds pause while the judge reads every thread's number. They pause until the result is
-/// dropped.
+/// Pauses rounds while the oracle reads every thread's number, and until the result is dropped.
 fn checkpoint() -> impl Drop {
-    let nobody = PAUSE.write().unwrap_or_else(|e| fail(e));
+    let paused = PAUSE.write().unwrap_or_else(|e| fail(e));
     count::check("the director");
-    say(format_args!("checkpoint {} {}", count::expected(), Tally::now()));
-    match LINE.get().map(Line::hear) {
-        Some(Ok(word)) if word == "go" => nobody,
-        other => fail(format_args!("the judge said {other:?}")),
+    send(format_args!("checkpoint {} {}", count::expected(), Tally::now()));
+    match LINE.get().map(Line::read) {
+        Some(Ok(word)) if word == "go" => paused,
+        other => fail(format_args!("the oracle sent {other:?}")),
     }
 }
 
-fn hire(random: &mut Random) -> Crew<usize> {
+fn start_workers(random: &mut Random) -> Workers<usize> {
     let size = 1 + random.below(12);
-    let crew = expect(Crew::start(size as usize, count::own));
+    let workers = expect(Workers::start(size as usize, slack));
     (0..size).for_each(|_| tally::count(Event::Worker));
-    crew
+    workers
 }
 
-/// Ends the workers' work, while rounds pause or are over, and looks at the number of each.
-fn dismiss(crew: Crew<usize>) {
-    for (name, number) in expect(crew.dismiss()) {
+/// Ends the workers, while rounds pause or have ended, and checks the number of each.
+fn end_workers(workers: Workers<usize>) {
+    for (name, number) in expect(workers.end()) {
         let expected = count::expected();
         if number != expected {
             fail(format_args!("worker {name} has counted {number} rounds, not {expected}"));
         }
-        tally::count(Event::Died);
+        tally::count(Event::Ended);
     }
 }
 
-fn say(what: impl Display) {
-    if LINE.get().is_none_or(|line| line.say(what).is_err()) {
-        fail("the judge is gone");
+fn send(what: impl Display) {
+    if LINE.get().is_none_or(|line| line.try_send(what).is_err()) {
+        fail("the oracle has ended");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What has happened so far, counted by the process that is soaked and shown by its judge.
+//! What has happened so far, counted by the process under test and printed by the oracle.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,21 +23,21 @@ macro_rules! events {
 
 events! {
     Round "rounds that counted on every thread",
-    Refused "rounds that a fault kept from happening",
+    Refused "rounds that a fault prevented",
     FailedCall "rounds whose call failed on the caller",
     Diverged "rounds with another result on each thread",
     Worker "workers of six kinds",
     Registered "threads started by psx",
     Scoped "threads started in a psx scope",
     Adopted "threads started by std that adopt",
-    PthreadExit "C threads that leave by pthread_exit",
-    RawExit "threads that leave by the exit system call",
+    PthreadExit "C threads that end by pthread_exit",
+    RawExit "threads that end by the exit system call",
     Panicked "threads that end by a panic",
-    Stillborn "threads that could not be started",
-    Died "threads that ended",
+    Unstarted "threads that could not be started",
+    Ended "threads that ended",
     Forked "forks with two rounds in the child",
     Command "commands run",
-    Stranger "unregistered threads",
+    Unregistered "unregistered threads",
     Blocked "threads that block signal 33",
     Vforked "threads in vfork",
     Named "of these three, named by a round's error",
@@ -48,8 +48,8 @@ events! {
 }
 
 impl Event {
-    /// Threads that began to live.
-    pub(crate) const BIRTHS: [Self; 7] = [
+    /// Threads that have started.
+    pub(crate) const STARTS: [Self; 7] = [
         Self::Worker,
         Self::Registered,
         Self::Scoped,
@@ -58,9 +58,9 @@ impl Event {
         Self::RawExit,
         Self::Panicked,
     ];
-    /// What stands in a round's way.
+    /// What prevents rounds.
     pub(crate) const FAULTS: [Self; 5] =
-        [Self::Stranger, Self::Blocked, Self::Vforked, Self::NoQueue, Self::Stillborn];
+        [Self::Unregistered, Self::Blocked, Self::Vforked, Self::NoQueue, Self::Unstarted];
 }
 
 static COUNTERS: [AtomicU64; Event::ALL.len()] = [const { AtomicU64::new(0) }; Event::ALL.len()];
@@ -75,7 +75,7 @@ pub(crate) fn stopped_for(time: Duration) {
     SLOWEST_STOP.fetch_max(micros, Ordering::Relaxed);
 }
 
-/// All counters at a moment; as text, a line of numbers.
+/// All counters at one time; as text, a line of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     counts: [u64; Event::ALL.len()],
@@ -96,7 +96,7 @@ impl Tally {
         events.iter().map(|&event| self.of(event)).sum()
     }
 
-    /// The longest time for which a round kept the program still.
+    /// The longest stop of a round.
     pub(crate) fn slowest_stop(&self) -> Duration {
         Duration::from_micros(self.slowest_stop)
     }

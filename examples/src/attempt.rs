@@ -1,23 +1,22 @@
 //! What a thread without privileges must not be able to do, tried by the thread itself.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::{fmt, fs, io, mem};
+use std::{fmt, fs, io};
 
 use psx::Errno;
-
-use crate::raw;
+use psx_test_support::raw::{owned, syscall};
 
 const SHADOW: &str = "/etc/shadow";
 const PORT: u16 = 80;
 const PORT_LIMIT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
-/// One at a time, so that a thousand threads need one descriptor and one port.
+/// Attempts are made one at a time, so that a thousand threads need one descriptor and one port.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Something that takes a privilege.
+/// An operation that needs a privilege.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// Open `/etc/shadow` for reading.
@@ -28,15 +27,15 @@ pub enum Attempt {
     BecomeRoot,
 }
 
-/// What came of it.
+/// The result of an attempt.
 pub type Answer = Result<(), Errno>;
 
 impl Attempt {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::OpenShadow, Self::BindPort80, Self::BecomeRoot];
 
-    /// Why the attempt would prove nothing on this machine, if it would not. To be asked while
-    /// the process still has its privileges.
+    /// Why the attempt would prove nothing on this machine, if so. To be called while the process still has its
+    /// privileges.
     #[must_use]
     pub fn pointless(self) -> Option<String> {
         match self {
@@ -47,13 +46,13 @@ impl Attempt {
             Self::BindPort80 => {
                 let first: u16 = fs::read_to_string(PORT_LIMIT).ok()?.trim().parse().ok()?;
                 (first <= PORT)
-                    .then(|| format!("{PORT_LIMIT} is {first}, so anyone may bind port {PORT}"))
+                    .then(|| format!("{PORT_LIMIT} is {first}, so any user may bind port {PORT}"))
             }
             Self::BecomeRoot => None,
         }
     }
 
-    /// Tries it, and undoes it where it can be undone.
+    /// Makes the attempt, and undoes it where possible.
     ///
     /// # Errors
     ///
@@ -64,17 +63,17 @@ impl Attempt {
             Self::OpenShadow => fs::File::open(SHADOW).map(drop).map_err(|e| errno_of(&e)),
             Self::BindPort80 => bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)),
             // SAFETY: three numbers, no memory.
-            Self::BecomeRoot => unsafe { raw::syscall(libc::SYS_setresuid, [0; 5]) }.map(drop),
+            Self::BecomeRoot => unsafe { syscall(libc::SYS_setresuid, [0; 6]) }.map(drop),
         }
     }
 
-    /// Whether the answer is the kernel saying that the thread may not. Any other failure, of
-    /// memory or descriptors say, proves nothing.
+    /// Whether the kernel has refused the attempt for lack of privilege. Another failure, for example of memory
+    /// or descriptors, proves nothing.
     #[must_use]
     pub fn is_refused(self, answer: Answer) -> bool {
         match answer.map_err(Errno::raw) {
             Err(libc::EPERM | libc::EACCES) => true,
-            // A user namespace without a uid 0 has none to give.
+            // In a user namespace without a uid 0.
             Err(libc::EINVAL) => self == Self::BecomeRoot,
             _ => false,
         }
@@ -91,26 +90,22 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Binds without listening, so that nothing is offered to anyone even for an instant.
+/// Binds without listening, so that no connection is ever accepted.
 fn bind(address: SocketAddrV4) -> Answer {
+    let kind = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as usize;
     // SAFETY: three numbers, no memory.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(raw::last_errno());
-    }
-    // SAFETY: the descriptor was made above, and nobody else knows it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let socket = unsafe { syscall(libc::SYS_socket, [libc::AF_INET as usize, kind, 0, 0, 0, 0]) }?;
+    let socket = owned(socket);
     let name = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: address.port().to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
         sin_zero: [0; 8],
     };
-    let length = mem::size_of_val(&name) as libc::socklen_t;
-    // SAFETY: `name` is an address of the family that it names, and `length` bytes long.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), length) };
-    match raw::checked(bound.into()) {
-        // The kernel asks for the privilege first, and then whether the port is free.
+    let args = [socket.as_raw_fd() as usize, (&raw const name).addr(), size_of_val(&name), 0, 0, 0];
+    // SAFETY: `name` is an address of the family that it names, and of the length passed.
+    match unsafe { syscall(libc::SYS_bind, args) } {
+        // The kernel checks the privilege first, and then whether the port is free.
         Err(errno) if errno.raw() == libc::EADDRINUSE => Ok(()),
         other => other.map(drop),
     }

@@ -1,9 +1,8 @@
-//! What the example programs share: threads that are busy in the ways of real programs, what the
-//! kernel says about each, and what each can still do.
+//! What the example programs share: threads that work as those of real programs do (`workers`), what the kernel
+//! reports about each (`status`, `table`), and what each may still do (`attempt`).
 
 pub mod attempt;
 pub mod progress;
-pub mod raw;
 pub mod status;
 pub mod table;
 pub mod workers;

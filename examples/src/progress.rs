@@ -1,12 +1,12 @@
-//! A line on the terminal that says how far long work has come.
+//! A line on the terminal that shows the progress of long work.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How long work may take before it is worth a line, and between two states of the line.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// The time before the first line, and between two updates of it.
+const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Counts work on standard error; silent where that is no terminal, or the work is soon done.
+/// Counts work on standard error; prints nothing where that is not a terminal, or the work ends soon.
 pub struct Progress {
     what: &'static str,
     total: usize,
@@ -17,20 +17,20 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing of `total` done yet; `what` says what is being done: `starting threads`.
+    /// Begins at 0 of `total`; `what` describes the work: `starting threads`.
     #[must_use]
     pub fn new(what: &'static str, total: usize) -> Self {
         let on_terminal = io::stderr().is_terminal();
-        Self { what, total, done: 0, next: Instant::now() + PATIENCE, drawn: false, on_terminal }
+        Self { what, total, done: 0, next: Instant::now() + INTERVAL, drawn: false, on_terminal }
     }
 
-    /// One more done.
+    /// Adds one.
     pub fn step(&mut self) {
         self.done += 1;
         if self.on_terminal && Instant::now() >= self.next {
-            self.next = Instant::now() + PATIENCE;
+            self.next = Instant::now() + INTERVAL;
             self.drawn = true;
-            // A terminal that takes no more text is no reason to stop the work.
+            // A closed terminal does not stop the work.
             let _ = write!(io::stderr(), "\r{}: {} of {}", self.what, self.done, self.total);
         }
     }

@@ -1,4 +1,4 @@
-//! What the kernel says about each thread's privileges, in `/proc/PID/task/TID/status`.
+//! What the kernel reports about each thread's privileges, in `/proc/PID/task/TID/status`.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -8,18 +8,18 @@ use std::{fs, io, process};
 use psx_test_support::procfs::is_gone;
 pub use psx_test_support::procfs::list_tids as tids;
 
-/// One thread, as the kernel shows it.
+/// One thread, as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadStatus {
     /// The kernel's id of the thread.
     pub tid: u32,
     /// Its name, at most 15 bytes.
     pub name: String,
-    /// What it may do.
+    /// Its privileges.
     pub credentials: Credentials,
 }
 
-/// What the kernel lets a thread do, as far as the examples look at it.
+/// The privileges of a thread that the examples show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// Real, effective, saved and filesystem user id.
@@ -30,16 +30,16 @@ pub struct Credentials {
     pub groups: Vec<u32>,
     /// The effective capabilities, one bit each.
     pub effective: u64,
-    /// Whether an exec can no longer raise any of these.
+    /// Whether an exec can no longer raise these.
     pub no_new_privs: bool,
 }
 
-/// Every thread of this process in the order of their ids, which is the order of their birth as
-/// long as ids have not wrapped.
+/// Every thread of this process in the order of their ids, which is the order of their start unless ids have
+/// wrapped.
 ///
 /// # Errors
 ///
-/// Where `/proc` cannot be read or does not look as documented in [`proc_pid_status(5)`].
+/// Where `/proc` cannot be read or differs from [`proc_pid_status(5)`].
 ///
 /// [`proc_pid_status(5)`]: https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
 pub fn of_this_process() -> io::Result<Vec<ThreadStatus>> {
@@ -95,7 +95,7 @@ fn parse(text: &str) -> Result<ThreadStatus, &'static str> {
 }
 
 impl Credentials {
-    /// The column headings that [`cells`](Self::cells) go under.
+    /// The column headings of [`cells`](Self::cells).
     pub const HEADINGS: [&str; 5] = ["uids", "gids", "groups", "CapEff", "NoNewPrivs"];
 
     /// The values as `/proc` shows them, but four equal ids as one.
@@ -124,6 +124,8 @@ mod tests {
     use std::sync::{Barrier, mpsc};
     use std::thread;
 
+    use psx_test_support::threads::tid;
+
     use super::*;
 
     const STATUS: &str = "Name:\tread 1\nUmask:\t0022\nTgid:\t7\nPid:\t9\nUid:\t0\t1\t2\t3\n\
@@ -139,32 +141,29 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_odd_field_is_named() {
+    fn a_missing_or_malformed_field_is_named() {
         assert_eq!(parse(&STATUS.replace("CapEff", "CapFoo")), Err("CapEff"));
         assert_eq!(parse(&STATUS.replace("0\t1\t2\t3", "0\t1\t2")), Err("Uid"));
     }
 
     #[test]
     fn this_process_is_listed_with_the_calling_thread() {
-        // SAFETY: gettid takes nothing and only returns a number.
-        let me = unsafe { libc::gettid() } as u32;
         let threads = of_this_process().expect("/proc can be read");
-        assert!(threads.iter().any(|thread| thread.tid == me));
+        assert!(threads.iter().any(|thread| thread.tid == tid()));
     }
 
     #[test]
     fn a_thread_is_listed_while_an_older_one_ends() {
         for _ in 0..300 {
             let (old, young) = (Barrier::new(2), Barrier::new(2));
-            let (tell, told) = mpsc::channel();
+            let (send, ids) = mpsc::channel();
             thread::scope(|scope| {
                 scope.spawn(|| old.wait());
                 scope.spawn(|| {
-                    // SAFETY: gettid takes nothing and only returns a number.
-                    tell.send(unsafe { libc::gettid() } as u32).expect("somebody listens");
+                    send.send(tid()).expect("the receiver waits");
                     young.wait();
                 });
-                let young_tid = told.recv().expect("it says its id");
+                let young_tid = ids.recv().expect("its id");
                 old.wait();
                 let tids = tids(process::id()).expect("/proc can be read");
                 young.wait();

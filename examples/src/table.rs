@@ -1,12 +1,12 @@
-//! Plain tables: columns as wide as their content, for a terminal and a pipe alike.
+//! Plain tables: columns as wide as their content.
 
 use std::fmt;
 
 use crate::status::{Credentials, ThreadStatus};
 
-/// Up to so many threads, each has a row of its own.
+/// Up to this many threads, each has a row.
 const EVERY_ROW: usize = 24;
-/// Of more, so many of each state are shown; the others are counted.
+/// Of more, this many of each state are shown; the others are counted.
 const SHOWN: usize = 3;
 
 /// Rows of cells under headings, indented by two spaces.
@@ -73,7 +73,7 @@ pub fn of_threads(
     table
 }
 
-/// The threads, together with those that have the same credentials.
+/// The threads, grouped by their credentials.
 fn by_credentials(threads: &[ThreadStatus]) -> Vec<Vec<&ThreadStatus>> {
     let mut groups: Vec<Vec<&ThreadStatus>> = Vec::new();
     for thread in threads {
@@ -85,7 +85,7 @@ fn by_credentials(threads: &[ThreadStatus]) -> Vec<Vec<&ThreadStatus>> {
     groups
 }
 
-/// `a, b, c and 7 more`: a list of names that stays on a line.
+/// `a, b, c and 7 more`: a list of names that fits on a line.
 #[must_use]
 pub fn some_of(names: &[&str]) -> String {
     let shown = names[..names.len().min(SHOWN)].join(", ");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_threads_the_odd_one_has_its_row() {
+    fn of_many_threads_the_different_one_has_a_row() {
         let threads: Vec<_> = (1..=1000).map(|tid| thread(tid, u32::from(tid == 500))).collect();
         let lines = lines(&threads);
         assert_eq!(lines.len(), 1 + 3 + 1 + 1, "{lines:#?}");

@@ -1,28 +1,29 @@
-//! Threads that are busy in the ways in which the threads of real programs are.
+//! Threads that compute, sleep and block as those of real programs do.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
 use std::num::NonZero;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::{hint, ptr};
 
 use psx::thread;
+use psx_test_support::raw::{must, owned, pipe};
 
 use crate::progress::Progress;
 
-/// What a worker is busy with.
+/// What a worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Computes, without a system call.
     Computing,
-    /// Sleeps in `nanosleep(2)`, again and again.
+    /// Sleeps in `nanosleep(2)`, repeatedly.
     Nanosleep,
-    /// Is blocked in `read(2)` on a pipe that nobody writes to.
+    /// Is blocked in `read(2)` on an empty pipe.
     Read,
-    /// Is blocked in `accept(2)` on a port that nobody connects to.
+    /// Is blocked in `accept(2)` on a port without connections.
     Accept,
     /// Waits on a [`Condvar`].
     Condvar,
@@ -55,8 +56,8 @@ impl Work {
     }
 }
 
-/// What all workers are busy at, until it closes. One of each for any number of workers, so that
-/// a thousand need no more descriptors than six.
+/// What all workers use until it closes. One of each for any number of workers, so that a thousand need no more
+/// descriptors than six.
 pub struct Workplace {
     is_closed: AtomicBool,
     closed: Mutex<bool>,
@@ -65,7 +66,7 @@ pub struct Workplace {
     reader: File,
     /// Watches `reader`.
     epoll: OwnedFd,
-    /// Dropped to end the wait of all who read or poll.
+    /// Dropped to end the wait of all workers that read or poll.
     writer: Mutex<Option<File>>,
 }
 
@@ -74,21 +75,21 @@ impl Workplace {
     ///
     /// # Errors
     ///
-    /// Where one of them cannot be had.
+    /// Where one of them cannot be opened.
     pub fn open() -> io::Result<Self> {
-        let (reader, writer) = pipe()?;
+        let (reader, writer) = pipe();
         Ok(Self {
             is_closed: AtomicBool::new(false),
             closed: Mutex::new(false),
             closing: Condvar::new(),
             listener: TcpListener::bind("127.0.0.1:0")?,
-            epoll: epoll_of(&reader)?,
+            epoll: epoll_of(&reader),
             reader,
             writer: Mutex::new(Some(writer)),
         })
     }
 
-    /// Ends all work. Whoever is blocked in it wakes up; whoever comes later does not block.
+    /// Ends all work: wakes up the workers that are blocked, and lets none block later.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -98,16 +99,15 @@ impl Workplace {
         unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
-    /// Is busy with `work` until the workplace closes.
+    /// Does `work` until the workplace closes.
     ///
     /// # Errors
     ///
-    /// Where the work ends, by itself or by something that disturbs it, before the workplace
-    /// closes.
+    /// Where the work ends before the workplace closes.
     pub fn perform(&self, work: Work) -> io::Result<()> {
         match work {
             Work::Computing => self.compute(),
-            Work::Nanosleep => self.doze(),
+            Work::Nanosleep => self.sleep(),
             Work::Read => match (&self.reader).read(&mut [0])? {
                 0 => {}
                 _ => return Err(io::Error::other("the pipe had something to read")),
@@ -133,12 +133,12 @@ impl Workplace {
         }
     }
 
-    fn doze(&self) {
-        let nap = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    fn sleep(&self) {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         while !self.is_closed() {
-            // A nap that a round cuts short (the kernel never restarts this call) is a nap.
-            // SAFETY: `nap` outlives the call; no remainder is asked for.
-            unsafe { libc::nanosleep(&nap, ptr::null_mut()) };
+            // A round may end it early: the kernel never restarts this call.
+            // SAFETY: `time` outlives the call; no remainder is asked for.
+            unsafe { libc::nanosleep(&time, ptr::null_mut()) };
         }
     }
 
@@ -147,7 +147,7 @@ impl Workplace {
             match self.listener.accept() {
                 Err(_) if self.is_closed() => return Ok(()),
                 Err(e) => return Err(e),
-                // A stranger: nothing for him here.
+                // From another process.
                 Ok(connection) => drop(connection),
             }
         }
@@ -170,43 +170,25 @@ impl Workplace {
     }
 }
 
-fn pipe() -> io::Result<(File, File)> {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for the two descriptors.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: both were made above, and nobody else knows them.
-    Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
+fn epoll_of(file: &File) -> OwnedFd {
+    let flags = libc::EPOLL_CLOEXEC as usize;
+    let epoll = owned(must(libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0]));
+    let event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    let [set, watched] = [epoll.as_raw_fd(), file.as_raw_fd()].map(|fd| fd as usize);
+    let add = libc::EPOLL_CTL_ADD as usize;
+    must(libc::SYS_epoll_ctl, [set, add, watched, (&raw const event).addr(), 0, 0]);
+    epoll
 }
 
-fn epoll_of(file: &File) -> io::Result<OwnedFd> {
-    // SAFETY: one number, no memory.
-    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    if epoll < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was made above, and nobody else knows it.
-    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-    let (set, watched) = (epoll.as_raw_fd(), file.as_raw_fd());
-    // SAFETY: both descriptors are open, and `event` outlives the call.
-    if unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, watched, &mut event) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(epoll)
-}
-
-/// Workers, and what each does last.
-pub struct Crew<T> {
+/// Running workers, and what each does last.
+pub struct Workers<T> {
     workplace: Arc<Workplace>,
     workers: Vec<(String, thread::JoinHandle<io::Result<T>>)>,
 }
 
-impl<T: Send + 'static> Crew<T> {
-    /// Starts `size` workers that share out all kinds of work evenly, but compute on no more
-    /// threads than there are cores; waits until each is at its work. Each calls `last` when it is
-    /// over.
+impl<T: Send + 'static> Workers<T> {
+    /// Starts `size` workers with all kinds of work in turn, but with no more that compute than there are cores;
+    /// waits until each has begun. Each calls `last` at its end.
     ///
     /// # Errors
     ///
@@ -215,7 +197,7 @@ impl<T: Send + 'static> Crew<T> {
     where
         F: FnOnce() -> T + Clone + Send + 'static,
     {
-        let mut crew = Self { workplace: Arc::new(Workplace::open()?), workers: Vec::new() };
+        let mut all = Self { workplace: Arc::new(Workplace::open()?), workers: Vec::new() };
         let mut progress = Progress::new("starting threads", size);
         let (at_work, started) = mpsc::channel();
         let mut cores = 0..thread::available_parallelism().map_or(1, NonZero::get);
@@ -223,10 +205,9 @@ impl<T: Send + 'static> Crew<T> {
         let works = works.filter(|work| *work != Work::Computing || cores.next().is_some());
         for (number, work) in (1..=size).zip(works) {
             let name = format!("{}-{number}", work.name());
-            let (workplace, last, at_work) =
-                (crew.workplace.clone(), last.clone(), at_work.clone());
+            let (workplace, last, at_work) = (all.workplace.clone(), last.clone(), at_work.clone());
             let body = move || {
-                // Nobody listens any more where a later worker could not be started.
+                // The receiver is gone where a later worker could not be started.
                 let _ = at_work.send(());
                 workplace.perform(work)?;
                 Ok(last())
@@ -234,20 +215,20 @@ impl<T: Send + 'static> Crew<T> {
             let worker = thread::Builder::new().name(name.clone()).spawn(body).map_err(|e| {
                 io::Error::new(e.kind(), format!("cannot start thread {number} of {size}: {e}"))
             })?;
-            crew.workers.push((name, worker));
+            all.workers.push((name, worker));
         }
         for () in started.iter().take(size) {
             progress.step();
         }
-        Ok(crew)
+        Ok(all)
     }
 
-    /// Ends the work, and collects what each worker's last act gave.
+    /// Ends the work, and returns what each worker's `last` has returned.
     ///
     /// # Errors
     ///
-    /// Where a worker was disturbed in its work, or panicked.
-    pub fn dismiss(self) -> io::Result<Vec<(String, T)>> {
+    /// Where the work of a worker has ended early, or panicked.
+    pub fn end(self) -> io::Result<Vec<(String, T)>> {
         self.workplace.close();
         let mut progress = Progress::new("waiting for threads", self.workers.len());
         let ends = self.workers.into_iter().map(|(name, worker)| {
@@ -269,9 +250,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_worker_works_until_it_is_dismissed() {
-        let crew = Crew::start(12, || ()).expect("twelve threads can be started");
-        let ends = crew.dismiss().expect("nothing disturbs them");
+    fn every_kind_of_worker_works_until_its_end() {
+        let workers = Workers::start(12, || ()).expect("twelve threads can be started");
+        let ends = workers.end().expect("no work ends early");
         assert_eq!(ends.len(), 12);
         assert_eq!(ends[0].0, "computing-1");
     }

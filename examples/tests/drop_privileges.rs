@@ -1,11 +1,10 @@
-//! The example as a user meets it: what it prints, where, and with what exit status. Holds as root
-//! and as any other user.
+//! What the example prints, where, and its exit status, as root and as any other user.
 
 use std::process::{Command, Output};
 
 fn drop_privileges(arguments: &[&str]) -> Output {
     let mut cargo = Command::new(env!("CARGO"));
-    // From the workspace's root, so that what `cargo test --workspace` built is found built.
+    // From the workspace's root, so that it uses what `cargo test --workspace` has built.
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     cargo.args(["run", "--quiet", "--example", "drop_privileges", "--"]);
     cargo.args(arguments).output().expect("cargo can be run")

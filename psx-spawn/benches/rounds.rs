@@ -1,92 +1,85 @@
-//! psx by itself: what a round costs at each size, and what a registered thread costs.
+//! psx alone: what a round costs for each number of threads, and what a registered thread costs.
 //!
-//! Beside its peers it is measured by the bench `peers`; this one is for comparing psx with itself
-//! before and after a change (`cargo bench -p psx-spawn --bench rounds -- --save-baseline before`).
+//! The bench `peers` compares psx with others; this one compares psx before and after a change (`cargo bench -p
+//! psx-spawn --bench rounds -- --save-baseline before`).
 
-use std::ffi::c_long;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use psx::{Broadcast, Errno, thread};
+use psx::{Broadcast, thread};
+use psx_test_support::raw::syscall;
 
 const SIZES: [usize; 7] = [1, 2, 10, 100, 1000, 5000, 10_000];
 
-/// Threads that stay until this is dropped.
-struct Crowd {
-    leave: Arc<AtomicBool>,
+/// Threads that run until this is dropped.
+struct Threads {
+    end: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-impl Crowd {
-    fn of(count: usize, stay: fn(&AtomicBool)) -> Self {
-        let leave = Arc::new(AtomicBool::new(false));
+impl Threads {
+    fn of(count: usize, body: fn(&AtomicBool)) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
         let arrived = Arc::new(Barrier::new(count + 1));
         let start = |_| {
-            let (leave, arrived) = (Arc::clone(&leave), Arc::clone(&arrived));
+            let (end, arrived) = (Arc::clone(&end), Arc::clone(&arrived));
             let run = move || {
                 arrived.wait();
-                stay(&leave);
+                body(&end);
             };
             thread::Builder::new().stack_size(64 * 1024).spawn(run).expect("a thread starts")
         };
         let threads = (0..count).map(start).collect();
         arrived.wait();
-        Self { leave, threads }
+        Self { end, threads }
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Threads {
     fn drop(&mut self) {
-        self.leave.store(true, Ordering::Relaxed);
+        self.end.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
-            thread.join().expect("the crowd does not panic");
+            thread.join().expect("no panic");
         }
     }
 }
 
-fn park(leave: &AtomicBool) {
-    while !leave.load(Ordering::Relaxed) {
+fn park(end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
         thread::park();
     }
 }
 
-fn compute(leave: &AtomicBool) {
-    while !leave.load(Ordering::Relaxed) {
+fn compute(end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
         std::hint::spin_loop();
     }
 }
 
-/// One call that asks for what is so already.
+/// One call that changes nothing.
 fn round() {
     let args = [libc::PR_SET_KEEPCAPS as usize, 0, 0, 0, 0, 0];
-    // SAFETY: keepcaps is off in this process, and stays so.
+    // SAFETY: keepcaps is off in this process, and runs so.
     let report = unsafe { Broadcast::new().syscall(libc::SYS_prctl, args) };
-    let _ = report.expect("a round goes through");
+    let _ = report.expect("a round succeeds");
 }
 
 /// As many calls as a privilege drop has steps, in one stop.
 fn six_calls() {
+    let args = [libc::PR_SET_KEEPCAPS as usize, 0, 0, 0, 0, 0];
     let step = || {
         for _ in 0..6 {
-            raw(libc::SYS_prctl, libc::PR_SET_KEEPCAPS as usize)?;
+            // SAFETY: as in `round`.
+            unsafe { syscall(libc::SYS_prctl, args) }?;
         }
         Ok(0)
     };
-    // SAFETY: bare system calls, as in `round`.
+    // SAFETY: system calls, as in `round`.
     let report = unsafe { Broadcast::new().run(step) };
-    let _ = report.expect("a round goes through");
-}
-
-fn raw(number: c_long, first: usize) -> Result<usize, Errno> {
-    // SAFETY: the callers pass no pointer.
-    match unsafe { libc::syscall(number, first, 0usize, 0usize, 0usize, 0usize) } {
-        // SAFETY: errno belongs to this thread.
-        ..0 => Err(Errno::from_raw(unsafe { *libc::__errno_location() })),
-        value => Ok(value as usize),
-    }
+    let _ = report.expect("a round succeeds");
 }
 
 fn rounds(criterion: &mut Criterion) {
@@ -94,20 +87,20 @@ fn rounds(criterion: &mut Criterion) {
     for count in SIZES {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("parked", count), |bencher| {
-            let _crowd = Crowd::of(count, park);
+            let _threads = Threads::of(count, park);
             bencher.iter(round);
         });
     }
     for count in [2, 8] {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("computing", count), |bencher| {
-            let _crowd = Crowd::of(count, compute);
+            let _threads = Threads::of(count, compute);
             bencher.iter(round);
         });
     }
     group.finish();
     criterion.bench_function("six calls in one stop/parked/100", |bencher| {
-        let _crowd = Crowd::of(100, park);
+        let _threads = Threads::of(100, park);
         bencher.iter(six_calls);
     });
 }

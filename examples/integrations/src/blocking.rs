@@ -1,11 +1,11 @@
-//! Work on threads of tokio's blocking pool, told apart.
+//! Work on different threads of tokio's blocking pool.
 
 use std::sync::{Arc, Barrier};
 
 use tokio::task::JoinSet;
 
-/// Has `job` done on `count` threads of the blocking pool. Each waits for the others before it
-/// begins, so that none does it twice.
+/// Runs `job` on `count` threads of the blocking pool. Each waits for the others first, so that no thread runs it
+/// twice.
 ///
 /// # Panics
 ///

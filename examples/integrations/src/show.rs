@@ -11,13 +11,13 @@ use psx_examples::attempt::{Answer, Attempt};
 use psx_examples::status::{self, Credentials};
 use psx_examples::table::{self, counted, some_of};
 
-/// The text for a person, and the number of claims in it that did not hold.
+/// The output, and the number of claims in it that did not hold.
 pub struct Show {
     out: Box<dyn Write>,
     failed: usize,
 }
 
-/// What the machine or the user does not have, so that the example can show nothing.
+/// What the machine or the user lacks, so that the example can show nothing.
 #[derive(Debug)]
 pub struct Lacking(pub String);
 
@@ -29,8 +29,8 @@ impl Display for Lacking {
 
 impl Error for Lacking {}
 
-/// Performs an example, whose text goes to `out`: status 0 if all that it claims holds, 1 if not,
-/// 2 if it cannot be tried here.
+/// Runs an example, whose output goes to `out`: status 0 if all its claims hold, 1 if not, 2 if it cannot be
+/// tried here.
 pub fn perform(
     out: impl Write + 'static,
     act: impl FnOnce(&mut Show) -> Result<(), Box<dyn Error>>,
@@ -42,7 +42,7 @@ pub fn perform(
             eprintln!("{} did not hold.", counted(show.failed, "claim"));
             ExitCode::FAILURE
         }
-        // Whoever reads this has seen enough.
+        // The reader has closed the pipe.
         Err(e) if is_broken_pipe(&*e) => ExitCode::FAILURE,
         Err(e) if is_lacking(&*e) => {
             eprintln!("This cannot be shown here: {e}.");
@@ -59,7 +59,7 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Also where psx says beforehand which privilege a step would need.
+/// Also where psx reports before the round which privilege a step needs.
 fn is_lacking(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref::<ApplyError>() {
         Some(ApplyError::Step(step)) => {
@@ -80,7 +80,7 @@ impl Show {
         writeln!(self, "  {}  {claim}", if holds { "ok  " } else { "FAIL" })
     }
 
-    /// Claims that every thread may do what it tried.
+    /// Claims that every thread's attempt succeeded.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Show {
         self.claim(Tally(&attempt, answers), answers.iter().all(Result::is_ok))
     }
 
-    /// Claims that the kernel refused every thread what it tried.
+    /// Claims that the kernel refused every thread's attempt.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Show {
         self.claim(Tally(&attempt, answers), answers.iter().all(is_refused))
     }
 
-    /// Writes what the kernel says of every thread, and claims that it is what is `wanted`.
+    /// Writes what the kernel reports about every thread, and claims that it is what is `wanted`.
     ///
     /// # Errors
     ///
@@ -106,17 +106,17 @@ impl Show {
     pub fn states(&mut self, wanted: &Credentials) -> io::Result<()> {
         let threads = status::of_this_process()?;
         let remark = |now: &Credentials| if now == wanted { "" } else { "<- not dropped" };
-        writeln!(self, "What the kernel says of {}:", counted(threads.len(), "thread"))?;
+        writeln!(self, "The kernel reports for {}:", counted(threads.len(), "thread"))?;
         writeln!(self, "{}", table::of_threads(&threads, remark))?;
-        let strays = threads.iter().filter(|thread| thread.credentials != *wanted);
-        let strays: Vec<_> = strays.map(|thread| thread.name.as_str()).collect();
-        match &strays[..] {
+        let others = threads.iter().filter(|thread| thread.credentials != *wanted);
+        let others: Vec<_> = others.map(|thread| thread.name.as_str()).collect();
+        match &others[..] {
             [] => self.claim("every thread is as it should be", true),
-            _ => self.claim(format!("not as they should be: {}", some_of(&strays)), false),
+            _ => self.claim(format!("not as they should be: {}", some_of(&others)), false),
         }
     }
 
-    /// Writes what a stop took, and claims that it covered all threads of the process.
+    /// Writes how long a stop took, and claims that it covered all threads of the process.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Show {
         self.claim(claim, report.threads() == alive)
     }
 
-    /// The attempts that prove something on this machine; says which do not, and why.
+    /// The attempts that prove something on this machine; writes which do not, and why.
     ///
     /// # Errors
     ///
@@ -155,8 +155,8 @@ impl Write for Show {
     }
 }
 
-/// Whether the answer is the kernel saying that the thread may not. Any other failure, of memory or
-/// descriptors say, proves nothing.
+/// Whether the kernel has refused the attempt for lack of privilege. Another failure, for example of memory or
+/// descriptors, proves nothing.
 fn is_refused(answer: &Answer) -> bool {
     answer.is_err_and(|errno| io::Error::from(errno).kind() == io::ErrorKind::PermissionDenied)
 }
@@ -168,13 +168,13 @@ impl<D: Display> Display for Tally<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(attempt, answers) = self;
         write!(f, "{attempt}")?;
-        let mut told: Vec<&Answer> = Vec::new();
+        let mut shown: Vec<&Answer> = Vec::new();
         for answer in *answers {
-            if told.contains(&answer) {
+            if shown.contains(&answer) {
                 continue;
             }
-            f.write_str(if told.is_empty() { ": " } else { ", " })?;
-            told.push(answer);
+            f.write_str(if shown.is_empty() { ": " } else { ", " })?;
+            shown.push(answer);
             let count = answers.iter().filter(|other| *other == answer).count();
             let threads = counted(count, "thread");
             match answer {

@@ -1,4 +1,4 @@
-//! A C program loads the plug-in, once or twice, uses it, closes it, and goes on.
+//! A C program loads the plug-in, once or twice, uses it, closes it, and continues.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,7 +50,7 @@ fn host(scenario: &str) {
 }
 
 #[test]
-fn threads_that_psx_does_not_know_take_signal_33_inside_malloc() {
+fn unregistered_threads_take_signal_33_inside_malloc() {
     host("beside-setgid");
 }
 

@@ -1,9 +1,11 @@
-//! Where a round's time goes: system calls and context switches, per round and thread.
+//! System calls and context switches of a round, per round and thread.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
+
+use psx_test_support::procfs;
 
 use crate::programs::{Program, Running};
 use crate::report::{header, row};
@@ -54,34 +56,30 @@ pub(crate) fn run(programs: &[Program], threads: usize) -> io::Result<()> {
 fn switches_in_a_round(program: &Program, threads: usize) -> io::Result<Vec<f64>> {
     let mut peer = Running::start(program, threads)?;
     peer.rounds("one", ROUNDS)?;
-    let before = switches(peer.pid())?;
+    let before = switches(peer.pid());
     peer.rounds("one", ROUNDS)?;
-    let after = switches(peer.pid())?;
+    let after = switches(peer.pid());
     let sharers = [threads, threads, 1, 1];
     let mean = |i| (after[i] - before[i]) as f64 / (ROUNDS * sharers[i]) as f64;
     Ok((0..sharers.len()).map(mean).collect())
 }
 
 /// Sleeps and preemptions of all targets together, then the caller's.
-fn switches(pid: u32) -> io::Result<[u64; 4]> {
+fn switches(pid: u32) -> [u64; 4] {
     let mut counts = [0; 4];
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task = task?;
-        let caller = task.file_name().to_str() == Some(&pid.to_string());
-        let status = fs::read_to_string(task.path().join("status"))?;
-        let count = |name| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim().parse().ok()).unwrap_or(0)
-        };
-        let first = if caller { 2 } else { 0 };
-        counts[first] += count("voluntary_ctxt_switches:");
-        counts[first + 1] += count("nonvoluntary_ctxt_switches:");
+    for task in procfs::tasks(pid) {
+        let first = if task.tid == pid { 2 } else { 0 };
+        for (i, field) in
+            ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].iter().enumerate()
+        {
+            counts[first + i] += task.field(field).parse::<u64>().expect("a number");
+        }
     }
-    Ok(counts)
+    counts
 }
 
-/// How often each system call was made in `ROUNDS` rounds. strace slows them all, so that a thread
-/// that would have spun may sleep.
+/// How often each system call was made in `ROUNDS` rounds. Under strace a thread may sleep that would spin
+/// otherwise.
 fn system_calls(program: &Program, threads: usize) -> io::Result<BTreeMap<String, u64>> {
     let mut peer = Running::start(program, threads)?;
     peer.rounds("one", 1)?;
@@ -90,18 +88,18 @@ fn system_calls(program: &Program, threads: usize) -> io::Result<BTreeMap<String
         .args(["-f", "-c", "-U", "name,calls", "-o", &summary, "-p", &peer.pid().to_string()])
         .stderr(Stdio::piped())
         .spawn()?;
-    let said = BufReader::new(strace.stderr.take().expect("stderr is a pipe"));
-    let mut said = said.lines();
-    let attached = said.by_ref().map_while(Result::ok).find(|line| line.contains("attached"));
+    let output = BufReader::new(strace.stderr.take().expect("stderr is a pipe"));
+    let mut output = output.lines();
+    let attached = output.by_ref().map_while(Result::ok).find(|line| line.contains("attached"));
     if let Some(line) = attached.filter(|line| !line.contains("ptrace")) {
-        // One line tells of all threads, and comes before the first of them runs on.
+        // One line names all threads, and comes before the first of them continues.
         peer.rounds("one", ROUNDS)?;
-        // SAFETY: strace is a child that nobody has waited for.
+        // SAFETY: strace is a child that was not waited for.
         unsafe { libc::kill(strace.id() as i32, libc::SIGINT) };
         drop(line);
     }
-    // What it says on the way out must not fill the pipe.
-    said.for_each(drop);
+    // Its last output must not fill the pipe.
+    output.for_each(drop);
     strace.wait()?;
     let table = fs::read_to_string(&summary)?;
     fs::remove_file(&summary)?;

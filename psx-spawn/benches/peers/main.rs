@@ -1,14 +1,14 @@
-//! A round of psx beside its peers, interleaved in one run.
+//! A round of psx compared with its peers, interleaved in one run.
 //!
 //! ```text
 //! cargo bench -p psx-spawn --bench peers                    about six minutes; writes docs/*.svg
 //! cargo bench -p psx-spawn --bench peers -- --quick         under a minute, tables only
 //! cargo bench -p psx-spawn --bench peers -- --count 100     system calls and context switches
-//! cargo bench -p psx-spawn --bench peers -- --births        births and deaths of threads alone
+//! cargo bench -p psx-spawn --bench peers -- --spawns        starts and ends of threads alone
 //! PSX_LIBPSX_PREFIX=/opt/libpsx cargo bench ...             another libpsx than the distribution's
 //! ```
 //!
-//! docs/benchmarks.md tells the method and how to read what comes out.
+//! docs/benchmarks.md describes the method and the output.
 
 mod count;
 mod measure;
@@ -67,7 +67,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
 
     let full = !args.iter().any(|arg| arg == "--quick");
-    // `cargo test --benches` does not pass --bench, and wants to know only whether all this works.
+    // `cargo test --benches` does not pass --bench, and only checks that all this runs.
     let (sizes, seconds) = match args.iter().any(|arg| arg == "--bench") {
         false => (&SIZES[..2], 0.0),
         true if full => (&SIZES[..], 50.0),
@@ -75,7 +75,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     let budget = Duration::from_secs_f64(seconds);
     println!("{}.\n", report::machine());
-    if args.iter().any(|arg| arg == "--births") {
+    if args.iter().any(|arg| arg == "--spawns") {
         return Ok(registration::run(&programs, budget / 4)?);
     }
     let mut session = Session::new(programs);
@@ -85,8 +85,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     for threads in BUSY_SIZES {
         session.interleave(Setting { op: "one", threads, busy: true }, budget / 4);
     }
-    // SAFETY: reads one number.
-    let privileged = unsafe { libc::geteuid() } == 0;
+    let privileged = psx_test_support::root().is_ok();
     if privileged {
         for op in ["ids", "six"] {
             session.interleave(Setting::quiet(op, BATCH_THREADS), budget / 4);
@@ -97,7 +96,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     if privileged {
         report::batches(&session, BATCH_THREADS);
     } else {
-        println!("\nLeft out: the batches, because setgroups is for root.");
+        println!("\nLeft out: the batches, because setgroups needs root.");
     }
     if full && sizes.len() == SIZES.len() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");

@@ -1,5 +1,5 @@
-//! The measurement itself: all programs run side by side, batch by batch, started anew again and
-//! again, so that neither a busy moment nor a lucky placement of threads favours one of them.
+//! The measurement: all programs run in parallel, batch by batch, and are restarted repeatedly, so that neither a
+//! load peak nor a placement of threads favours one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -15,15 +15,15 @@ use crate::programs::{Program, Running};
 
 /// Batches of one launch.
 const BATCHES: usize = 10;
-/// How long a batch of one program is to take, where more than one round fits in.
+/// The duration of a batch of one program, unless one round takes longer.
 const BATCH: Duration = Duration::from_millis(5);
 
-/// Under what conditions rounds are measured.
+/// The conditions of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Setting {
     pub(crate) op: &'static str,
     pub(crate) threads: usize,
-    /// Whether other processes compute meanwhile, one a core.
+    /// Whether other processes compute at the same time, one for each core.
     pub(crate) busy: bool,
 }
 
@@ -82,7 +82,7 @@ impl Session {
                 eprintln!("{threads} threads: left out, this machine has room for {room} more");
                 return;
             }
-            // Where not all fit at once, each group has psx in it.
+            // Where not all fit at once, each group contains psx.
             for group in peers.chunks(at_once - 1) {
                 let group: Vec<usize> = group.iter().copied().chain(psx).collect();
                 self.launch(setting, &group);
@@ -107,7 +107,7 @@ impl Session {
             });
             match started {
                 Ok(peer) => running.push(peer),
-                Err(error) => self.give_up(program, threads, &error),
+                Err(error) => self.leave_out(program, threads, &error),
             }
         }
         for batch in 0..BATCHES {
@@ -120,21 +120,21 @@ impl Session {
                     }
                     Err(error) => {
                         let program = *program;
-                        return self.give_up(program, threads, &error);
+                        return self.leave_out(program, threads, &error);
                     }
                 }
             }
         }
     }
 
-    fn give_up(&mut self, program: usize, threads: usize, error: &io::Error) {
+    fn leave_out(&mut self, program: usize, threads: usize, error: &io::Error) {
         let name = &self.programs[program].name;
         eprintln!("{name}: left out from {threads} threads on: {error}");
         self.failed.insert(program);
     }
 }
 
-/// Computes until standard input ends: with the driver, if not before.
+/// Computes until standard input ends, at the latest with the driver.
 pub(crate) fn compute() -> ! {
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
@@ -145,7 +145,7 @@ pub(crate) fn compute() -> ! {
     }
 }
 
-/// Processes that compute, one a core, until dropped.
+/// Processes that compute, one for each core, until dropped.
 struct Others(Vec<Child>);
 
 impl Others {
@@ -162,14 +162,14 @@ impl Others {
 impl Drop for Others {
     fn drop(&mut self) {
         for child in &mut self.0 {
-            // Nothing to tell if it is gone already.
+            // It may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// How many more threads the kernel will start, with a margin for everybody else.
+/// How many more threads the kernel will start, with a margin for other processes.
 fn room_for_threads() -> usize {
     let number = |path: &str| -> usize {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1000)

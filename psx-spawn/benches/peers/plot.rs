@@ -1,4 +1,4 @@
-//! The same numbers as pictures.
+//! The results as SVG charts.
 
 use std::error::Error;
 use std::path::Path;
@@ -45,7 +45,7 @@ fn draw(path: &Path, picture: impl FnOnce(&Canvas) -> Drawn) -> Drawn {
     Ok(())
 }
 
-/// Colours that stay apart for a colour-blind reader too (after Okabe and Ito).
+/// Colours that a colour-blind reader can distinguish (after Okabe and Ito).
 fn colour(kind: Kind) -> RGBColor {
     match kind {
         Kind::Floor => RGBColor(120, 120, 120),

@@ -1,7 +1,7 @@
-//! The peers as processes: which of them this machine can build, and how they are asked.
+//! The peers as processes: which of them this machine can build, and their protocol.
 //!
-//! Each program parks the number of threads that its first argument names, says `ready`, and then
-//! answers each line `OP ROUNDS` with one line of that many numbers, in nanoseconds.
+//! Each program parks as many threads as its first argument says, prints `ready`, and then answers each line
+//! `OP ROUNDS` with one line of that many numbers, in nanoseconds.
 
 use std::env;
 use std::fs;
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::PSX_CHILD;
 
-/// A peer that has not answered for this long hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A peer that does not answer within this time hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -130,7 +130,7 @@ fn libpsx_name() -> String {
     named("libpsx", Some(output_of(pkg_config().arg("--modversion")).trim()))
 }
 
-/// Debian's libpsx up to 2.71 needs every `pthread_create` wrapped; pkg-config knows.
+/// Debian's libpsx up to 2.71 wraps every `pthread_create` by flags that pkg-config lists.
 fn libpsx_flags() -> Vec<String> {
     let flags = output_of(pkg_config().args(["--cflags", "--libs"]));
     let flags = if flags.trim().is_empty() { "-lpsx" } else { &flags };
@@ -178,7 +178,7 @@ impl Running {
         let requests = child.stdin.take().expect("stdin is a pipe");
         let output = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let (sender, answers) = mpsc::channel();
-        // A thread of its own, because reading a pipe has no timeout.
+        // On another thread, because a read from a pipe has no timeout.
         thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
@@ -199,9 +199,9 @@ impl Running {
     }
 
     fn answer(&self) -> io::Result<String> {
-        self.answers.recv_timeout(PATIENCE).map_err(|error| match error {
+        self.answers.recv_timeout(TIMEOUT).map_err(|error| match error {
             mpsc::RecvTimeoutError::Timeout => {
-                io::Error::other(format!("has not answered for {PATIENCE:?}"))
+                io::Error::other(format!("has not answered for {TIMEOUT:?}"))
             }
             mpsc::RecvTimeoutError::Disconnected => io::Error::other("ended"),
         })
@@ -210,7 +210,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Already gone, or about to be: nothing to tell either way.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

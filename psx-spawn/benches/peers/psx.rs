@@ -1,4 +1,4 @@
-//! psx's own side of the comparison: the protocol of `peer.h` in a process of its own.
+//! psx's side of the comparison: the protocol of `peer.h` in a child process.
 
 use std::ffi::{c_int, c_void};
 use std::io::{self, BufRead, Write};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use psx::privileges::ApplyError;
-use psx::{Broadcast, CapabilitySet, CapabilitySets, Error, Privileges, Report, thread};
+use psx::{Broadcast, Error, Privileges, Report, thread};
 
 const STACK: usize = 64 * 1024;
 
@@ -88,7 +88,7 @@ type PthreadCreate = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// The one that the feature `interpose` stands before.
+/// The one that the feature `interpose` replaces.
 fn real_pthread_create() -> PthreadCreate {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
@@ -102,7 +102,7 @@ fn created(create: PthreadCreate) -> Result<(), ApplyError> {
         argument
     }
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: a thread that does nothing, and is joined if it could be started.
+    // SAFETY: a thread that does nothing, and is joined if it was started.
     let result = unsafe {
         match create(thread.as_mut_ptr(), ptr::null(), nothing, ptr::null_mut()) {
             0 => libc::pthread_join(thread.assume_init(), ptr::null_mut()),
@@ -119,7 +119,7 @@ fn timed_adoptions(rounds: usize) -> Result<Vec<u64>, ApplyError> {
     (0..rounds).map(|_| std::thread::spawn(adoption).join().expect("no panic")).collect()
 }
 
-/// What the allocator has given out more once `threads` plain threads have registered.
+/// How much more the allocator has allocated after `threads` plain threads have registered.
 fn bytes_per_adoption(threads: usize) -> u64 {
     let step = Arc::new(Barrier::new(threads + 1));
     let started: Vec<_> = (0..threads)
@@ -156,7 +156,7 @@ fn allocated() -> usize {
     0
 }
 
-/// What the process has already, so that asking for it again changes nothing.
+/// The present state of the process, so that a change to it changes nothing.
 struct Same {
     uid: usize,
     ids: Privileges,
@@ -165,29 +165,11 @@ struct Same {
 
 impl Same {
     fn as_now() -> io::Result<Self> {
-        const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-        let mut header = [CAPABILITY_VERSION_3, 0];
-        let mut data = [0_u32; 6];
-        // SAFETY: version 3 reads a header of two words and writes six.
-        match unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()) } {
-            0 => {}
-            _ => return Err(io::Error::last_os_error()),
-        }
-        let set = |low: usize| {
-            let bits = u64::from(data[low + 3]) << 32 | u64::from(data[low]);
-            CapabilitySet::from_bits_retain(bits)
-        };
-        let sets = CapabilitySets { effective: set(0), permitted: set(1), inheritable: set(2) };
-
-        let mut groups = vec![0; 65536];
-        // SAFETY: the buffer has the length that is passed.
-        let count = unsafe { libc::getgroups(groups.len() as i32, groups.as_mut_ptr()) };
-        groups.truncate(usize::try_from(count).map_err(|_| io::Error::last_os_error())?);
-        // SAFETY: reads one number.
-        let uid = unsafe { libc::getuid() };
-        // SAFETY: the same.
-        let gid = unsafe { libc::getgid() };
-        let ids = || Privileges::new().groups(&groups).gid(gid).uid(uid);
+        let threads = psx::threads()?;
+        let main = threads.iter().find(|thread| thread.tid() == std::process::id());
+        let now = main.expect("the main thread");
+        let (uid, sets) = (now.uid.real, now.capabilities);
+        let ids = || Privileges::new().groups(&now.groups).gid(now.gid.real).uid(uid);
         Ok(Self {
             uid: uid as usize,
             ids: ids(),

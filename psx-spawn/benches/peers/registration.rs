@@ -1,4 +1,4 @@
-//! What a registered thread costs: spawn and join against std, paired, and its memory.
+//! What a registered thread costs: spawn and join compared with std, in pairs, and its memory.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
             }
         }
     }
-    println!("\nBirth and death of a thread, {} batches of {PAIR}, in turns:\n", times[0].len());
+    println!("\nStart and end of a thread, {} batches of {PAIR}, alternating:\n", times[0].len());
     header("", ["microseconds", "to the first", "middle half of the ratios"].into_iter());
     for (way, (_, name)) in WAYS.iter().enumerate() {
         let ratio = |at| quantile(ratios[way].iter().copied(), at);
@@ -54,7 +54,7 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
     }
 
     if cfg!(feature = "interpose") {
-        // Every thread is registered by itself: there is nothing to adopt.
+        // Every thread is registered at its start: there is nothing to adopt.
         return Ok(());
     }
     let mut peer = Running::start(psx, 1)?;
@@ -62,7 +62,7 @@ pub(crate) fn run(programs: &[Program], budget: Duration) -> io::Result<()> {
     println!("\n`adopt` itself: {adoption:.0} ns in a new thread.");
     let bytes = peer.rounds("memory", 1000)?;
     match bytes[..] {
-        [0] => println!("Memory of a registered thread: not measured, this libc does not tell."),
+        [0] => println!("Memory of a registered thread: this libc does not report it."),
         _ => println!("Memory of a registered thread: {} bytes of heap (target 192).", bytes[0]),
     }
     Ok(())

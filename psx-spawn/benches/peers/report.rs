@@ -1,4 +1,4 @@
-//! The tables, in Markdown, beside the ratios that psx aims at.
+//! The tables, in Markdown, with the target ratios.
 
 use std::env;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::programs::{Kind, Program};
 /// The numbers of parked threads that are compared.
 pub(crate) const SIZES: [usize; 5] = [1, 10, 100, 1000, 5000];
 
-/// What a round of psx may cost in a peer's rounds, for each of `SIZES`.
+/// The target cost of a round of psx in a peer's rounds, for each of `SIZES`.
 fn targets(peer: &Program) -> Option<[f64; 5]> {
     match peer.kind {
         Kind::Floor => Some([0.7, 1.3, 1.3, 1.4, 1.5]),
@@ -23,8 +23,8 @@ fn targets(peer: &Program) -> Option<[f64; 5]> {
     }
 }
 
-/// The same for a batch at 100 threads: one round of psx against a round for each call. Meant for
-/// libpsx 2.76; 2.66 is faster at that size, and so the harder one.
+/// The same for a batch at 100 threads: one round of psx compared with a round for each call. Meant for libpsx
+/// 2.76; 2.66 is faster at that size.
 fn batch_target(peer: &Program, op: &str) -> Option<f64> {
     match (peer.kind, op) {
         (Kind::Libpsx, "six") => Some(0.15),

@@ -1,5 +1,4 @@
-//! Threads that rounds have to stop in awkward places: with a lock of the program's, or libc's, in
-//! their hands.
+//! Threads that rounds stop while they hold a lock of the program or the libc; and a ring with a kernel worker.
 
 use std::env;
 use std::ffi::CStr;
@@ -9,23 +8,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use psx::thread;
+use psx_test_support::{Random, Ring};
 
-use crate::births::LOADER;
 use crate::count;
-use crate::random::Random;
+use crate::spawn::LOADER;
 use crate::tally::{self, Event};
-use crate::uring::Ring;
 
-/// A few milliseconds with one lock or another, most of them inside it.
+/// Holds one of several locks most of the time, for some milliseconds.
 pub(crate) fn hold(random: &mut Random) {
     static LOCK: Mutex<u64> = Mutex::new(0);
     let work: fn() = match random.below(5) {
-        // Large enough to pass by the threads' own caches.
+        // Too large for malloc's caches of each thread.
         0 => || drop(black_box(vec![0_u8; 8 << 10])),
         // Standard output is /dev/null here.
         1 => || drop(writeln!(stdout().lock(), "no news")),
-        // SAFETY: whatever reads the environment in this process does so through std.
-        2 => || unsafe { env::set_var("PSX_SOAK", "here") },
+        // SAFETY: only std reads the environment in this process.
+        2 => || unsafe { env::set_var("PSX_SOAK", "set") },
         3 => || *LOCK.lock().unwrap_or_else(PoisonError::into_inner) += 1,
         _ => return load_library(),
     };
@@ -38,13 +36,13 @@ pub(crate) fn hold(random: &mut Random) {
     thread::sleep(Duration::from_millis(random.below(10)));
 }
 
-/// The loader has a lock of its own.
+/// Takes the loader's lock.
 fn load_library() {
-    // Parts of the C library that nothing here is linked with.
+    // Parts of the C library that this program is not linked with.
     const LIBRARIES: [&CStr; 3] = [c"libresolv.so.2", c"libanl.so.1", c"libnss_compat.so.2"];
     for library in LIBRARIES {
         let _no_fork = LOADER.lock();
-        // SAFETY: libraries of the system's, whose constructors do nothing to us.
+        // SAFETY: the system's libraries, whose constructors do not affect this program.
         let library = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW) };
         if !library.is_null() {
             // SAFETY: what dlopen returned.
@@ -55,7 +53,7 @@ fn load_library() {
     count::check("a loader");
 }
 
-/// Has all threads contend for malloc's one lock, where there would be one for each.
+/// Makes all threads use one malloc arena, and so one lock.
 pub(crate) fn share_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no other thread has allocated yet.
@@ -64,10 +62,10 @@ pub(crate) fn share_one_arena() {
     };
 }
 
-/// An io_uring ring with a kernel worker, for a moment.
+/// An io_uring ring with a kernel worker, for a short time.
 pub(crate) fn ring(random: &mut Random) {
     let pause = Duration::from_millis(100 + random.below(400));
-    // Where io_uring is forbidden, or not there, there is nothing to be tried.
+    // io_uring may be missing or forbidden.
     if let Ok(ring) = Ring::with_worker() {
         tally::count(Event::Ring);
         thread::sleep(pause);

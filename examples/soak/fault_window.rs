@@ -1,40 +1,40 @@
-//! Whether a fault is about that keeps rounds from happening: what a round may come to.
+//! Whether a fault prevents rounds, and so what a round may return.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Goes round four phases: fair, a fault is coming, it is there, it is going. Whoever reads the
-/// same number before and after a round knows that the phase lasted for the whole of it.
+/// Cycles through four phases: no fault, a fault begins, it prevents rounds, it ends. The same number before
+/// and after a round means that the phase lasted for the whole of it.
 static PHASES: AtomicUsize = AtomicUsize::new(0);
 
 pub(crate) fn now() -> usize {
     PHASES.load(Ordering::SeqCst)
 }
 
-pub(crate) fn is_fair(phases: usize) -> bool {
+pub(crate) fn is_clear(phases: usize) -> bool {
     phases % 4 == 0
 }
 
-/// Whether the fault was there from `before` until now.
+/// Whether the fault has prevented rounds from `before` until now.
 pub(crate) fn forbids_success(before: usize) -> bool {
     before % 4 == 2 && now() == before
 }
 
-/// Whether there was anything of a fault between `before` and now.
+/// Whether there was a fault at any time between `before` and now.
 pub(crate) fn excuses_failure(before: usize) -> bool {
-    !is_fair(before) || now() != before
+    !is_clear(before) || now() != before
 }
 
-/// A fault from its first sign to its last. Only one at a time.
+/// A fault. There is one at a time.
 pub(crate) struct Fault;
 
 impl Fault {
-    pub(crate) fn comes() -> Self {
+    pub(crate) fn begin() -> Self {
         PHASES.fetch_add(1, Ordering::SeqCst);
         Self
     }
 
-    /// From here on no round can succeed, until `ends`.
-    pub(crate) fn is_there(&self) {
+    /// From now on no round can succeed, until `ends`.
+    pub(crate) fn prevents_rounds(&self) {
         PHASES.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -1,5 +1,5 @@
-//! Starts the process that is soaked, reads each of its threads' numbers from outside, disturbs it
-//! with signals, and tells what came out.
+//! Starts the process under test, reads each of its threads' numbers from outside, disturbs it with signals,
+//! and prints the result.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
@@ -11,51 +11,51 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use psx_examples::status::tids;
 use psx_examples::table::{Table, counted};
+use psx_test_support::Line;
+use psx_test_support::procfs::{name_and_state, thread_states, tids};
 
-use crate::line::Line;
 use crate::signals;
 use crate::tally::{Event, Tally};
 
-/// The longest that the subject may be silent: it speaks each second.
+/// The subject sends a line each second; after this time without one it hangs.
 const SILENCE: Duration = Duration::from_secs(120);
 
-struct Judge {
+struct Oracle {
     subject: Child,
     line: Line,
     start: Instant,
     tally: Tally,
     checkpoints: u64,
-    looks: u64,
+    inspected: u64,
     /// Whether this process may read another's timer slack.
     sees: bool,
     signals: Arc<AtomicU64>,
     on_terminal: bool,
 }
 
-/// Runs the soak. An error is what went wrong, in words.
+/// Runs the soak. An error is a description of what went wrong.
 pub(crate) fn run(seed: u64, time: Duration) -> Result<(), String> {
     println!("seed {seed}, {} s", time.as_secs());
-    let mut judge = Judge::start(seed, time).map_err(|e| format!("cannot start: {e}"))?;
-    let verdict = judge.listen();
-    if judge.on_terminal {
+    let mut oracle = Oracle::start(seed, time).map_err(|e| format!("cannot start: {e}"))?;
+    let result = oracle.listen();
+    if oracle.on_terminal {
         print!("\r\x1b[K");
     }
-    if verdict.is_err() {
-        // Gone already, more often than not.
-        let _ = judge.subject.kill();
+    if result.is_err() {
+        // It has usually ended already.
+        let _ = oracle.subject.kill();
     }
-    let end = judge.subject.wait().map_err(|e| format!("cannot wait: {e}"))?;
-    verdict?;
+    let end = oracle.subject.wait().map_err(|e| format!("cannot wait: {e}"))?;
+    result?;
     if !end.success() {
         return Err(format!("the process ended with {end}"));
     }
-    judge.sum_up();
+    oracle.sum_up();
     Ok(())
 }
 
-impl Judge {
+impl Oracle {
     fn start(seed: u64, time: Duration) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(SILENCE))?;
@@ -66,23 +66,23 @@ impl Judge {
             .spawn()?;
         Ok(Self {
             subject,
-            line: Line(ours),
+            line: Line::new(ours, None),
             start: Instant::now(),
             tally: Tally::default(),
             checkpoints: 0,
-            looks: 0,
+            inspected: 0,
             sees: true,
             signals: Arc::default(),
             on_terminal: io::stdout().is_terminal(),
         })
     }
 
-    /// Does what the subject asks for, until it says that it is done.
+    /// Handles the subject's lines, until it is done.
     fn listen(&mut self) -> Result<(), String> {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut disturber = None;
-        let verdict = loop {
-            let words = match self.line.hear() {
+        let result = loop {
+            let words = match self.line.read() {
                 Ok(words) => words,
                 Err(error) => break Err(self.silence(&error)),
             };
@@ -93,27 +93,27 @@ impl Judge {
                     disturber = Some(thread::spawn(move || signals::disturb(pid, &count, &over)));
                 }
                 ("checkpoint", rest) => {
-                    if let Err(what) = self.look(rest) {
+                    if let Err(what) = self.inspect(rest) {
                         break Err(what);
                     }
-                    if let Err(error) = self.line.say("go") {
+                    if let Err(error) = self.line.try_send("go") {
                         break Err(self.silence(&error));
                     }
                     self.show();
                 }
                 ("done", _) => break Ok(()),
                 ("fail", what) => break Err(what.to_owned()),
-                _ => break Err(format!("the process said {words:?}")),
+                _ => break Err(format!("the process sent {words:?}")),
             }
         };
         is_over.store(true, Ordering::Relaxed);
         if disturber.is_some_and(|disturber| disturber.join().is_err()) {
             return Err("the sender of signals panicked".to_owned());
         }
-        verdict
+        result
     }
 
-    /// Why nothing more is to be heard from the subject.
+    /// Why the subject sends nothing more.
     fn silence(&mut self, error: &io::Error) -> String {
         match self.subject.try_wait() {
             Ok(Some(status)) => match status.signal() {
@@ -121,30 +121,30 @@ impl Judge {
                 None => format!("the process ended with {status}"),
             },
             _ if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "the process hung up in the middle".to_owned()
+                "the process closed its line".to_owned()
             }
             _ => format!(
                 "the process has been silent for {} s, with these threads:\n{}",
                 SILENCE.as_secs(),
-                whereabouts(self.subject.id())
+                thread_states(self.subject.id())
             ),
         }
     }
 
-    /// Reads every thread's number while rounds pause: all must have the one that they should.
-    fn look(&mut self, rest: &str) -> Result<(), String> {
+    /// Reads every thread's number while rounds pause: all must be the expected one.
+    fn inspect(&mut self, rest: &str) -> Result<(), String> {
         let (expected, tally) = rest.split_once(' ').ok_or("a checkpoint without a number")?;
         self.tally = tally.parse()?;
         self.checkpoints += 1;
-        for tid in tids(self.subject.id()).unwrap_or_default() {
-            let path = format!("/proc/{}/task/{tid}", self.subject.id());
-            let Some((name, state)) = name_and_state(&path) else { continue };
-            // What runs no code of the program's: the dead, and the kernel's own.
+        let pid = self.subject.id();
+        for tid in tids(pid) {
+            let Some((name, state)) = name_and_state(pid, tid) else { continue };
+            // Ended threads and the kernel's run no code of the program.
             if matches!(state, 'Z' | 'X') || name.starts_with("iou-wrk-") {
                 continue;
             }
             match fs::read_to_string(format!("/proc/{tid}/timerslack_ns")) {
-                Ok(number) if number.trim() == expected => self.looks += 1,
+                Ok(number) if number.trim() == expected => self.inspected += 1,
                 Ok(number) => {
                     let number = number.trim();
                     return Err(format!(
@@ -152,7 +152,7 @@ impl Judge {
                     ));
                 }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.sees = false,
-                // Gone in between.
+                // It has ended meanwhile.
                 Err(_) => {}
             }
         }
@@ -162,12 +162,12 @@ impl Judge {
     fn show(&self) {
         let now = self.start.elapsed().as_secs();
         let tally = &self.tally;
-        let (born, faults) = (tally.sum(&Event::BIRTHS), tally.sum(&Event::FAULTS));
+        let (started, faults) = (tally.sum(&Event::STARTS), tally.sum(&Event::FAULTS));
         let line = format!(
-            "{now:>5} s  {} rounds  {born} threads born, {} died  {faults} faults  {} signals  \
+            "{now:>5} s  {} rounds  {started} threads started, {} ended  {faults} faults  {} signals  \
              slowest stop {:.1?}",
             tally.of(Event::Round),
-            tally.of(Event::Died),
+            tally.of(Event::Ended),
             self.signals.load(Ordering::Relaxed),
             tally.slowest_stop(),
         );
@@ -176,7 +176,7 @@ impl Judge {
         } else {
             println!("{line}");
         }
-        // Whoever has closed our output does not want to know.
+        // A closed output is not a failure of the soak.
         let _ = io::stdout().flush();
     }
 
@@ -186,40 +186,21 @@ impl Judge {
             table.push([event.what().to_owned(), self.tally.of(event).to_string()]);
         }
         let signals = self.signals.load(Ordering::Relaxed);
-        table.push(["stray and forged signals 33 sent".to_owned(), signals.to_string()]);
+        table.push(["plain and forged signals 33 sent".to_owned(), signals.to_string()]);
         print!("{table}");
         let checkpoints = counted(self.checkpoints as usize, "checkpoint");
         match self.sees {
             true => println!(
-                "No thread was in the wrong state: {checkpoints}, {} looks at threads from \
+                "No thread was in the wrong state: {checkpoints}, {} threads inspected from \
                  outside. Slowest stop {:.1?}.",
-                self.looks,
+                self.inspected,
                 self.tally.slowest_stop()
             ),
             false => println!(
-                "No thread was in the wrong state by its own account: {checkpoints}. To look at \
-                 them from outside takes root (CAP_SYS_NICE). Slowest stop {:.1?}.",
+                "No thread found itself in the wrong state: {checkpoints}. To inspect them from \
+                 outside takes root (CAP_SYS_NICE). Slowest stop {:.1?}.",
                 self.tally.slowest_stop()
             ),
         }
     }
-}
-
-/// From a thread's `stat`; none if it is gone.
-fn name_and_state(task: &str) -> Option<(String, char)> {
-    let stat = fs::read_to_string(format!("{task}/stat")).ok()?;
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
-    Some((name.to_owned(), rest.chars().next()?))
-}
-
-/// A line for each thread: what it is called, and where in the kernel it waits.
-fn whereabouts(pid: u32) -> String {
-    let line = |tid| {
-        let path = format!("/proc/{pid}/task/{tid}");
-        let (name, state) = name_and_state(&path)?;
-        let read = |file| fs::read_to_string(format!("{path}/{file}")).unwrap_or_default();
-        let [syscall, channel] = ["syscall", "wchan"].map(read);
-        Some(format!("  {tid} ({name}) {state} {} {}", syscall.trim(), channel.trim()))
-    };
-    tids(pid).into_iter().flatten().filter_map(line).collect::<Vec<_>>().join("\n")
 }

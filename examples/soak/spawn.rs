@@ -1,4 +1,4 @@
-//! Threads and processes that come and go, each in another way, while rounds run.
+//! Threads and processes that start and end, each in another way, while rounds run.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -10,18 +10,19 @@ use std::time::Duration;
 use std::{io, ptr};
 
 use psx::thread;
-use psx_examples::raw;
+use psx_test_support::Random;
+use psx_test_support::process::{exit_thread, fork, wait};
+use psx_test_support::raw::slack;
 
 use crate::count;
-use crate::random::Random;
 use crate::subject::{builder, fail};
 use crate::tally::{self, Event};
 
-/// A fork in the middle of a dlopen leaves the child a loader that is half-way through.
+/// A fork during a dlopen would leave the child's loader in an inconsistent state.
 pub(crate) static LOADER: Mutex<()> = Mutex::new(());
 
-/// One birth, and the end of what was born.
-pub(crate) fn birth(random: &mut Random) {
+/// Starts a thread or process, and waits for its end.
+pub(crate) fn spawn(random: &mut Random) {
     match random.below(32) {
         0..=7 => ordinary(random),
         8..=11 => scoped(random),
@@ -29,79 +30,79 @@ pub(crate) fn birth(random: &mut Random) {
         18..=20 => c_thread(),
         21..=23 => raw_exit(),
         24..=26 => panicked(),
-        27 => stillborn(),
-        28..=29 => fork(),
+        27 => refused(),
+        28..=29 => forked(),
         _ => command(),
     }
 }
 
-fn died() {
-    tally::count(Event::Died);
+fn ended() {
+    tally::count(Event::Ended);
 }
 
-/// What a mortal does: it looks at its number at its first act, in between, and in the destructor
-/// of a thread-local.
-fn live(moments: u64) {
-    count::check("a newborn thread");
-    LAST_LOOK.with(|look| look.0.set(true));
-    for _ in 0..moments {
+/// What a short-lived thread does: it checks its number first, repeatedly, and in the destructor of a
+/// thread-local.
+fn run(steps: u64) {
+    count::check("a new thread");
+    LAST_CHECK.with(|check| check.0.set(true));
+    for _ in 0..steps {
         thread::yield_now();
-        count::check("a thread in the middle of its life");
+        count::check("a running thread");
     }
 }
 
-struct LastLook(Cell<bool>);
+struct LastCheck(Cell<bool>);
 
-impl Drop for LastLook {
+impl Drop for LastCheck {
     fn drop(&mut self) {
-        count::check("a dying thread");
+        count::check("an ending thread");
     }
 }
 
-thread_local!(static LAST_LOOK: LastLook = const { LastLook(Cell::new(false)) });
+thread_local!(static LAST_CHECK: LastCheck = const { LastCheck(Cell::new(false)) });
 
 fn ordinary(random: &mut Random) {
-    let mortals: Vec<_> = (0..=random.below(8))
+    let threads: Vec<_> = (0..=random.below(8))
         .map(|_| {
-            let moments = random.below(20);
+            let steps = random.below(20);
             tally::count(Event::Registered);
-            builder("mortal").spawn(move || live(moments))
+            builder("ordinary").spawn(move || run(steps))
         })
         .collect();
-    for mortal in mortals {
-        joined(mortal.and_then(|thread| thread.join().map_err(|_| io::Error::other("a panic"))));
-        died();
+    for thread in threads {
+        joined(thread.and_then(|thread| thread.join().map_err(|_| io::Error::other("a panic"))));
+        ended();
     }
 }
 
 fn scoped(random: &mut Random) {
-    let moments = random.below(20);
+    let steps = random.below(20);
     thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(move || live(moments));
+            scope.spawn(move || run(steps));
             tally::count(Event::Scoped);
         }
     });
-    died();
-    died();
+    ended();
+    ended();
 }
 
 fn adopted(random: &mut Random) {
-    let moments = random.below(20);
+    let steps = random.below(20);
     let body = move || {
         if let Err(error) = thread::adopt() {
             fail(format_args!("a thread cannot adopt itself: {error}"));
         }
-        live(moments);
+        run(steps);
     };
     let thread = std::thread::Builder::new().name("adopted".into()).spawn(body);
     tally::count(Event::Adopted);
     joined(thread.and_then(|thread| thread.join().map_err(|_| io::Error::other("a panic"))));
-    died();
+    ended();
 }
 
 unsafe extern "C-unwind" {
-    // glibc unwinds a thread that leaves, which the libc crate's declarations forbid.
+    // glibc unwinds a thread that calls pthread_exit, which the libc crate's declarations forbid.
     fn pthread_create(
         thread: *mut libc::pthread_t,
         attributes: *const libc::pthread_attr_t,
@@ -114,19 +115,19 @@ unsafe extern "C-unwind" {
 /// A thread that C starts and ends.
 fn c_thread() {
     extern "C-unwind" fn body(_: *mut c_void) -> *mut c_void {
-        live_as_c_thread();
+        run_as_c_thread();
         // SAFETY: the frame that is unwound here owns nothing.
         unsafe { pthread_exit(ptr::null_mut()) }
     }
     tally::count(Event::PthreadExit);
     start_c_thread(body);
-    died();
+    ended();
 }
 
 /// Starts a thread without std, and waits for what it returns.
 fn start_c_thread(body: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> *mut c_void {
     let mut thread = 0;
-    // SAFETY: `body` wants no argument, and `thread` is there to be written.
+    // SAFETY: `body` takes no argument, and `thread` is a place for the handle.
     let code = unsafe { pthread_create(&mut thread, ptr::null(), body, ptr::null_mut()) };
     if code != 0 {
         fail(format_args!("a C thread: {}", io::Error::from_raw_os_error(code)));
@@ -134,31 +135,30 @@ fn start_c_thread(body: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> *mu
     await_end(thread)
 }
 
-/// In a frame of its own, so that the one which is unwound has nothing to drop.
+/// In a separate frame, so that the one that is unwound has nothing to drop.
 #[inline(never)]
-fn live_as_c_thread() {
+fn run_as_c_thread() {
     if let Err(error) = thread::adopt() {
         fail(format_args!("a C thread cannot adopt itself: {error}"));
     }
-    live(3);
+    run(3);
 }
 
-/// Leaves without a word to libc or psx: no destructor runs.
+/// Ends without the libc and psx: no destructor runs.
 fn raw_exit() {
     let body = || {
-        count::check("a newborn thread");
-        // SAFETY: ends the calling thread, which owns nothing that anyone waits for.
-        let _ = unsafe { raw::syscall(libc::SYS_exit, [0; 5]) };
+        count::check("a new thread");
+        exit_thread()
     };
-    match builder("leaver").spawn(body) {
+    match builder("exiting").spawn(body) {
         Ok(thread) => await_end(thread.into_pthread_t()),
         Err(error) => fail(format_args!("a thread: {error}")),
     };
     tally::count(Event::RawExit);
-    died();
+    ended();
 }
 
-/// Waits for a thread whose end nobody tells but the kernel.
+/// Waits for a thread whose end only the kernel reports.
 fn await_end(thread: libc::pthread_t) -> *mut c_void {
     let mut value = ptr::null_mut();
     // SAFETY: a thread that has been neither joined nor detached.
@@ -167,22 +167,22 @@ fn await_end(thread: libc::pthread_t) -> *mut c_void {
 }
 
 fn panicked() {
-    let doomed = builder("doomed").spawn(|| {
-        live(1);
-        // Without the panic hook, which would print it, and takes any other for a failure.
+    let thread = builder("panicking").spawn(|| {
+        run(1);
+        // Without the panic hook, which would report a failure.
         panic::resume_unwind(Box::new(()));
     });
     tally::count(Event::Panicked);
-    joined(doomed.map(|doomed| doomed.join().unwrap_err()));
-    died();
+    joined(thread.map(|thread| thread.join().unwrap_err()));
+    ended();
 }
 
 /// A thread with a stack that no address space has room for.
-fn stillborn() {
-    if builder("stillborn").stack_size(1 << 46).spawn(|| ()).is_ok() {
+fn refused() {
+    if builder("refused").stack_size(1 << 46).spawn(|| ()).is_ok() {
         fail("a thread with a stack of 64 TiB was started");
     }
-    tally::count(Event::Stillborn);
+    tally::count(Event::Unstarted);
 }
 
 fn joined<T>(result: io::Result<T>) {
@@ -191,52 +191,37 @@ fn joined<T>(result: io::Result<T>) {
     }
 }
 
-fn fork() {
+fn forked() {
     let loader = LOADER.lock();
-    // SAFETY: the child goes on with psx alone, which is what is tried, and ends by _exit.
-    let child = unsafe { libc::fork() };
+    let child = fork(in_child);
     drop(loader);
-    if child < 0 {
-        fail(format_args!("fork: {}", io::Error::last_os_error()));
-    }
-    if child == 0 {
-        in_child();
-    }
-    let mut status = 0;
-    // SAFETY: `status` outlives the call.
-    while unsafe { libc::waitpid(child, &mut status, 0) } < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            fail(format_args!("waitpid: {error}"));
-        }
-    }
-    if status != 0 {
-        fail(format_args!("a forked child ended with wait status {status:#x}"));
+    let status = wait(child);
+    if !status.success() {
+        fail(format_args!("a forked child ended with {status}"));
     }
     tally::count(Event::Forked);
 }
 
-/// A round of one thread and then one of two, with nothing of the parent's in the way. The second
-/// thread is C's, since std's may wait for a lock that another thread had at the fork.
-fn in_child() -> ! {
+/// A round of one thread and then one of two. The second thread is C's, since std's may wait for a lock that
+/// another thread held at the fork.
+fn in_child() -> i32 {
     extern "C-unwind" fn body(_: *mut c_void) -> *mut c_void {
-        let born_with = count::own();
+        let inherited = slack();
         child_round(2);
-        ptr::without_provenance_mut(born_with)
+        ptr::without_provenance_mut(inherited)
     }
-    // SAFETY: alarm(2) has no precondition. Whatever keeps the child from its end ends there.
+    // SAFETY: alarm(2) has no precondition. It ends a child that hangs.
     unsafe { libc::alarm(60) };
-    let before = count::own();
+    let before = slack();
     child_round(1);
-    let born_with = start_c_thread(body).addr();
-    let after = count::own();
-    if (born_with, after) != (before + 1, before + 2) {
+    let inherited = start_c_thread(body).addr();
+    let after = slack();
+    if (inherited, after) != (before + 1, before + 2) {
         fail(format_args!(
-            "a forked child counted from {before} to {after}, and had a thread born at {born_with}"
+            "a forked child counted from {before} to {after}, and its thread started with {inherited}"
         ));
     }
-    // SAFETY: _exit(2) ends the process and has no other precondition.
-    unsafe { libc::_exit(0) }
+    0
 }
 
 fn child_round(threads: usize) {
