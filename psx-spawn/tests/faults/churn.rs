@@ -1,4 +1,4 @@
-//! Threads that start, end, call, panic and end the process while rounds run (P2, P5, P6).
+//! Threads that start, end, call, panic and end the process while rounds run (P2, P4, P5, P6).
 
 use std::env;
 use std::panic;

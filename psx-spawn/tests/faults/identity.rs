@@ -1,4 +1,4 @@
-//! The identity of threads: ids that the kernel reuses, and how psx finds a thread's entry (P1, P4, P5, P7).
+//! The identity of threads: ids that the kernel reuses, and how psx finds a thread's entry (P4, P5, P7).
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A process that can no longer see /proc (P4).
+//! A process that can no longer see /proc (P1, P4, P10).
 
 use std::fs;
 

@@ -1,5 +1,5 @@
 //! System calls that always succeed, except under a seccomp filter that refuses them, or reports a success
-//! without making them (P1, P4).
+//! without making them (P1).
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! Seccomp filters against the calls that a round makes, installed before it or by it (P1, P6).
+//! Seccomp filters against the calls that a round makes, installed before it or by it (P1).
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;

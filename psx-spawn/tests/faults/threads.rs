@@ -1,4 +1,4 @@
-//! Threads that cannot stop, are not registered, or have ended without the libc (P1, P4, P5, P6).
+//! Threads that cannot stop, are not registered, or have ended without the libc (P1, P4, P5, P6, P7).
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

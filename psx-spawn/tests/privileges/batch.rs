@@ -1,4 +1,4 @@
-//! A batch takes one stop, and every thread makes the same steps (P8).
+//! A batch takes one stop, and every thread makes the same steps (P3, P8).
 
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};

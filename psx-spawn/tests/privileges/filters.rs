@@ -1,4 +1,4 @@
-//! Random programs as seccomp filters: psx refuses those that the kernel refuses, and no others (P8).
+//! Random programs as seccomp filters: psx refuses those that the kernel refuses, and no others.
 //!
 //! `PSX_FILTERS=FIRST,COUNT cargo test -p psx-spawn --test privileges -- filters` tries other seeds.
 

@@ -1,4 +1,4 @@
-//! Forks, commands and execs while rounds run (P5, P7).
+//! Forks, commands and execs while rounds run (P5).
 
 use std::ffi::{c_int, c_void};
 use std::process::{Command, Stdio};

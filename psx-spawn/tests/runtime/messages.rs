@@ -1,4 +1,4 @@
-//! What a program prints when it returns an error from `main` (P1, P4).
+//! What a program prints when it returns an error from `main` (P1).
 
 use std::error::Error;
 use std::process::Termination;
