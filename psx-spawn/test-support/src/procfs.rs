@@ -28,25 +28,34 @@ impl Task {
         self.field("Name")
     }
 
-    fn parse(tid: u32, status: &str) -> Self {
+    fn parse(status: &str) -> Self {
         let fields = status.lines().filter_map(|line| line.split_once(':'));
         let single_blanks = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let fields = fields.map(|(name, value)| (name.into(), single_blanks(value))).collect();
-        Self { tid, fields }
+        let fields = fields.map(|(name, value)| (name.into(), single_blanks(value)));
+        let fields = BTreeMap::from_iter(fields);
+        Self { tid: fields["Pid"].parse().expect("a number"), fields }
     }
 }
 
 /// The calling thread.
 pub fn this_task() -> Task {
-    let status = fs::read_to_string("/proc/thread-self/status").expect("/proc");
-    Task::parse(crate::threads::tid(), &status)
+    try_this_task().expect("/proc")
+}
+
+/// The calling thread, where `/proc` may be out of reach.
+///
+/// # Errors
+///
+/// Those of the read.
+pub fn try_this_task() -> io::Result<Task> {
+    fs::read_to_string("/proc/thread-self/status").map(|status| Task::parse(&status))
 }
 
 /// All threads of the process `pid` that still run code, in the order of their ids.
 pub fn tasks(pid: u32) -> Vec<Task> {
     let status = |tid| {
         let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
-        unless_gone(status).map(|status| Task::parse(tid, &status))
+        unless_gone(status).map(|status| Task { tid, ..Task::parse(&status) })
     };
     let tasks = tids(pid).into_iter().filter_map(status);
     tasks.filter(|task| !task.field("State").starts_with(['Z', 'X'])).collect()

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use libc::sock_filter;
 use psx::Errno;
 
+use crate::procfs;
 use crate::raw::{must, owned, prctl, syscall};
 
 /// The statement that lets a call through.
@@ -124,9 +125,10 @@ pub fn no_new_privs() {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
 }
 
-/// How many filters the calling thread is under.
+/// How many filters the calling thread is under; 0 where `/proc` is out of reach.
 pub fn filters() -> u32 {
-    crate::procfs::this_task().field("Seccomp_filters").parse().expect("a number")
+    let task = procfs::try_this_task();
+    task.map_or(0, |task| task.field("Seccomp_filters").parse().expect("a number"))
 }
 
 /// From now on the call `nr` fails with `EPERM` on the calling thread and on those it starts. Does not set
