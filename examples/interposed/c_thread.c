@@ -1,4 +1,4 @@
-/* A C library with a thread of its own, as many are. It knows nothing of psx. */
+/* A C library that starts a thread, without psx. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -7,7 +7,7 @@
 static pthread_t thread;
 static int start_fd;
 
-/* Waits until start_fd has something to read or is closed, then tries to read /etc/shadow. */
+/* Waits until start_fd is readable or closed, then tries to read /etc/shadow. */
 static void *attempt(void *unused)
 {
     char byte;

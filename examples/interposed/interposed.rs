@@ -18,7 +18,7 @@ use psx_interposed::privileges::{ThreadKind, ThreadPrivileges};
 use psx_interposed::{self as psx, Errno};
 use psx_test_support::Probe;
 
-/// Gives up all privileges on threads that tokio, rayon, std and C started, none of them changed.
+/// Drops all privileges on threads that tokio, rayon, std and C start, without a change to them.
 #[derive(Parser)]
 struct Options {
     /// How many threads each of tokio's two pools, rayon and std have.

@@ -1,4 +1,4 @@
-/* A program that loads plug-ins. Started as `host SCENARIO PLUGIN...`; status 0 if all is well. */
+/* A program that loads plug-ins. Started as `host SCENARIO PLUGIN...`; status 0 if the scenario succeeds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -47,7 +47,7 @@ static struct plugin load(const char *path)
 	return plugin;
 }
 
-/* Unloads it, as far as this program can tell. */
+/* Closes it; psx keeps it loaded. */
 static void unload(struct plugin *plugin)
 {
 	if (dlclose(plugin->handle))
@@ -70,7 +70,7 @@ static void must_round(struct plugin *plugin, int require, int threads)
 		fail("a round of %d threads, not of %d", done, threads);
 }
 
-/* Threads that do what main asks for, and answer. */
+/* Threads that do what main asks for. */
 struct member {
 	pthread_t thread;
 	int ask[2], answer[2];
@@ -136,7 +136,7 @@ static void all_have(long wanted, struct member *members)
 			fail("a member has %ld, not %ld", ask(&members[i], 's'), wanted);
 }
 
-/* How often the clock may still be read. The plug-in's calls come here, since the host is searched
+/* How often the clock may still be read. The plug-in's calls come here, since the loader searches the host
  * first for every symbol. */
 static volatile int readings = -1;
 
@@ -151,7 +151,7 @@ int clock_gettime(clockid_t clock, struct timespec *time)
 	return syscall(SYS_clock_gettime, clock, time);
 }
 
-/* A clock that cannot be read, from some moment on. */
+/* A clock that cannot be read from some time on. */
 static void no_clock(char **paths)
 {
 	struct member members[MEMBERS];
@@ -175,7 +175,7 @@ static void no_clock(char **paths)
 	}
 	if (!failed)
 		fail("the plug-in reads another clock");
-	/* A round that waits for a thread that does not answer ends all the same. */
+	/* A round that waits for a thread that does not stop must end nevertheless. */
 	ask(&members[0], 'b');
 	for (int left = 0; left < 10; left++) {
 		readings = left;
@@ -191,7 +191,7 @@ static void no_clock(char **paths)
 
 static volatile int over;
 
-/* Allocates without a pause, from the one arena that there is. */
+/* Allocates without a pause, from the only arena. */
 static void *allocate(void *unused)
 {
 	while (!over)
@@ -200,7 +200,7 @@ static void *allocate(void *unused)
 	return unused;
 }
 
-/* glibc's own call on every thread: signal 33 for each, whether psx knows it or not. */
+/* glibc's broadcast: signal 33 for each thread, registered with psx or not. */
 static void *setgid_often(void *unused)
 {
 	for (int i = 0; i < SETGIDS; i++)
@@ -209,7 +209,7 @@ static void *setgid_often(void *unused)
 	return unused;
 }
 
-/* Signals 33 for threads that psx does not know, which are inside malloc. */
+/* Signals 33 for unregistered threads inside malloc. */
 static void beside_setgid(char **paths)
 {
 	pthread_t noise[NOISE], caller;
@@ -226,8 +226,8 @@ static void beside_setgid(char **paths)
 		fail("pthread_create");
 	for (int i = 0; i < 200; i++) {
 		must_round(&plugin, 0, 1);
-		/* With each new library that has thread-locals, every thread's table of them is too
-		 * old, and its next access in such a library renews it. */
+		/* A new library with thread-locals makes every thread's table of them out of date; the
+		 * thread's next access in such a library replaces it. */
 		if (i == 100)
 			load(paths[1]);
 	}
@@ -239,7 +239,8 @@ static void beside_setgid(char **paths)
 		pthread_join(noise[i], NULL);
 }
 
-/* Loaded, used, closed, and loaded again; threads end and glibc signals all after it was closed. */
+/* Loads, uses and closes the plug-in, and loads it again; after it is closed threads end, and glibc signals
+ * all. */
 static void reload(char **paths)
 {
 	for (int time = 0; time < 3; time++) {
@@ -253,7 +254,7 @@ static void reload(char **paths)
 		must_round(&plugin, 1, MEMBERS + 1);
 		all_have(before + 1, members);
 		unload(&plugin);
-		/* The thread's end is told to a library that was closed. */
+		/* The thread calls the closed library at its end. */
 		ask(&members[0], 'q');
 		setgid_often(NULL);
 		plugin = load(paths[0]);
@@ -277,12 +278,12 @@ static void *call_often(void *argument)
 		if (plugin->round(0, 300, text, sizeof text) >= 0)
 			done++;
 		else if (!strstr(text, "nothing changed"))
-			fail("an error that does not say that nothing changed: %s", text);
+			fail("an error without \"nothing changed\": %s", text);
 	}
 	return (void *)done;
 }
 
-/* Two plug-ins, each with a psx of its own: one after the other, then both at once. */
+/* Two plug-ins, each with a copy of psx: one after the other, then both at once. */
 static void two(char **paths)
 {
 	struct member members[MEMBERS];

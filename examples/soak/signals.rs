@@ -11,7 +11,7 @@ use psx_test_support::signal::{STOP, queue, send};
 /// The code of psx's own signals.
 const PSX: i32 = -0x0070_7378;
 
-/// Sends bursts to the process `pid` until it is over.
+/// Sends bursts to the process `pid` until `is_over`.
 pub(crate) fn disturb(pid: u32, count: &AtomicU64, is_over: &AtomicBool) {
     let mut random = Random::new(u64::from(pid));
     while !is_over.load(Ordering::Relaxed) {

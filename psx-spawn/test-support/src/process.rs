@@ -1,4 +1,4 @@
-//! Processes: forks, ends, and who the process is.
+//! Processes: forks, ends and users.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};

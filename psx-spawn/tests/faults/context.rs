@@ -118,7 +118,7 @@ impl Context {
         probes
     }
 
-    /// Starts a thread that does `work` over and over, and returns once it has begun.
+    /// Starts a thread that repeats `work`, and returns once it has begun.
     pub(crate) fn busy(&self, name: &str, mut work: impl FnMut() + Send + 'static) {
         let (mut begun, mut begin) = UnixStream::pair().expect("a socket pair");
         let _ = self.spawn(name, move || {

@@ -20,20 +20,20 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "divergent-strict",
         "a call with results that differ, strictest setting",
-        &[Abort("stray")],
+        &[Abort("failing")],
         |context| diverge(context, |_, tid| Result::Ok(tid as usize)),
     ),
-    Row::new("one-fails", "one thread's call fails, default", &[Abort("stray")], |context| {
+    Row::new("one-fails", "one thread's call fails, default", &[Abort("failing")], |context| {
         diverge(context, fail_on)
     }),
     Row::new("one-fails-report", "the same under Divergence::Report", &[Ok], |context| {
         let _probes = context.probes();
-        let stray = start_idle(context, "stray");
+        let failing = start_idle(context, "failing");
         let strict = Broadcast::new().divergence(psx::Divergence::Report);
         // SAFETY: gettid changes nothing.
-        let report = unsafe { strict.run(|| fail_on(stray, tid())) }.expect("a report");
+        let report = unsafe { strict.run(|| fail_on(failing, tid())) }.expect("a report");
         let named: Vec<_> = report.divergent().iter().map(|d| d.thread().tid()).collect();
-        assert_eq!(named, [stray], "the threads that the report names");
+        assert_eq!(named, [failing], "the threads that the report names");
         context.change();
     }),
     Row::new(
@@ -62,16 +62,16 @@ pub(crate) const ROWS: &[Row] = &[
     ),
 ];
 
-/// The result of a call on thread `tid` that fails on `stray` alone.
-fn fail_on(stray: u32, tid: u32) -> Result<usize, Errno> {
-    if tid == stray { Err(Errno::from_raw(libc::EPERM)) } else { Result::Ok(0) }
+/// The result of a call on thread `tid` that fails on `failing` alone.
+fn fail_on(failing: u32, tid: u32) -> Result<usize, Errno> {
+    if tid == failing { Err(Errno::from_raw(libc::EPERM)) } else { Result::Ok(0) }
 }
 
 fn diverge(context: &Context, result: fn(u32, u32) -> Result<usize, Errno>) {
     let _probes = context.probes();
-    let stray = start_idle(context, "stray");
+    let failing = start_idle(context, "failing");
     // SAFETY: gettid changes nothing.
-    let _ = unsafe { Broadcast::new().run(|| result(stray, tid())) };
+    let _ = unsafe { Broadcast::new().run(|| result(failing, tid())) };
 }
 
 /// Makes stderr a pipe, and returns the end to read from.

@@ -1,4 +1,4 @@
-/* A handler that leaves by siglongjmp, as interpreters do to abandon what a signal interrupted. */
+/* A handler that exits by siglongjmp, as interpreters do to abandon what a signal interrupted. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <sys/syscall.h>
@@ -14,7 +14,7 @@ void jump(int signal)
 	siglongjmp(abandoned, 1);
 }
 
-/* Sends so many signals 33 to the calling thread, and returns how many reached the handler. */
+/* Sends signals 33 to the calling thread, and returns how many reached the handler. */
 int arrivals(int signals)
 {
 	for (volatile int i = 0; i < signals; i++)

@@ -1,4 +1,4 @@
-/* A library that starts threads as it is loaded, and ends them as it is unloaded. */
+/* A library that starts threads when it is loaded, and ends them when it is unloaded. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <unistd.h>

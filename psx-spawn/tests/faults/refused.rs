@@ -81,11 +81,11 @@ pub(crate) const ROWS: &[Row] = &[
         &[Ok],
         |context| {
             let _probes = context.probes();
-            let stray = start_idle(context, "stray");
+            let failing = start_idle(context, "failing");
             seccomp::no_new_privs();
             let args = [libc::PR_GET_NAME as u32];
             seccomp::install_on_all(&filter_arguments(libc::SYS_prctl, &args, DENY));
-            let op = || match tid() == stray {
+            let op = || match tid() == failing {
                 true => Err(Errno::from_raw(libc::EPERM)),
                 false => Result::Ok(0),
             };
@@ -93,7 +93,7 @@ pub(crate) const ROWS: &[Row] = &[
             // SAFETY: gettid changes nothing.
             let report = unsafe { broadcast.run(op) }.expect("a report");
             let [divergent] = report.divergent() else { panic!("{report:?}") };
-            assert_eq!(divergent.thread().tid(), stray);
+            assert_eq!(divergent.thread().tid(), failing);
             context.change();
         },
     ),

@@ -45,7 +45,7 @@ const LIBRARIES: [(&str, &str); 2] =
 pub(crate) fn make_directory() -> TempDir {
     let directory = TempDir::new("psx-faults");
     let mode = |path: &Path, mode| {
-        fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("a file of ours");
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("a file of this process");
     };
     mode(directory.path(), 0o777);
     fs::create_dir(directory.path().join("empty")).expect("a folder");

@@ -1,5 +1,5 @@
-/* A static C program that links psx as a Rust static library. Ends with status 0 if its threads
-   start and end as they should. */
+/* A static C program that links psx as a Rust static library. Exits with status 0 if its threads
+   start and end normally. */
 #include <pthread.h>
 #include <threads.h>
 

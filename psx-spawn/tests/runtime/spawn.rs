@@ -1,4 +1,4 @@
-//! Threads started through `psx::thread`: they are std's, and registered for their whole life (P2, P4, P5).
+//! Threads started through `psx::thread`: they are std's, and registered from start to end (P2, P4, P5).
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Barrier, mpsc};

@@ -1,4 +1,4 @@
-// Go's syscall.AllThreadsSyscall, one round for each call. Speaks the protocol of peer.h.
+// Go's syscall.AllThreadsSyscall, one round for each call. The protocol is that of peer.h.
 package main
 
 import (

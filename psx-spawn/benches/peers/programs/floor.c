@@ -1,4 +1,4 @@
-/* The floor: one tgkill a thread, a handler that counts, one wake at the last. It makes no call. */
+/* The floor: one tgkill for each thread, a handler that counts, one wake by the last. No other call is made. */
 #include "peer.h"
 
 static int missing;

@@ -1,13 +1,13 @@
 /*
- * What every C peer shares: N parked threads, and one request a line on standard input.
+ * What the C peers share: N parked threads, and one request a line on standard input.
  *
  *     one 100     a hundred rounds of one call
  *     ids 100     a hundred times the three set*id calls
  *     six 100     a hundred times the six steps of a privilege drop
  *
- * Each is answered by one line of a hundred numbers: nanoseconds. A peer defines the three
- * functions below, and leaves out those it has no way to make by not listing them in ops[].
- * Every argument asks for what the process has already, so that the calls can be repeated.
+ * The answer to each is one line of a hundred numbers: nanoseconds. A peer defines the three
+ * functions below, and does not list in ops[] those that it cannot make.
+ * No argument changes the process, so that the calls can be repeated.
  */
 #define _GNU_SOURCE
 #include <errno.h>
