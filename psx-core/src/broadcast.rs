@@ -48,7 +48,7 @@ pub enum Divergence {
     /// privileges that other threads have lost. The program's handlers of SIGABRT do not run.
     #[default]
     Abort,
-    /// ThreadList the threads in the [`Report`](crate::Report).
+    /// List the threads in the [`Report`](crate::Report).
     Report,
 }
 
@@ -72,6 +72,7 @@ pub enum Divergence {
 #[must_use = "a broadcast does nothing until `syscall` or `run` is called"]
 pub struct Broadcast {
     pub(crate) timeout: Duration,
+    pub(crate) pause: Option<Duration>,
     pub(crate) coverage: Coverage,
     pub(crate) divergence: Divergence,
 }
@@ -81,6 +82,7 @@ impl Broadcast {
     pub const fn new() -> Self {
         Self {
             timeout: Duration::from_secs(5),
+            pause: None,
             coverage: Coverage::Require,
             divergence: Divergence::Abort,
         }
@@ -95,6 +97,17 @@ impl Broadcast {
     /// unregistered threads have had enough time to register.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how long the first attempt may stop the threads before the commit point, at least 1 ms. Without
+    /// this it is 10 ms and 50 µs a registered thread.
+    ///
+    /// If a thread has not stopped by then, all threads run on, and no thread has made the call. The
+    /// broadcast waits until that thread can take the signal, and tries again with twice the pause, until
+    /// its [timeout](Broadcast::timeout). A short pause takes more attempts on a busy machine.
+    pub const fn pause(mut self, pause: Duration) -> Self {
+        self.pause = Some(pause);
         self
     }
 

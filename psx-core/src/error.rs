@@ -64,11 +64,12 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable(threads) => write!(
                 f,
-                "nothing changed: {} did not stop before the timeout: {threads}; look for a \
+                "nothing changed: {} did not stop before the timeout, in {}: {threads}; look for a \
                  blocked signal 33 (a raw rt_sigprocmask, or a signal set of all ones, where \
                  sigfillset leaves 33 out), a vfork before its exec, a debugger, or a full \
                  signal queue (RLIMIT_SIGPENDING), then try again or raise the timeout",
                 Counted(threads.len()),
+                threads.stops(),
             ),
             Self::StackTooSmall(threads) => write!(
                 f,

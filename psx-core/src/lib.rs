@@ -51,7 +51,7 @@ pub use errno::Errno;
 pub use error::Error;
 #[cfg(not(psx_loom))]
 pub use process::{adopt, threads};
-pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
+pub use report::{Divergent, NamedThread, Outcome, Report, Stops, Threads};
 #[cfg(not(psx_loom))]
 pub use spawn_guard::{SpawnGuard, Ticket};
 #[cfg(not(psx_loom))]

@@ -28,8 +28,7 @@ pub struct Report {
     pub(crate) threads: usize,
     pub(crate) left_out: Result<Threads, Errno>,
     pub(crate) divergent: Vec<Divergent>,
-    pub(crate) attempts: u32,
-    pub(crate) stopped: Duration,
+    pub(crate) stops: Stops,
 }
 
 impl Report {
@@ -93,17 +92,72 @@ impl Report {
         self.divergent.is_empty()
     }
 
-    /// The number of rounds that the broadcast took, each of which stopped the threads; 1 if the first
-    /// succeeded.
+    /// The time for which the threads were stopped, all attempts together.
+    #[must_use]
+    pub fn stopped(&self) -> Duration {
+        self.stops.total
+    }
+
+    /// How often and how long the broadcast has stopped the threads.
+    #[must_use]
+    pub fn stops(&self) -> Stops {
+        self.stops
+    }
+
+    /// The number of rounds that the broadcast took; 1 if the first succeeded.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.stops.attempts
+    }
+}
+
+/// How often and how long a broadcast has stopped the threads, from the first signal of a round to its
+/// release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    attempts: u32,
+    longest: Duration,
+    total: Duration,
+}
+
+impl Stops {
+    /// Counts an attempt. Its stop is zero if it has failed before it stopped a thread.
+    pub(crate) fn add(&mut self, stop: Duration) {
+        self.attempts += 1;
+        self.longest = self.longest.max(stop);
+        self.total += stop;
+    }
+
+    /// The number of rounds.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The length of the last round's stop, from the first signal to the release.
+    /// The longest time for which the threads were stopped.
     #[must_use]
-    pub fn stopped(&self) -> Duration {
-        self.stopped
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// The sum of the times for which they were stopped.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+}
+
+impl fmt::Display for Stops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { attempts, longest, total } = self;
+        match attempts {
+            1 => write!(f, "1 attempt, which stopped the threads for {total:.1?}"),
+            _ => write!(
+                f,
+                "{attempts} attempts, which stopped the threads for {total:.1?}, at most \
+                 {longest:.1?} at a time"
+            ),
+        }
     }
 }
 
@@ -245,17 +299,41 @@ impl fmt::Debug for NamedThread {
 /// Dereferences to the named threads. Where `/proc` is out of reach, as after a `chroot`, the kernel may
 /// count more threads than psx can name ([`unnamed`](Self::unnamed)). [`len`](Self::len) and
 /// [`is_empty`](Self::is_empty) include these.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Threads {
     pub(crate) named: Box<[NamedThread]>,
     pub(crate) unnamed: usize,
     /// Why some threads are unnamed.
     pub(crate) reason: Option<Errno>,
+    pub(crate) stops: Stops,
 }
+
+/// The same threads. The stops, which are measured, do not count.
+impl PartialEq for Threads {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { named, unnamed, reason, stops: _ } = self;
+        (named, unnamed, reason) == (&other.named, &other.unnamed, &other.reason)
+    }
+}
+
+impl Eq for Threads {}
 
 impl Threads {
     pub(crate) fn named(threads: Vec<NamedThread>) -> Self {
-        Self { named: threads.into_boxed_slice(), unnamed: 0, reason: None }
+        let named = threads.into_boxed_slice();
+        Self { named, unnamed: 0, reason: None, stops: Stops::default() }
+    }
+
+    /// The same threads, in the error of a broadcast that has stopped the others for that long.
+    pub(crate) fn stopped(self, stops: Stops) -> Self {
+        Self { stops, ..self }
+    }
+
+    /// How often and how long the broadcast that failed has stopped the other threads. No attempts in a list
+    /// that is not part of an error.
+    #[must_use]
+    pub fn stops(&self) -> Stops {
+        self.stops
     }
 
     /// The number of threads, named and unnamed.

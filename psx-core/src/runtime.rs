@@ -78,6 +78,8 @@ impl Runtime {
 
     /// Inserts an entry into the list. The pass keeps rounds from beginning before that.
     pub(crate) fn register(&self, entry: Box<Entry>, _: &Pass<'_>) -> NonNull<Entry> {
+        // A thread that has ended may have had the same id, and a signal in its queue.
+        self.round.pending.remove(entry.tid());
         self.list.insert(entry)
     }
 

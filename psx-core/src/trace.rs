@@ -28,7 +28,13 @@ pub(crate) fn end(span: &Span, result: &Result<Report, Error>) {
             span.record("targets", report.threads() - 1);
             span.record("attempts", report.attempts());
             span.record("outcome", "committed");
-            tracing::debug!(parent: span, stopped = ?report.stopped(), "all threads made the call");
+            let stops = report.stops();
+            tracing::debug!(
+                parent: span,
+                stopped = ?stops.total(),
+                longest_stop = ?stops.longest(),
+                "all threads made the call"
+            );
             match report.left_out() {
                 Ok(threads) if threads.is_empty() => {}
                 Ok(threads) => {

@@ -124,8 +124,9 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     // SAFETY: the kernel calls this handler with SA_SIGINFO; a handler that chains to this one passes the
     // arguments that it was given.
     unsafe {
-        RUNTIME.answer(signal::stack_left(context));
-        if !RUNTIME.kernel.is_summons(info) {
+        let is_summons = RUNTIME.kernel.is_summons(info);
+        RUNTIME.answer(signal::stack_left(context), is_summons);
+        if !is_summons {
             RUNTIME.round.note_foreign_signal();
             RUNTIME.kernel.pass_on(signal, info, context);
         }

@@ -68,6 +68,9 @@ pub(crate) struct Entry {
     spawns_in_progress: OwnedU8,
     /// How many of the libc's destructor rounds have begun. Only the thread accesses it.
     destructor_rounds: OwnedU8,
+    /// Whether the thread's summons in this round is the queued signal of an earlier attempt. Touched by
+    /// the caller of a round.
+    signal_is_pending: OwnedU8,
 }
 
 // SAFETY: `links` is accessed by one thread at a time (invariant I2), and so is `result` (invariant I6); the
@@ -106,6 +109,7 @@ impl Entry {
             in_round: OwnedU8::new(0),
             spawns_in_progress: OwnedU8::new(0),
             destructor_rounds: OwnedU8::new(0),
+            signal_is_pending: OwnedU8::new(0),
         }
     }
 
@@ -228,6 +232,16 @@ impl Entry {
     /// How many spawns the thread is in the middle of. It holds a pass for each.
     pub(crate) fn spawns_in_progress(&self) -> u8 {
         self.spawns_in_progress.load(Relaxed)
+    }
+
+    /// Sets whether the thread's signal of an earlier attempt is still queued. For the caller of a round.
+    pub(crate) fn set_signal_pending(&self, is_pending: bool) {
+        self.signal_is_pending.store(u8::from(is_pending), Relaxed);
+    }
+
+    /// The value that was set last. For the caller of a round.
+    pub(crate) fn is_signal_pending(&self) -> bool {
+        self.signal_is_pending.load(Relaxed) != 0
     }
 
     /// Counts a destructor round of the libc. Only the owner calls this.

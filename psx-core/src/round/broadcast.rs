@@ -1,18 +1,22 @@
 //! A broadcast: rounds, here called attempts, until one is committed, one fails for good, or the deadline
 //! passes. Memory is allocated and freed between attempts, never in one.
+//!
+//! An attempt stops the threads for no longer than its pause (P9). If a thread is late, all threads run on,
+//! and the next attempt begins when the late threads have taken their signals, with twice the pause.
 
 use core::time::Duration;
 
 use super::Call;
-use super::caller::{AttemptError, Caller, Committed, Garbage};
+use super::caller::{AttemptError, Caller, Committed, Garbage, Stop};
 use super::missed::{MissedThreads, POLL_INTERVAL};
 use super::scratch::Scratch;
 use crate::memory::NoMemory;
 use crate::registry::Entry;
-use crate::report::Threads;
+use crate::report::{Stops, Threads};
 use crate::runtime::Runtime;
 use crate::sys::HEADROOM;
 use crate::sys::clock::{self, Deadline};
+use crate::sys::futex::Limit;
 use crate::sys::sync::Ordering;
 use crate::{Broadcast, Coverage, Error, Report};
 
@@ -29,6 +33,22 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(1);
 const MIN_COUNT_WAIT: Duration = Duration::from_micros(50);
 const MAX_COUNT_WAIT: Duration = Duration::from_millis(5);
 
+/// The first attempt's pause, unless the program sets another: a constant, and a share for each thread.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_PER_THREAD: Duration = Duration::from_micros(50);
+/// A pause that the program sets is at least this long.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long to wait for late threads before the kernel is asked whether their signals are still queued. A
+/// signal may have been lost: to another handler, or with a thread that was to send it.
+const PENDING_CHECK: Duration = Duration::from_secs(1);
+/// The first and the longest sleep between two looks whether late threads have taken their signals.
+const MIN_LATE_WAIT: Duration = Duration::from_millis(1);
+const MAX_LATE_WAIT: Duration = Duration::from_millis(20);
+
+/// How far the deadline is put off, once, after the process or the machine was stopped.
+const RESUME_GRACE: Duration = Duration::from_millis(500);
+
 /// How many threads there are: registered, and by the kernel's count (0 if that cannot be read).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ThreadCounts {
@@ -40,13 +60,18 @@ pub(super) struct ThreadCounts {
 struct Attempts<'r> {
     runtime: &'r Runtime,
     deadline: Deadline,
-    count: u32,
+    stops: Stops,
+    pause: Duration,
+    last_stop: Duration,
+    has_overslept: bool,
     close_wait: Duration,
     retry_wait: Duration,
     /// The threads that the last failed proof has found. If a later attempt ends at the deadline before its
     /// own proof, this is the better answer.
     uncovered: Option<Threads>,
     missed: MissedThreads,
+    /// The threads that were late in the last attempt in which any was.
+    late: Option<Threads>,
 }
 
 impl Runtime {
@@ -63,27 +88,35 @@ impl Runtime {
         let mut attempts = Attempts {
             runtime: self,
             deadline,
-            count: 0,
+            stops: Stops::default(),
+            pause: plan.pause.map_or(PAUSE + PAUSE_PER_THREAD * self.list.len() as u32, |pause| {
+                pause.max(MIN_PAUSE)
+            }),
+            last_stop: Duration::ZERO,
+            has_overslept: false,
             close_wait: MIN_CLOSE_WAIT,
             retry_wait: MIN_RETRY_WAIT,
             uncovered: None,
             missed: MissedThreads::default(),
+            late: None,
         };
         loop {
-            attempts.count += 1;
             if !self.kernel.has_stat_file() {
                 // The program has closed the descriptor. Reopening looks up a path, so not in an attempt.
                 let _ = self.kernel.reopen_stat_file();
             }
-            let seen = self.expected_counts(plan, attempts.count);
+            let seen = self.expected_counts(plan, attempts.stops.attempts() == 0);
             let mut garbage = Garbage::default();
             let mut scratch = self.prepare(seen, &mut garbage).map_err(out_of_memory)?;
-            let close_by = deadline.at_most(attempts.close_wait);
-            let caller = Caller { runtime: self, me, plan, call, deadline, seen };
-            let attempt = caller.attempt(close_by, &mut scratch, &mut garbage);
+            let Attempts { deadline, pause, close_wait, .. } = attempts;
+            let close_by = deadline.at_most(close_wait);
+            let caller = Caller { runtime: self, me, plan, call, pause, deadline, seen };
+            let mut stop = Stop::default();
+            let attempt = caller.attempt(close_by, &mut scratch, &mut garbage, &mut stop);
             drop(garbage);
+            attempts.record(stop);
             match attempt {
-                Ok(committed) => return Ok(report(committed, &scratch, attempts.count)),
+                Ok(committed) => return Ok(report(committed, &scratch, attempts.stops)),
                 Err(error) => attempts.retry_after(error, &scratch, seen)?,
             }
         }
@@ -91,11 +124,11 @@ impl Runtime {
 
     /// How many threads to prepare for. A count takes as long as the rest of a small round, so the last
     /// proof's counts are used as long as the number of registered threads is the same.
-    fn expected_counts(&self, plan: &Broadcast, attempt: u32) -> ThreadCounts {
+    fn expected_counts(&self, plan: &Broadcast, is_first: bool) -> ThreadCounts {
         let registered = self.list.len();
         let is_settled = plan.coverage == Coverage::Registered
             || registered == self.round.proven_hint.load(Ordering::Relaxed) as usize;
-        if attempt == 1 && is_settled {
+        if is_first && is_settled {
             let harmless = self.round.harmless_hint.load(Ordering::Relaxed) as usize;
             return ThreadCounts { registered, all: registered + harmless };
         }
@@ -111,6 +144,7 @@ impl Runtime {
     fn prepare(&self, seen: ThreadCounts, garbage: &mut Garbage) -> Result<Scratch, NoMemory> {
         let room = seen.registered.max(seen.all) + HEADROOM;
         garbage.array = self.round.roster.larger(room)?;
+        garbage.chunk = self.round.pending.larger(room)?;
         Scratch::for_threads(room)
     }
 }
@@ -144,14 +178,18 @@ impl Attempts<'_> {
                 Ok(())
             }
             AttemptError::Busy | AttemptError::Uncovered | AttemptError::NoRoom => {
-                Err(self.uncovered.take().map_or(Error::Busy, Error::Uncovered))
+                Err(self.timed_out())
             }
-            AttemptError::Late => Err(match self.uncovered.take() {
-                Some(uncovered) => Error::Uncovered(uncovered),
-                None => scratch.threads().map_or_else(out_of_memory, Error::Unreachable),
-            }),
+            AttemptError::Late => {
+                let late = scratch.threads().map_err(out_of_memory)?;
+                self.await_signals(&late);
+                self.late = Some(late);
+                self.pause = self.pause.saturating_mul(2);
+                if self.deadline.passed() { Err(self.timed_out()) } else { Ok(()) }
+            }
             AttemptError::StackTooSmall => {
-                Err(scratch.threads().map_or_else(out_of_memory, Error::StackTooSmall))
+                let threads = scratch.threads().map_err(out_of_memory)?;
+                Err(Error::StackTooSmall(self.describe(threads)))
             }
             AttemptError::Os(errno) => Err(Error::Os(errno)),
             AttemptError::ThreadCountUnavailable(errno) => {
@@ -163,6 +201,65 @@ impl Attempts<'_> {
             }
             AttemptError::SignalDenied(errno) => Err(Error::SignalDenied(errno)),
             AttemptError::Handler(errno) => Err(Error::Handler(errno)),
+        }
+    }
+
+    fn record(&mut self, stop: Stop) {
+        self.stops.add(stop.length);
+        self.last_stop = stop.length;
+        if stop.overslept && !self.has_overslept {
+            self.has_overslept = true;
+            self.deadline = self.deadline.at_least(RESUME_GRACE);
+        }
+    }
+
+    /// The error at the deadline: it names the threads that were in the way.
+    fn timed_out(&mut self) -> Error {
+        match (self.uncovered.take(), self.late.take()) {
+            (Some(uncovered), _) => Error::Uncovered(uncovered.stopped(self.stops)),
+            (None, Some(late)) => Error::Unreachable(self.describe(late)),
+            (None, None) => Error::Busy,
+        }
+    }
+
+    /// Adds the names of registered threads, for an error. Opens files, so all threads run.
+    fn describe(&self, mut threads: Threads) -> Threads {
+        for thread in &mut threads.named {
+            thread.name = self.runtime.kernel.name(thread.tid).unwrap_or(thread.name);
+        }
+        threads.stopped(self.stops)
+    }
+
+    /// Waits until the late threads have taken their signals or have ended, with all threads running, the
+    /// gate open and the lock free. Returns at the deadline at the latest.
+    ///
+    /// If the kernel has refused their signals, nothing shows when to try again: then the threads run for at
+    /// least as long as they were stopped.
+    fn await_signals(&self, late: &Threads) {
+        let Runtime { kernel, round, .. } = self.runtime;
+        let mut check_at = self.deadline.at_most(PENDING_CHECK);
+        let mut wait = MIN_LATE_WAIT;
+        let mut tids = late.iter().map(|thread| thread.tid()).peekable();
+        if !late.iter().any(|thread| round.pending.contains(thread.tid())) {
+            clock::sleep(self.last_stop);
+        }
+        while let Some(&tid) = tids.peek() {
+            if !round.pending.contains(tid) || (kernel.is_dead(tid) && round.pending.remove(tid)) {
+                tids.next();
+                continue;
+            }
+            if self.deadline.passed() {
+                return;
+            }
+            if check_at.passed() {
+                check_at = self.deadline.at_most(PENDING_CHECK);
+                if kernel.has_pending_summons(tid) != Some(true) {
+                    round.pending.remove(tid);
+                    continue;
+                }
+            }
+            round.pending.wait(Limit::At(check_at.at_most(wait)));
+            wait = (wait * 2).min(MAX_LATE_WAIT);
         }
     }
 
@@ -186,12 +283,12 @@ impl Attempts<'_> {
     }
 }
 
-fn report(committed: Committed, scratch: &Scratch, attempts: u32) -> Report {
-    let Committed { value, threads, left_out, stopped } = committed;
+fn report(committed: Committed, scratch: &Scratch, stops: Stops) -> Report {
+    let Committed { value, threads, left_out } = committed;
     let divergent = scratch.divergent();
     // The call is made: a lack of memory must not turn that into an error.
     let left_out = left_out.map(|()| scratch.unregistered.threads_or_number());
-    Report { value, threads, left_out, divergent, attempts, stopped }
+    Report { value, threads, left_out, divergent, stops }
 }
 
 fn out_of_memory(NoMemory: NoMemory) -> Error {

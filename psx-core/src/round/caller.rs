@@ -9,6 +9,7 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use super::broadcast::ThreadCounts;
+use super::pending::Chunk;
 use super::roster::Array;
 use super::scratch::{Scratch, ThreadRecord};
 use super::stopped_world::StoppedWorld;
@@ -52,7 +53,15 @@ pub(super) struct Committed {
     pub(super) threads: usize,
     /// Whether the scratch lists the threads that were left out.
     pub(super) left_out: Result<(), Errno>,
-    pub(super) stopped: Duration,
+}
+
+/// How long an attempt has stopped the threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stop {
+    /// Zero if the attempt has failed before it stopped a thread.
+    pub(super) length: Duration,
+    /// Whether the process or the machine was stopped meanwhile.
+    pub(super) overslept: bool,
 }
 
 /// What an attempt leaves to be freed when no thread waits for the caller.
@@ -60,6 +69,7 @@ pub(super) struct Committed {
 pub(super) struct Garbage {
     pub(super) unlinked: Option<Unlinked>,
     pub(super) array: Option<Box<Array>>,
+    pub(super) chunk: Option<Box<Chunk>>,
 }
 
 /// The round's lock, with all but the synchronous signals blocked. The handler of a synchronous signal
@@ -114,6 +124,8 @@ pub(super) struct Caller<'r> {
     pub(super) me: &'r Entry,
     pub(super) plan: &'r Broadcast,
     pub(super) call: Call<'r>,
+    /// How long the threads may be stopped before the commit.
+    pub(super) pause: Duration,
     pub(super) deadline: Deadline,
     /// The thread counts that the scratch was allocated for.
     pub(super) seen: ThreadCounts,
@@ -125,10 +137,12 @@ impl Caller<'_> {
         close_by: Deadline,
         scratch: &mut Scratch,
         garbage: &mut Garbage,
+        stop: &mut Stop,
     ) -> Result<Committed, AttemptError> {
         let Runtime { kernel, gate, list, round, .. } = self.runtime;
         let _guard = RoundGuard::take(self.runtime, self.me, self.deadline)?;
         garbage.array = round.roster.install(garbage.array.take());
+        garbage.chunk = round.pending.install(garbage.chunk.take());
         kernel.confirm_handler().map_err(AttemptError::Handler)?;
         let frozen = gate.close(close_by).ok_or(AttemptError::Busy)?;
         if list.len() > round.roster.capacity().min(scratch.capacity()) {
@@ -142,9 +156,10 @@ impl Caller<'_> {
         let mut world = StoppedWorld::announce(self, &frozen);
         let epoch = world.epoch;
         let committed = self.commit(&mut world, scratch);
+        stop.overslept = world.overslept;
         let saw_dead = world.release();
-        let stopped = began.elapsed();
-        round.wait_policy.record_stop(list.len(), stopped);
+        stop.length = began.elapsed();
+        round.wait_policy.record_stop(list.len(), stop.length);
 
         if saw_dead {
             let is_dead = |entry: &Entry| {
@@ -156,12 +171,7 @@ impl Caller<'_> {
             // I3).
             garbage.unlinked = Some(unsafe { list.unlink_dead(&frozen, is_dead) });
         }
-        if matches!(committed, Err(AttemptError::Late | AttemptError::StackTooSmall)) {
-            for record in scratch.records_mut() {
-                record.name = kernel.name(record.tid).unwrap_or(record.name);
-            }
-        }
-        committed.map(|committed| Committed { stopped, ..committed })
+        committed
     }
 
     /// From the announcement until the last thread has made the call. No other registered thread runs the
@@ -196,7 +206,7 @@ impl Caller<'_> {
         if self.plan.divergence == Divergence::Abort && !scratch.records().is_empty() {
             self.end_process(value, scratch);
         }
-        Ok(Committed { value, threads: stopped + 1, left_out, stopped: Duration::ZERO })
+        Ok(Committed { value, threads: stopped + 1, left_out })
     }
 
     /// Ends the process while every thread is stopped, so that no thread runs on with privileges that the

@@ -24,6 +24,7 @@ mod caller;
 mod coverage;
 pub(crate) mod index;
 pub(crate) mod missed;
+pub(crate) mod pending;
 pub(crate) mod roster;
 mod scratch;
 mod stack;
@@ -35,6 +36,7 @@ pub(crate) mod word;
 use core::marker::PhantomData;
 use core::ptr;
 
+use pending::Pending;
 use roster::Roster;
 use word::Word;
 
@@ -66,6 +68,9 @@ pub(crate) struct Round {
     /// Filled by the owner of `lock`, before it publishes `Gathering`. After that any thread claims targets, in
     /// this epoch.
     roster: CachePadded<Roster>,
+    /// The threads whose signal of an earlier attempt is still queued. Filled by the owner of `lock`, emptied
+    /// by any thread.
+    pub(crate) pending: Pending,
     /// The call. Written by the owner of `lock` while no round is committed; after it publishes `Committed`,
     /// read by the targets that have arrived, until each has counted `completions` down.
     published: UnsafeCell<Option<PublishedCall>>,
@@ -97,6 +102,7 @@ impl Round {
                 arrivals: CachePadded::new(Latch::new()),
                 completions: CachePadded::new(Latch::new()),
                 roster: CachePadded::new(Roster::new()),
+                pending: Pending::new(),
                 published: UnsafeCell::new(None),
                 wait_policy: WaitPolicy::new(),
                 harmless_hint: AtomicU32::new(0),
@@ -127,6 +133,7 @@ impl Round {
         let epoch = self.word.read().epoch;
         self.word.publish(word::State { epoch, phase: word::Phase::Released });
         self.roster.close(epoch);
+        self.pending.reset_after_fork();
         self.harmless_hint.store(0, Ordering::Relaxed);
         self.proven_hint.store(0, Ordering::Relaxed);
         self.lock.reset_after_fork();

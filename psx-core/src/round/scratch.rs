@@ -68,10 +68,6 @@ impl Scratch {
         &self.records
     }
 
-    pub(super) fn records_mut(&mut self) -> &mut [ThreadRecord] {
-        &mut self.records
-    }
-
     /// The threads in the records. Allocates.
     pub(super) fn threads(&self) -> Result<Threads, NoMemory> {
         let mut threads = try_vec(self.records.len())?;

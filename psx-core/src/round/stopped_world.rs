@@ -25,9 +25,8 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
 
 /// A wait that overruns its limit by this much shows that the process or the machine was stopped. Then the
-/// targets did not run either, so once in an attempt the deadline is put off by [`RESUME_GRACE`].
+/// targets did not run either, so once in an attempt they get the whole pause again.
 const OVERSLEPT: Duration = Duration::from_millis(100);
-const RESUME_GRACE: Duration = Duration::from_millis(500);
 
 /// The threads that a round has stopped or is stopping. Released when dropped.
 pub(super) struct StoppedWorld<'a> {
@@ -38,13 +37,18 @@ pub(super) struct StoppedWorld<'a> {
     targets: usize,
     /// Whether there are entries to be unlinked: of a dead thread, or left over by a fork.
     saw_dead: bool,
+    /// How many targets are to be stopped by a signal that an earlier attempt has sent (invariant I15).
+    pending: usize,
+    pause: Duration,
     deadline: Deadline,
+    /// Whether the process or the machine was stopped meanwhile.
+    pub(super) overslept: bool,
 }
 
 impl<'a> StoppedWorld<'a> {
     /// Sets the round up and announces it.
     pub(super) fn announce(caller: &'a Caller<'_>, frozen: &'a Closed<'a>) -> Self {
-        let Caller { runtime, me, call, deadline, .. } = *caller;
+        let Caller { runtime, me, call, pause, deadline, .. } = *caller;
         let round = &runtime.round;
         let last = round.word.read().epoch;
         let epoch = last.next();
@@ -70,14 +74,22 @@ impl<'a> StoppedWorld<'a> {
             }
             is_alive
         });
-        let targets = targets.inspect(|entry| entry.summon(epoch));
-        let targets = round.roster.set_targets(epoch, targets.map(Entry::tid));
+        let mut pending = 0;
+        let targets = targets.inspect(|entry| entry.summon(epoch)).filter(|entry| {
+            let is_pending = round.pending.contains(entry.tid());
+            entry.set_signal_pending(is_pending);
+            pending += usize::from(is_pending);
+            !is_pending
+        });
+        let summoned = round.roster.set_targets(epoch, targets.map(Entry::tid));
+        let targets = summoned + pending;
         let is_closure = call.name == CallName::Closure;
         round.wait_policy.set(targets >= runtime.kernel.cores(), call.may_filter, is_closure);
         round.arrivals.arm(epoch, targets);
-        round.roster.open(epoch, targets);
+        round.roster.open(epoch, summoned);
         round.word.publish(State { epoch, phase: Phase::Gathering });
-        Self { runtime, frozen, me, epoch, targets, saw_dead, deadline }
+        let overslept = false;
+        Self { runtime, frozen, me, epoch, targets, saw_dead, pending, pause, deadline, overslept }
     }
 
     /// The entries of the targets.
@@ -93,17 +105,17 @@ impl<'a> StoppedWorld<'a> {
         while let Some(is_sent) = round.summon_next(kernel, self.epoch) {
             refused |= !is_sent;
         }
+        let mut limit_by = self.deadline.at_most(self.pause);
         let mut limit = None;
         let mut dead = 0;
         let mut interval = POLL_MIN;
-        let mut deadline = self.deadline;
         // Whether summonses may have been lost and have not been sent again yet.
-        let mut lost = false;
+        let mut lost = self.pending > 0 && !self.summon_again()?;
         // If the kernel has refused one of the caller's own summonses, the first poll comes without a wait.
         while refused
             || !round
                 .arrivals
-                .wait(Limit::At(deadline.at_most(interval)), round.wait_policy.for_caller())
+                .wait(Limit::At(limit_by.at_most(interval)), round.wait_policy.for_caller())
         {
             refused = false;
             let found_dead = self.summon_refused(&mut limit)?
@@ -119,14 +131,15 @@ impl<'a> StoppedWorld<'a> {
             }
             // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
-            if now.since(last_poll) > interval + OVERSLEPT && deadline == self.deadline {
-                deadline = deadline.at_least(RESUME_GRACE);
+            if now.since(last_poll) > interval + OVERSLEPT && !self.overslept {
+                self.overslept = true;
+                limit_by = limit_by.at_least(self.pause);
             }
             last_poll = now;
             if replaced {
                 interval = POLL_MIN / 2;
             }
-            if deadline.passed_at(now) {
+            if limit_by.passed_at(now) {
                 if self.give_up(scratch) {
                     return Err(AttemptError::Late);
                 }
@@ -139,6 +152,7 @@ impl<'a> StoppedWorld<'a> {
             }
             interval = (interval * 2).min(POLL_MAX);
         }
+        self.forget_taken();
         if round.arrivals.is_marked() {
             let refused = |entry: &&Entry| entry.is_at(self.epoch, Status::StackTooSmall);
             self.targets().filter(refused).for_each(|entry| record(scratch, entry));
@@ -198,6 +212,39 @@ impl<'a> StoppedWorld<'a> {
         Ok(all_sent)
     }
 
+    /// Summons the threads again that have taken their signal of an earlier attempt before they could see
+    /// this round (invariant I15). Returns whether the kernel has queued all signals.
+    fn summon_again(&self) -> Result<bool, AttemptError> {
+        let Runtime { kernel, round, .. } = self.runtime;
+        round.pending.announced();
+        let mut all_sent = true;
+        for entry in self.targets().filter(|entry| entry.is_signal_pending()) {
+            if round.pending.contains(entry.tid()) {
+                continue;
+            }
+            entry.set_signal_pending(false);
+            match kernel.summon(entry.tid()) {
+                Ok(()) | Err(SendError::Gone) => {}
+                Err(SendError::Full) => all_sent = false,
+                Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
+            }
+        }
+        Ok(all_sent)
+    }
+
+    /// Removes the threads from the pending ones that have answered a signal of an earlier attempt, or died.
+    fn forget_taken(&self) {
+        if self.pending == 0 {
+            return;
+        }
+        let answered = [Status::Arrived, Status::StackTooSmall, Status::DiedBeforeCall];
+        for entry in self.targets().filter(|entry| entry.is_signal_pending()) {
+            if answered.iter().any(|&status| entry.is_at(self.epoch, status)) {
+                self.runtime.round.pending.remove(entry.tid());
+            }
+        }
+    }
+
     /// Counts the targets that have ended before they arrived.
     fn count_dead_before_call(&self, is_dead: impl Fn(&Entry) -> bool) -> usize {
         let arrivals = &self.runtime.round.arrivals;
@@ -222,16 +269,29 @@ impl<'a> StoppedWorld<'a> {
         dead
     }
 
-    /// Takes back the summonses of the threads that have not arrived, and records the threads. Returns
-    /// whether there are any.
+    /// Withdraws the summonses of the threads that have not arrived, and records the threads. Their signals
+    /// stay queued, so they become pending, except those that the kernel has refused. Returns whether there
+    /// are any late threads.
     fn give_up(&self, scratch: &mut Scratch) -> bool {
+        let Runtime { round, .. } = self.runtime;
         let mut late = false;
-        for entry in self.targets() {
+        for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
+            // Before the withdrawal: a handler that finds its summons withdrawn removes the thread.
+            let is_new = !entry.is_signal_pending();
+            if is_new {
+                round.pending.insert(entry.tid());
+            }
             if entry.transition(self.epoch, Status::Summoned, Status::Idle) {
                 late = true;
                 record(scratch, entry);
+            } else if is_new {
+                round.pending.remove(entry.tid());
             }
         }
+        for claim in round.roster.take_refused(self.epoch) {
+            round.pending.remove(claim.tid);
+        }
+        self.forget_taken();
         late
     }
 

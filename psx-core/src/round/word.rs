@@ -2,7 +2,7 @@
 
 use crate::sync::{Epoch, LivenessPoll, SpinWait};
 use crate::sys::const_on_linux;
-use crate::sys::futex;
+use crate::sys::futex::{self, Limit};
 use crate::sys::sync::{AtomicU32, Ordering};
 
 /// Names this file to the models' seeded faults.
@@ -72,6 +72,11 @@ impl Word {
     /// Wakes all threads that sleep on the word.
     pub(crate) fn wake_all(&self) {
         futex::wake(&self.state, i32::MAX);
+    }
+
+    /// Sleeps while `seen` is the state, at most until the limit.
+    pub(super) fn wait_once(&self, seen: State, limit: Limit) {
+        futex::wait(&self.state, seen.pack(), limit);
     }
 
     /// Waits until the state is not `seen`, and returns the new one.

@@ -188,6 +188,11 @@ impl Kernel {
         self.threads().ok()?.activity(tid)
     }
 
+    /// Whether signal 33 is queued for the thread `tid`; `None` if that cannot be read.
+    pub(crate) fn has_pending_summons(&self, tid: u32) -> Option<bool> {
+        ThreadDir::open().ok()?.has_pending(tid, signal::SUMMONS)
+    }
+
     /// Whether no thread has the id `tid`. Makes no system call but futex.
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
         super::futex::is_dead(tid)

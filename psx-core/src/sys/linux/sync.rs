@@ -1,6 +1,6 @@
 //! core's atomics, and a cell with the interface of loom's.
 
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 /// `core::cell::UnsafeCell`, accessed through closures, as loom's.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 //! `/proc` may belong to an outer pid namespace (`unshare --pid` without a new mount of `/proc`). A thread
 //! has another id there; its own id is the last one in the `NSpid:` line of its status.
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_int};
 use core::fmt::Write;
 
 use super::super::{Activity, ThreadInfo, UnregisteredKind};
@@ -133,6 +133,14 @@ impl ThreadDir {
         let mut buffer = [0_u8; stat::SIZE];
         let text = self.read(self.find(tid)?.proc_id, "stat", &mut buffer).ok()?;
         Stat::parse(text)?.activity()
+    }
+
+    /// Whether the signal is queued for the thread `tid`; `None` if that cannot be read.
+    pub(super) fn has_pending(&self, tid: u32, signal: c_int) -> Option<bool> {
+        let status = self.open_file(self.find(tid)?.proc_id, "status").ok()?;
+        let set = |digits: &[u8]| u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok();
+        let pending = read_field(status.number(), b"\nSigPnd:\t", set).ok()?;
+        Some(pending >> (signal - 1) & 1 != 0)
     }
 
     /// The text of the thread's status; `None` if it has ended. Allocates.

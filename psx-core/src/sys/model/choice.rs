@@ -15,6 +15,8 @@ pub(crate) enum Choice {
     Poll,
     /// The deadline has passed.
     Deadline,
+    /// A deadline that is earlier than another has passed, and the other has not.
+    ShorterDeadline,
     /// A summons is refused.
     Refusal,
     /// Another handler takes a summons.
@@ -31,6 +33,7 @@ impl Choice {
             Self::Timer => "reaches a sleep's limit, choice",
             Self::Poll => "polls, choice",
             Self::Deadline => "passes its deadline, choice",
+            Self::ShorterDeadline => "passes its shorter deadline, choice",
             Self::Refusal => "has a summons refused, choice",
             Self::Loss => "has a summons taken by another handler, choice",
             Self::Death => "dies as it summons, choice",
@@ -46,6 +49,7 @@ pub(crate) struct Config {
     pub(crate) timers: usize,
     pub(crate) polls: usize,
     pub(crate) deadlines: usize,
+    pub(crate) shorter_deadlines: usize,
     pub(crate) refusals: usize,
     pub(crate) losses: usize,
     pub(crate) deaths: usize,
@@ -70,7 +74,7 @@ struct Decisions {
 }
 
 /// The decisions of one execution, as many of each kind as the [`Config`] says.
-pub(super) struct Choices([Decisions; 7]);
+pub(super) struct Choices([Decisions; 8]);
 
 impl Choices {
     pub(super) fn new(config: &Config) -> Self {
@@ -79,6 +83,7 @@ impl Choices {
             (Choice::Timer, config.timers),
             (Choice::Poll, config.polls),
             (Choice::Deadline, config.deadlines),
+            (Choice::ShorterDeadline, config.shorter_deadlines),
             (Choice::Refusal, config.refusals),
             (Choice::Loss, config.losses),
             (Choice::Death, config.deaths),

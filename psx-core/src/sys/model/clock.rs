@@ -25,16 +25,20 @@ impl Instant {
     }
 }
 
-/// The time at which a wait ends. Of the deadlines of one thread only the last counts.
+/// The time at which a wait ends. Of the deadlines of one thread only the last counts, and those derived
+/// from it, which may pass earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadline;
+pub(crate) struct Deadline {
+    /// It may pass before the deadline that it was derived from.
+    is_shorter: bool,
+}
 
 impl Deadline {
     pub(crate) fn after(_: Duration) -> Self {
         if let Some(me) = machine::get().me() {
             me.deadline_passed.set(false);
         }
-        Self
+        Self { is_shorter: false }
     }
 
     pub(crate) fn try_after(timeout: Duration) -> Result<Self, Errno> {
@@ -42,7 +46,7 @@ impl Deadline {
     }
 
     pub(crate) fn at_most(self, _: Duration) -> Self {
-        self
+        Self { is_shorter: true }
     }
 
     /// For a caller that was stopped, which no thread of the model is. [`Self::passed`] explores
@@ -58,7 +62,7 @@ impl Deadline {
         if !me.deadline_passed.get() && machine.choose(Choice::Deadline) {
             me.deadline_passed.set(true);
         }
-        me.deadline_passed.get()
+        me.deadline_passed.get() || self.is_shorter && machine.choose(Choice::ShorterDeadline)
     }
 
     pub(crate) fn passed_at(self, _: Instant) -> bool {

@@ -84,6 +84,11 @@ impl Kernel {
         None
     }
 
+    /// Whether a signal of the thread is queued.
+    pub(crate) fn has_pending_summons(&self, tid: u32) -> Option<bool> {
+        machine::get().has_pending_summons(tid)
+    }
+
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
         !fault::is(Fault::DeathNotDetected) && machine::get().is_dead(tid)
     }

@@ -4,7 +4,7 @@
 use std::panic::Location;
 
 pub(crate) use loom::cell::UnsafeCell;
-pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering, fence};
 pub(crate) use loom::thread::yield_now;
 
 use super::machine;

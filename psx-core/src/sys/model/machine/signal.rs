@@ -44,6 +44,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether a signal of the thread is queued; `None` if there is no such thread.
+    pub(crate) fn has_pending_summons(&self, tid: u32) -> Option<bool> {
+        let index = self.find_living(tid)?;
+        Some(self.tasks.borrow()[index].pending.get() > 0)
+    }
+
     /// A point at which a summons may arrive: a switch point of loom's, so that both orders are tried.
     pub(crate) fn signal_point(&self, me: &Rc<Task>) {
         if me.takes_summons() {
@@ -60,7 +66,7 @@ impl Machine {
             self.pending.set(self.pending.get() - 1);
             me.in_handler.set(true);
             me.log("enters its handler", 0);
-            self.runtime.answer(me.stack.get());
+            self.runtime.answer(me.stack.get(), true);
             me.log("leaves its handler", 0);
             me.in_handler.set(false);
         }
