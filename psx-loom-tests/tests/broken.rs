@@ -61,6 +61,11 @@ const BROKEN: &[Broken] = broken! {
     CallerNotPolled: caller_dies fails with "deadlock";
     RoundNotRechecked: caller_exits fails with "a false alarm";
     DeadOwnerKeepsLock: caller_dies_before_round fails with "Busy";
+    PendingNotInserted: late_signal fails with "a second signal is queued";
+    IndexKeyRelaxed: late_signal_between_broadcasts fails with LOST;
+    SummonRelaxed: late_signal_between_broadcasts fails with LOST;
+    PendingNotWoken: late_signal fails with LOST;
+    PendingNotFenced: late_signal_between_broadcasts fails with LOST;
     OwnerNotRecorded: two_callers fails with LOST;
 };
 

@@ -9,6 +9,10 @@ use crate::sync::Epoch;
 use crate::sys::RobustMutex;
 use crate::sys::sync::{AtomicU32, Ordering, UnsafeCell};
 
+/// Names this file to the models' seeded faults.
+#[cfg(psx_loom)]
+pub(crate) const FILE: &str = file!();
+
 /// A thread's status in the round of an epoch. A status of an earlier epoch means [`Status::Idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -155,9 +159,10 @@ impl Entry {
     }
 
     /// Sets the status to `Summoned` in the round of `epoch`. Called by the caller, before it announces the
-    /// round. Relaxed: published by the Release in `Word::publish`.
+    /// round. Release pairs with the Acquire of a late handler that finds its own round over: it must see the
+    /// thread among the pending ones.
     pub(crate) fn summon(&self, epoch: Epoch) {
-        self.status.store(epoch.tag(Status::Summoned as u32), Ordering::Relaxed);
+        self.status.store(epoch.tag(Status::Summoned as u32), Ordering::Release);
     }
 
     /// Changes the status in the round of `epoch`. Returns `false` if it is not `from`.

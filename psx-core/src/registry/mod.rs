@@ -11,7 +11,7 @@
 //! A thread that changes the list holds a pass, so a closed gate freezes the list. A thread that exits waits
 //! at the gate until the round is over, and answers its summons there.
 
-mod entry;
+pub(crate) mod entry;
 mod list;
 
 pub(crate) use entry::{CallResult, Entry, Status};

@@ -18,7 +18,7 @@ use crate::sys::HEADROOM;
 use crate::sys::clock::{self, Deadline};
 use crate::sys::futex::Limit;
 use crate::sys::sync::Ordering;
-use crate::{Broadcast, Coverage, Error, Report};
+use crate::{Broadcast, Coverage, Error, NamedThread, Report};
 
 /// How long the first attempt keeps the gate closed for threads that are being started. The next attempts
 /// wait twice as long each: such a start may wait for something that waits for the round.
@@ -62,7 +62,7 @@ struct Attempts<'r> {
     deadline: Deadline,
     stops: Stops,
     pause: Duration,
-    last_stop: Duration,
+    last_stop: Stop,
     has_overslept: bool,
     close_wait: Duration,
     retry_wait: Duration,
@@ -92,7 +92,7 @@ impl Runtime {
             pause: plan.pause.map_or(PAUSE + PAUSE_PER_THREAD * self.list.len() as u32, |pause| {
                 pause.max(MIN_PAUSE)
             }),
-            last_stop: Duration::ZERO,
+            last_stop: Stop::default(),
             has_overslept: false,
             close_wait: MIN_CLOSE_WAIT,
             retry_wait: MIN_RETRY_WAIT,
@@ -183,7 +183,7 @@ impl Attempts<'_> {
             AttemptError::Late => {
                 let late = scratch.threads().map_err(out_of_memory)?;
                 self.await_signals(&late);
-                self.late = Some(late);
+                self.late = Some(self.without_answered(late));
                 self.pause = self.pause.saturating_mul(2);
                 if self.deadline.passed() { Err(self.timed_out()) } else { Ok(()) }
             }
@@ -206,7 +206,7 @@ impl Attempts<'_> {
 
     fn record(&mut self, stop: Stop) {
         self.stops.add(stop.length);
-        self.last_stop = stop.length;
+        self.last_stop = stop;
         if stop.overslept && !self.has_overslept {
             self.has_overslept = true;
             self.deadline = self.deadline.at_least(RESUME_GRACE);
@@ -220,6 +220,13 @@ impl Attempts<'_> {
             (None, Some(late)) => Error::Unreachable(self.describe(late)),
             (None, None) => Error::Busy,
         }
+    }
+
+    /// Leaves those out that have taken their signal, if there are others.
+    fn without_answered(&self, late: Threads) -> Threads {
+        let is_pending = |thread: &&NamedThread| self.runtime.round.pending.contains(thread.tid());
+        let pending: Threads = late.iter().filter(is_pending).cloned().collect();
+        if pending.is_empty() || self.last_stop.refused { late } else { pending }
     }
 
     /// Adds the names of registered threads, for an error. Opens files, so all threads run.
@@ -240,8 +247,11 @@ impl Attempts<'_> {
         let mut check_at = self.deadline.at_most(PENDING_CHECK);
         let mut wait = MIN_LATE_WAIT;
         let mut tids = late.iter().map(|thread| thread.tid()).peekable();
-        if !late.iter().any(|thread| round.pending.contains(thread.tid())) {
-            clock::sleep(self.last_stop);
+        let mut to_run =
+            if self.last_stop.refused { self.last_stop.length } else { Duration::ZERO };
+        while !to_run.is_zero() && !self.deadline.passed() {
+            clock::sleep(to_run.min(MAX_LATE_WAIT));
+            to_run = to_run.saturating_sub(MAX_LATE_WAIT);
         }
         while let Some(&tid) = tids.peek() {
             if !round.pending.contains(tid) || (kernel.is_dead(tid) && round.pending.remove(tid)) {

@@ -62,6 +62,8 @@ pub(super) struct Stop {
     pub(super) length: Duration,
     /// Whether the process or the machine was stopped meanwhile.
     pub(super) overslept: bool,
+    /// Whether the kernel has refused to queue signals until the end.
+    pub(super) refused: bool,
 }
 
 /// What an attempt leaves to be freed when no thread waits for the caller.
@@ -156,7 +158,7 @@ impl Caller<'_> {
         let mut world = StoppedWorld::announce(self, &frozen);
         let epoch = world.epoch;
         let committed = self.commit(&mut world, scratch);
-        stop.overslept = world.overslept;
+        (stop.overslept, stop.refused) = (world.overslept, world.refused);
         let saw_dead = world.release();
         stop.length = began.elapsed();
         round.wait_policy.record_stop(list.len(), stop.length);

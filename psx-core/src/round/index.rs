@@ -69,7 +69,9 @@ impl Index {
                 // The key first. Release pairs with the Acquire of the pointer in `find`: a late handler that
                 // reads this pointer after an older key sees that the key has changed. For the targets, the
                 // Release in `Word::publish` publishes both.
-                slot.key.store(key, Ordering::Relaxed);
+                // Release pairs with the Acquire in `find`: a late handler that finds its round over must see the
+                // thread among the pending ones.
+                slot.key.store(key, Ordering::Release);
                 slot.entry.store(ptr::from_ref(entry).cast_mut(), Ordering::Release);
                 return true;
             }

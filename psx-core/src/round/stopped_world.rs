@@ -43,6 +43,8 @@ pub(super) struct StoppedWorld<'a> {
     deadline: Deadline,
     /// Whether the process or the machine was stopped meanwhile.
     pub(super) overslept: bool,
+    /// Whether the kernel has refused to queue signals until the end.
+    pub(super) refused: bool,
 }
 
 impl<'a> StoppedWorld<'a> {
@@ -88,8 +90,19 @@ impl<'a> StoppedWorld<'a> {
         round.arrivals.arm(epoch, targets);
         round.roster.open(epoch, summoned);
         round.word.publish(State { epoch, phase: Phase::Gathering });
-        let overslept = false;
-        Self { runtime, frozen, me, epoch, targets, saw_dead, pending, pause, deadline, overslept }
+        Self {
+            runtime,
+            frozen,
+            me,
+            epoch,
+            targets,
+            saw_dead,
+            pending,
+            pause,
+            deadline,
+            overslept: false,
+            refused: false,
+        }
     }
 
     /// The entries of the targets.
@@ -272,8 +285,8 @@ impl<'a> StoppedWorld<'a> {
     /// Withdraws the summonses of the threads that have not arrived, and records the threads. Their signals
     /// stay queued, so they become pending, except those that the kernel has refused. Returns whether there
     /// are any late threads.
-    fn give_up(&self, scratch: &mut Scratch) -> bool {
-        let Runtime { round, .. } = self.runtime;
+    fn give_up(&mut self, scratch: &mut Scratch) -> bool {
+        let round = &self.runtime.round;
         let mut late = false;
         for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
             // Before the withdrawal: a handler that finds its summons withdrawn removes the thread.
@@ -290,6 +303,7 @@ impl<'a> StoppedWorld<'a> {
         }
         for claim in round.roster.take_refused(self.epoch) {
             round.pending.remove(claim.tid);
+            self.refused = true;
         }
         self.forget_taken();
         late

@@ -9,8 +9,10 @@
 //! |---|---|
 //! | `rounds` | rounds that succeed, and calls that fail |
 //! | `lists` | threads start, register, exit |
+//! | `attempts` | late threads, and the attempts that wait for them |
 //! | `failures` | late and dead threads, lost summonses, callers that die |
 
+mod attempts;
 mod failures;
 mod lists;
 mod rounds;
@@ -52,6 +54,13 @@ pub(crate) const SCENARIOS: &[Scenario] = scenarios![
     lists::exit_with_old_values,
     lists::adoption,
     lists::main_exits,
+    attempts::late_signal,
+    attempts::late_signal_interrupted_everywhere,
+    attempts::late_signal_between_broadcasts,
+    attempts::late_thread_exits,
+    attempts::late_thread_never_answers,
+    attempts::late_for_two_callers,
+    attempts::late_caller,
     failures::late_arrival,
     failures::late_arrivals,
     failures::uncovered_and_retried,

@@ -53,6 +53,16 @@ pub enum Fault {
     DuplicateIdKept,
     /// A summons that may be lost is not sent again.
     LostNotResent,
+    /// A late thread's signal does not make it pending.
+    PendingNotInserted,
+    /// Entering a thread into the index is Relaxed.
+    IndexKeyRelaxed,
+    /// Summoning an entry is Relaxed.
+    SummonRelaxed,
+    /// The last pending thread does not wake the caller.
+    PendingNotWoken,
+    /// No fence lies between a step of the caller or of a late thread and its look at the other's.
+    PendingNotFenced,
     /// Targets do not check whether the caller is alive.
     CallerNotPolled,
     /// A caller that is found dead counts as dead in its round.

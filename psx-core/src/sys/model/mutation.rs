@@ -11,8 +11,9 @@ use super::fault::{self, Fault};
 use super::machine;
 use super::sync::Ordering;
 
+use crate::registry::entry;
 use crate::round::word::{self, Phase};
-use crate::round::{index, roster};
+use crate::round::{index, pending, roster};
 use crate::sync::{Epoch, fair_lock, gate, latch, lock};
 
 /// The kinds of operation that a fault tells apart.
@@ -157,6 +158,10 @@ const fn places(fault: Fault) -> &'static [Place] {
                     .when(|order| order == Ordering::Acquire)]
             }
         }
+        Fault::PendingNotInserted => const { &[Place::new(pending::FILE, Op::Store, Skip)] },
+        Fault::IndexKeyRelaxed => const { &[Place::new(index::FILE, Op::Store, Weaken)] },
+        Fault::SummonRelaxed => const { &[Place::new(entry::FILE, Op::Store, Weaken)] },
+        Fault::PendingNotWoken => const { &[Place::new(pending::FILE, Op::Wake, Skip)] },
         Fault::DuplicateIdKept => {
             const { &[Place::new(index::FILE, Op::Load, MapResult(|_| 0)).when(is_relaxed)] }
         }

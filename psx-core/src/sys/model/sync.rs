@@ -4,11 +4,20 @@
 use std::panic::Location;
 
 pub(crate) use loom::cell::UnsafeCell;
-pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicPtr, Ordering};
 pub(crate) use loom::thread::yield_now;
 
+use super::fault::{self, Fault};
 use super::machine;
 use super::mutation::{self, Mutation, Op};
+
+/// A fence, unless a fault leaves it out.
+pub(crate) fn fence(order: Ordering) {
+    if machine::is_current_dead() || fault::is(Fault::PendingNotFenced) {
+        return;
+    }
+    loom::sync::atomic::fence(order);
+}
 
 /// One iteration of a wait that is expected to be short.
 pub(crate) fn spin_hint() {
@@ -45,6 +54,7 @@ macro_rules! atomic {
                 }
                 let order = match mutation::find(Location::caller(), Op::Store, order) {
                     Some(Mutation::Weaken) => Ordering::Relaxed,
+                    Some(Mutation::Skip) => return,
                     _ => order,
                 };
                 let _ = self.0.$store(value, order);

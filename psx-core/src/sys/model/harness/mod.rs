@@ -66,6 +66,14 @@ impl Model {
         self
     }
 
+    /// The first `count` times that a thread reads whether a deadline has passed that comes before another,
+    /// as a pause does, it may have passed alone.
+    #[must_use]
+    pub fn shorter_deadlines(mut self, count: usize) -> Self {
+        self.config.shorter_deadlines = count;
+        self
+    }
+
     /// The first `count` summonses may be refused because the queue is full.
     #[must_use]
     pub fn refusals(mut self, count: usize) -> Self {

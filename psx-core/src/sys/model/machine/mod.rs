@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     no_timer_needed: bool,
     interrupted_everywhere: bool,
     lists_threads: bool,
+    /// A signal that was sent may be lost, so that another is sent.
+    loses_summonses: bool,
     pub(super) no_robust_mutexes: bool,
     /// Another handler has taken a summons, and is installed in place of psx's.
     pub(super) handler_replaced: Cell<bool>,
@@ -77,6 +79,7 @@ impl Machine {
             no_timer_needed: config.no_timer_needed,
             interrupted_everywhere: config.interrupted_everywhere,
             lists_threads: !config.proc_out_of_reach,
+            loses_summonses: config.losses > 0 || config.deaths > 0,
             no_robust_mutexes: config.no_robust_mutexes,
             handler_replaced: Cell::new(false),
             has_unwound: Cell::new(false),

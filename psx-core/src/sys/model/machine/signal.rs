@@ -30,6 +30,12 @@ impl Machine {
             self.handler_replaced.set(true);
             return Ok(());
         }
+        // A thread that has died may have claimed a summons that it has not sent.
+        let may_be_lost = self.loses_summonses || self.tasks.borrow().iter().any(|t| !t.is_alive());
+        assert!(
+            task.pending.get() == 0 || task.in_handler.get() || may_be_lost,
+            "a second signal is queued for thread {tid}"
+        );
         task.signal.fetch_add(1, Ordering::Release);
         if !task.is_alive() {
             return Err(SendError::Gone);
@@ -76,7 +82,7 @@ impl Machine {
     pub(crate) fn idle(&self, me: &Rc<Task>) {
         while me.is_alive() && me.entry.get().is_some() {
             self.signal_point(me);
-            if !me.is_summoned() {
+            if !(me.takes_summons() && me.is_summoned()) {
                 self.sleep(me, 0, Sleep::Idle);
                 if me.wake_reason.get() == WakeReason::End {
                     break;
