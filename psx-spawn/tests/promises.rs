@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const PROMISES: [&str; 9] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P10"];
+const PROMISES: [&str; 10] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10"];
 /// In psx-loom-tests/tests/scenes.
-const SCENE_FILES: [&str; 3] = ["rounds", "lists", "failures"];
+const SCENE_FILES: [&str; 4] = ["attempts", "rounds", "lists", "failures"];
 
 fn read(file: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository's folder");

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 use std::{mem, process, ptr};
 
 use psx_test_support::raw::{limit, set_limit};
@@ -91,7 +92,7 @@ pub(crate) const ROWS: &[Row] = &[
         &[Clean("Unreachable", "blocker")],
         |context| {
             blocked(context, || set_mask(!0));
-            context.noting_stops(Context::change_soon);
+            context.noting_stops(Duration::from_millis(500), Context::change_soon);
         },
     )
     .fails_on_glibc(),

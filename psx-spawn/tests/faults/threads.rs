@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use psx::Error;
 use psx_test_support::process::{exit_thread, users};
@@ -24,7 +25,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new("vfork-short", "a thread in vfork for 3 s", &[Ok], |context| {
         let _probes = context.probes();
         in_vfork(context, 3);
-        context.noting_stops(Context::change);
+        context.noting_stops(Duration::from_secs(1), Context::change);
     }),
     Row::new(
         "vfork-long",

@@ -30,7 +30,7 @@ pub(crate) const ROWS: &[Row] = &[
             hint::spin_loop();
         });
         context.ask("start-helper burn");
-        context.noting_stops(Context::change);
+        context.noting_stops(LIMIT, Context::change);
     })
     .alone(),
     Row::new(
@@ -95,6 +95,9 @@ pub(crate) const ROWS: &[Row] = &[
     .needs(servers::has_fanotify, "fanotify permission events"),
 ];
 
+/// Twice the longest pause before the end of the timeout, and the delays of a busy machine.
+const LIMIT: Duration = Duration::from_secs(2);
+
 /// How often the server has begun to serve.
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
@@ -119,7 +122,7 @@ fn beside_a_server(context: &Context) -> usize {
     const ROUNDS: usize = 5;
     let short = Broadcast::new().timeout(Duration::from_millis(300));
     let mut refused = 0;
-    context.noting_stops(|context| {
+    context.noting_stops(LIMIT, |context| {
         for _ in 0..ROUNDS {
             await_work();
             // SAFETY: nothing is done.

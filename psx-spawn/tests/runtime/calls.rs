@@ -10,6 +10,7 @@ use psx::{Divergence, Errno, Error, Outcome, thread};
 use psx_test_support::{Case, Ending, Line, procfs};
 
 use psx_test_support::raw::{slack, syscall};
+use psx_test_support::signal::set_mask;
 use psx_test_support::threads::{start_idlers, tid};
 
 use crate::kernel::{
@@ -28,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
             child.inspect("after", |child| child.assert_all("NoNewPrivs", "1"));
             assert_eq!(child.end(), Ending::Exited(0));
         }),
+        Case::new("calls::pause_is_kept", pause_is_kept),
         Case::new("calls::malformed_capget_is_made_once", malformed_capget),
         Case::new("calls::refused_on_the_caller_alone", refused_on_the_caller_alone).check(
             |child| {
@@ -160,6 +162,40 @@ fn every_thread_changes(line: &Line) {
         line.pause("after");
         end.wait();
     });
+}
+
+/// A thread that blocks its signal does not keep the others stopped until the timeout. When it has taken the
+/// signal, a broadcast succeeds.
+fn pause_is_kept(_: &Line) {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_millis(2);
+    let broadcast = STRICT.timeout(TIMEOUT).pause(PAUSE);
+    let (unblock, unblocks) = mpsc::channel::<()>();
+    let (blocked, is_blocked) = mpsc::channel();
+    let blocker = thread::spawn(move || {
+        set_mask(!0);
+        blocked.send(()).unwrap();
+        unblocks.recv().unwrap();
+        set_mask(0);
+    });
+    is_blocked.recv().unwrap();
+    for _ in 0..2 {
+        match broadcast_slack(broadcast, 1) {
+            Err(Error::Unreachable(late)) => {
+                assert_eq!(late.len(), 1, "{late}");
+                let stops = late.stops();
+                assert!(stops.attempts() > 0 && stops.longest() >= PAUSE, "{stops}");
+                assert!(stops.total() < TIMEOUT / 2, "{stops}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    unblock.send(()).unwrap();
+    let report = prctl_on_all(STRICT, libc::PR_SET_TIMERSLACK, 2).unwrap();
+    let stops = report.stops();
+    assert_eq!(stops.attempts(), report.attempts());
+    assert!(stops.longest() <= stops.total() && stops.total() == report.stopped(), "{stops}");
+    blocker.join().unwrap();
 }
 
 fn malformed_capget(_: &Line) {
