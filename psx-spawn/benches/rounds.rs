@@ -62,7 +62,7 @@ fn compute(end: &AtomicBool) {
 /// One call that changes nothing.
 fn round() {
     let args = [libc::PR_SET_KEEPCAPS as usize, 0, 0, 0, 0, 0];
-    // SAFETY: keepcaps is off in this process, and runs so.
+    // SAFETY: keepcaps is off in this process, and stays so.
     let report = unsafe { Broadcast::new().syscall(libc::SYS_prctl, args) };
     let _ = report.expect("a round succeeds");
 }

@@ -45,10 +45,12 @@ pub unsafe fn syscall(nr: c_long, args: [usize; 6]) -> Result<usize, Errno> {
     if value < 0 { Err(Errno::from_raw(-value as i32)) } else { Ok(value as usize) }
 }
 
-/// A system call that must succeed, or else the test is not what it claims to be.
+/// A system call that must succeed, or else the test does not test what it claims to.
+///
+/// Not marked unsafe, for short tests: the caller passes what the call's manual page asks for.
 #[track_caller]
 pub fn must(nr: c_long, args: [usize; 6]) -> usize {
-    // SAFETY: the callers pass what the call's manual page asks for.
+    // SAFETY: as the documentation asks.
     unsafe { syscall(nr, args) }.unwrap_or_else(|error| panic!("system call {nr}: {error}"))
 }
 
