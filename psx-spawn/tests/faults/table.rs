@@ -58,20 +58,17 @@ pub(crate) fn run(args: Vec<String>) -> c_int {
         return 0;
     }
     let (subject, texts, mut arguments) = parse(args);
-    let is_wanted = |row: &&Row| {
-        let mut texts = texts.iter();
-        let fits = |text: &String| {
-            if arguments.exact { row.name == text } else { row.name.contains(text) }
-        };
-        texts.len() == 0 || texts.any(fits)
+    let fits = |row: &Row, text: &String| {
+        if arguments.exact { row.name == text } else { row.name.contains(text) }
     };
-    let rows: Vec<_> = rows().filter(is_wanted).collect();
-    if rows.is_empty() {
-        eprintln!("no row is called {}", texts.join(" or "));
+    for text in texts.iter().filter(|text| !rows().any(|row| fits(row, text))) {
+        eprintln!("no row is called {text}");
         if arguments.exact {
             return 2;
         }
     }
+    let is_wanted = |row: &&Row| texts.is_empty() || texts.iter().any(|text| fits(row, text));
+    let rows: Vec<_> = rows().filter(is_wanted).collect();
     arguments.test_threads.get_or_insert(PARALLEL);
     let directory = (!arguments.list).then(supervisor::make_directory);
     let path = directory.as_ref().map_or(in_child, |directory| directory.path());
@@ -80,6 +77,9 @@ pub(crate) fn run(args: Vec<String>) -> c_int {
         let rows = rows.iter().filter(|row| one == Subject::Psx || row.fails_on_glibc);
         let rows = rows.filter(|_| subject.is_none_or(|only| only == one));
         cases.extend(rows.map(|row| case(row, one, path)));
+    }
+    if cases.is_empty() {
+        eprintln!("no row is selected");
     }
     let conclusion = psx_test_support::run(&arguments, cases);
     let results = RESULTS.lock().expect("no panic");
