@@ -39,6 +39,7 @@ mod round;
 mod runtime;
 #[cfg(not(psx_loom))]
 mod spawn_guard;
+mod stops;
 mod sync;
 mod sys;
 #[cfg(not(psx_loom))]
@@ -51,8 +52,9 @@ pub use errno::Errno;
 pub use error::Error;
 #[cfg(not(psx_loom))]
 pub use process::{adopt, threads};
-pub use report::{Divergent, NamedThread, Outcome, Report, Stops, Threads};
+pub use report::{Divergent, NamedThread, Outcome, Report, Threads};
 #[cfg(not(psx_loom))]
 pub use spawn_guard::{SpawnGuard, Ticket};
+pub use stops::Stops;
 #[cfg(not(psx_loom))]
 pub use threads::{ProcessThread, ThreadKind};

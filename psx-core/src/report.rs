@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::Errno;
 use crate::sys::ThreadInfo;
+use crate::{Errno, Stops};
 
 /// The result of a successful broadcast.
 ///
@@ -95,7 +95,7 @@ impl Report {
     /// The time for which the threads were stopped, all attempts together.
     #[must_use]
     pub fn stopped(&self) -> Duration {
-        self.stops.total
+        self.stops.total()
     }
 
     /// How often and how long the broadcast has stopped the threads.
@@ -107,57 +107,7 @@ impl Report {
     /// The number of rounds that the broadcast took; 1 if the first succeeded.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.stops.attempts
-    }
-}
-
-/// How often and how long a broadcast has stopped the threads, from the first signal of a round to its
-/// release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stops {
-    attempts: u32,
-    longest: Duration,
-    total: Duration,
-}
-
-impl Stops {
-    /// Counts an attempt. Its stop is zero if it has failed before it stopped a thread.
-    pub(crate) fn add(&mut self, stop: Duration) {
-        self.attempts += 1;
-        self.longest = self.longest.max(stop);
-        self.total += stop;
-    }
-
-    /// The number of rounds.
-    #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    /// The longest time for which the threads were stopped.
-    #[must_use]
-    pub fn longest(&self) -> Duration {
-        self.longest
-    }
-
-    /// The sum of the times for which they were stopped.
-    #[must_use]
-    pub fn total(&self) -> Duration {
-        self.total
-    }
-}
-
-impl fmt::Display for Stops {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { attempts, longest, total } = self;
-        match attempts {
-            1 => write!(f, "1 attempt, which stopped the threads for {total:.1?}"),
-            _ => write!(
-                f,
-                "{attempts} attempts, which stopped the threads for {total:.1?}, at most \
-                 {longest:.1?} at a time"
-            ),
-        }
+        self.stops.attempts()
     }
 }
 

@@ -12,13 +12,13 @@ use super::missed::{MissedThreads, POLL_INTERVAL};
 use super::scratch::Scratch;
 use crate::memory::NoMemory;
 use crate::registry::Entry;
-use crate::report::{Stops, Threads};
+use crate::report::Threads;
 use crate::runtime::Runtime;
 use crate::sys::HEADROOM;
 use crate::sys::clock::{self, Deadline};
 use crate::sys::futex::Limit;
 use crate::sys::sync::Ordering;
-use crate::{Broadcast, Coverage, Error, NamedThread, Report};
+use crate::{Broadcast, Coverage, Error, NamedThread, Report, Stops};
 
 /// How long the first attempt keeps the gate closed for threads that are being started. The next attempts
 /// wait twice as long each: such a start may wait for something that waits for the round.
@@ -178,12 +178,17 @@ impl Attempts<'_> {
                 Ok(())
             }
             AttemptError::Busy | AttemptError::Uncovered | AttemptError::NoRoom => {
+                // A thread that was late earlier is in the way only if it still has not taken its signal.
+                let late = self.late.take().map(|late| self.unanswered(&late));
+                self.late = late.filter(|late| !late.is_empty());
                 Err(self.timed_out())
             }
             AttemptError::Late => {
                 let late = scratch.threads().map_err(out_of_memory)?;
                 self.await_signals(&late);
-                self.late = Some(self.without_answered(late));
+                let unanswered = self.unanswered(&late);
+                let is_partial = self.last_stop.refused || unanswered.is_empty();
+                self.late = Some(if is_partial { late } else { unanswered });
                 self.pause = self.pause.saturating_mul(2);
                 if self.deadline.passed() { Err(self.timed_out()) } else { Ok(()) }
             }
@@ -222,11 +227,10 @@ impl Attempts<'_> {
         }
     }
 
-    /// Leaves those out that have taken their signal, if there are others.
-    fn without_answered(&self, late: Threads) -> Threads {
+    /// The late threads that still have not taken their signals.
+    fn unanswered(&self, late: &Threads) -> Threads {
         let is_pending = |thread: &&NamedThread| self.runtime.round.pending.contains(thread.tid());
-        let pending: Threads = late.iter().filter(is_pending).cloned().collect();
-        if pending.is_empty() || self.last_stop.refused { late } else { pending }
+        late.iter().filter(is_pending).cloned().collect()
     }
 
     /// Adds the names of registered threads, for an error. Opens files, so all threads run.
