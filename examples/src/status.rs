@@ -1,12 +1,10 @@
 //! What the kernel reports about each thread's privileges, in `/proc/PID/task/TID/status`.
 
 use std::fmt::Display;
-use std::path::Path;
 use std::str::FromStr;
-use std::{fs, io, process};
+use std::{io, process};
 
-use psx_test_support::procfs::is_gone;
-pub use psx_test_support::procfs::list_tids as tids;
+use psx_test_support::procfs::{self, Task};
 
 /// One thread, as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,46 +50,38 @@ pub fn of_this_process() -> io::Result<Vec<ThreadStatus>> {
 ///
 /// As [`of_this_process`]; also where there is no such process.
 pub fn of_process(pid: u32) -> io::Result<Vec<ThreadStatus>> {
-    let mut threads = Vec::new();
-    for tid in tids(pid)? {
-        match read(Path::new(&format!("/proc/{pid}/task/{tid}/status"))) {
-            Err(e) if is_gone(&e) => {}
-            status => threads.push(status?),
-        }
+    let tasks = procfs::list_tasks(pid)?.into_iter();
+    tasks
+        .map(|task| {
+            ThreadStatus::of(&task).map_err(|field| {
+                let message = format!("the status of {} has no readable {field}", task.tid);
+                io::Error::new(io::ErrorKind::InvalidData, message)
+            })
+        })
+        .collect()
+}
+
+impl ThreadStatus {
+    /// The status of a thread, or the field that is missing or unreadable.
+    fn of(task: &Task) -> Result<Self, &'static str> {
+        let value = |field: &'static str| task.try_field(field).ok_or(field);
+        let numbers = |field| {
+            let words = value(field)?.split_whitespace();
+            words.map(u32::from_str).collect::<Result<Vec<_>, _>>().map_err(|_| field)
+        };
+        let four = |field| <[u32; 4]>::try_from(numbers(field)?).map_err(|_| field);
+        Ok(Self {
+            tid: task.tid,
+            name: value("Name")?.to_owned(),
+            credentials: Credentials {
+                uids: four("Uid")?,
+                gids: four("Gid")?,
+                groups: numbers("Groups")?,
+                effective: u64::from_str_radix(value("CapEff")?, 16).map_err(|_| "CapEff")?,
+                no_new_privs: value("NoNewPrivs")? != "0",
+            },
+        })
     }
-    Ok(threads)
-}
-
-fn read(path: &Path) -> io::Result<ThreadStatus> {
-    let text = fs::read(path)?;
-    parse(&String::from_utf8_lossy(&text)).map_err(|field| {
-        let message = format!("{} has no readable field {field}", path.display());
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    })
-}
-
-/// Reads the text of one status file, or names the field that is missing or unreadable.
-fn parse(text: &str) -> Result<ThreadStatus, &'static str> {
-    let value = |field: &'static str| {
-        let rest = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        rest.map(str::trim).ok_or(field)
-    };
-    let numbers = |field| {
-        let words = value(field)?.split_whitespace();
-        words.map(u32::from_str).collect::<Result<Vec<_>, _>>().map_err(|_| field)
-    };
-    let four = |field| <[u32; 4]>::try_from(numbers(field)?).map_err(|_| field);
-    Ok(ThreadStatus {
-        tid: value("Pid")?.parse().map_err(|_| "Pid")?,
-        name: value("Name")?.to_owned(),
-        credentials: Credentials {
-            uids: four("Uid")?,
-            gids: four("Gid")?,
-            groups: numbers("Groups")?,
-            effective: u64::from_str_radix(value("CapEff")?, 16).map_err(|_| "CapEff")?,
-            no_new_privs: value("NoNewPrivs")? != "0",
-        },
-    })
 }
 
 impl Credentials {
@@ -134,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_status_file_is_read_whole() {
-        let status = parse(STATUS).expect("every field is there");
+        let status = ThreadStatus::of(&Task::parse(STATUS)).expect("every field is there");
         assert_eq!((status.tid, status.name.as_str()), (9, "read 1"));
         let cells = status.credentials.cells();
         assert_eq!(cells, ["0 1 2 3", "65534", "4 20", "000001fffeffffff", "1"]);
@@ -142,8 +132,9 @@ mod tests {
 
     #[test]
     fn a_missing_or_malformed_field_is_named() {
-        assert_eq!(parse(&STATUS.replace("CapEff", "CapFoo")), Err("CapEff"));
-        assert_eq!(parse(&STATUS.replace("0\t1\t2\t3", "0\t1\t2")), Err("Uid"));
+        let of = |text: String| ThreadStatus::of(&Task::parse(&text));
+        assert_eq!(of(STATUS.replace("CapEff", "CapFoo")), Err("CapEff"));
+        assert_eq!(of(STATUS.replace("0\t1\t2\t3", "0\t1\t2")), Err("Uid"));
     }
 
     #[test]
@@ -165,7 +156,7 @@ mod tests {
                 });
                 let young_tid = ids.recv().expect("its id");
                 old.wait();
-                let tids = tids(process::id()).expect("/proc can be read");
+                let tids = procfs::list_tids(process::id()).expect("/proc can be read");
                 young.wait();
                 assert!(tids.contains(&young_tid));
             });

@@ -15,7 +15,12 @@ pub struct Task {
 impl Task {
     /// One field of `status`, with single blanks: `field("Uid")` is `"0 0 0 0"`.
     pub fn field(&self, name: &str) -> &str {
-        self.fields.get(name).unwrap_or_else(|| panic!("no {name} in the status of {}", self.tid))
+        self.try_field(name).unwrap_or_else(|| panic!("no {name} in the status of {}", self.tid))
+    }
+
+    /// The same, where a kernel may not have it.
+    pub fn try_field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
     }
 
     /// One field that is a mask, such as `SigBlk` or `CapEff`.
@@ -28,7 +33,8 @@ impl Task {
         self.field("Name")
     }
 
-    fn parse(status: &str) -> Self {
+    /// Reads the text of a `status`.
+    pub fn parse(status: &str) -> Self {
         let fields = status.lines().filter_map(|line| line.split_once(':'));
         let single_blanks = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let fields = fields.map(|(name, value)| (name.into(), single_blanks(value)));
@@ -53,12 +59,25 @@ pub fn try_this_task() -> io::Result<Task> {
 
 /// All threads of the process `pid` that still run code, in the order of their ids.
 pub fn tasks(pid: u32) -> Vec<Task> {
-    let status = |tid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
-        unless_gone(status).map(|status| Task { tid, ..Task::parse(&status) })
-    };
-    let tasks = tids(pid).into_iter().filter_map(status);
-    tasks.filter(|task| !task.field("State").starts_with(['Z', 'X'])).collect()
+    let mut tasks = unless_gone(list_tasks(pid)).unwrap_or_default();
+    tasks.retain(|task| !task.field("State").starts_with(['Z', 'X']));
+    tasks
+}
+
+/// All threads of the process `pid`, in the order of their ids; one that ends meanwhile is left out.
+///
+/// # Errors
+///
+/// Where `/proc` cannot be read; also where there is no such process.
+pub fn list_tasks(pid: u32) -> io::Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    for tid in list_tids(pid)? {
+        match fs::read(format!("/proc/{pid}/task/{tid}/status")) {
+            Err(e) if is_gone(&e) => {}
+            status => tasks.push(Task { tid, ..Task::parse(&String::from_utf8_lossy(&status?)) }),
+        }
+    }
+    Ok(tasks)
 }
 
 /// One thread of this process.
@@ -181,7 +200,7 @@ fn unless_gone<T>(result: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Whether /proc has refused to read of a thread because it has ended.
-pub fn is_gone(error: &io::Error) -> bool {
+/// Whether a read from /proc has failed because the thread has ended.
+fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
