@@ -95,10 +95,14 @@ impl Pending {
         }
     }
 
-    /// Whether the signal of the thread `tid` is still queued, as far as is known. Relaxed: only the fence
-    /// orders it, if the answer must not be older than the announcement of a round.
+    /// Whether the signal of the thread `tid` is still queued, as far as is known. Exact under the round's
+    /// lock. Relaxed: only the fence orders it, if the answer must not be older than the announcement of a
+    /// round.
     pub(crate) fn contains(&self, tid: u32) -> bool {
-        !self.is_empty() && self.slots().any(|slot| slot.load(Ordering::Relaxed) == tid)
+        // No more slots are filled than this: most often a few, at the beginning.
+        let count = self.count.load(Ordering::Acquire) as usize;
+        let ids = self.slots().map(|slot| slot.load(Ordering::Relaxed));
+        count > 0 && ids.filter(|&id| id != FREE).take(count).any(|id| id == tid)
     }
 
     /// Removes the thread `tid`: it has taken its signal, or cannot take it any more. Returns whether it was
