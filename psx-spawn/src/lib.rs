@@ -57,12 +57,19 @@
 //! and a program that makes them must repeat them: `nanosleep`, `clock_nanosleep`, `poll`,
 //! `ppoll`, `select`, `pselect6`, `epoll_wait` and `epoll_pwait`, a futex with a timeout, socket
 //! calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, `semop`, `semtimedop`, `msgsnd`, `msgrcv`,
-//! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own calls, so
-//! [`sleep`](std::thread::sleep), [`Condvar`](std::sync::Condvar) and
-//! [`park_timeout`](std::thread::park_timeout) are not affected; a socket with a timeout returns
-//! [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted). The kernel adds the timer slack, 50 µs by
-//! default, to the rest of a sleep at each repetition, so broadcasts without a pause between them can keep
-//! a [`sleep`](std::thread::sleep) from ending. `clock_nanosleep` with `TIMER_ABSTIME` is not affected.
+//! `pause`, `sigsuspend`, `rt_sigtimedwait`. std repeats its own calls:
+//! [`Condvar`](std::sync::Condvar) and [`park_timeout`](std::thread::park_timeout), which wait until a point
+//! in time, are not affected.
+//!
+//! - A [`sleep`](std::thread::sleep) is repeated for the rest of its time, so it lasts longer by the time for
+//!   which the thread was stopped in it ([`Report::stopped`]). The kernel also adds the timer slack, 50 µs by
+//!   default, at each repetition, so broadcasts without a pause between them can keep it from ending.
+//!   `clock_nanosleep` with `TIMER_ABSTIME` is not affected.
+//! - A call on a socket with a timeout returns [`ErrorKind::Interrupted`](std::io::ErrorKind::Interrupted). A
+//!   program that repeats it begins the timeout again, so it may never be reached while broadcasts come
+//!   faster than that.
+//! - The kernel gives a signal that is sent to the process to any thread that does not block it. A stopped
+//!   thread blocks all signals, so another thread may handle a signal that this one would have handled.
 //!
 //! [`signal(7)`]: https://man7.org/linux/man-pages/man7/signal.7.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
