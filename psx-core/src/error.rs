@@ -2,6 +2,7 @@
 
 use std::{error, fmt, io};
 
+use crate::obstacle::Late;
 use crate::report::Counted;
 use crate::{Errno, NamedThread, Threads};
 
@@ -14,7 +15,29 @@ use crate::{Errno, NamedThread, Threads};
 pub enum Error {
     /// The call failed on the calling thread, which makes it first and alone.
     Os(Errno),
-    /// These registered threads did not stop before the timeout.
+    /// These registered threads did not stop before the timeout. [`NamedThread::obstacle`] says why, where
+    /// `/proc` shows it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # extern crate psx_core as psx;
+    /// use psx::{Broadcast, Error, Obstacle};
+    ///
+    /// // SAFETY: getppid(2) reads one number and changes nothing.
+    /// match unsafe { Broadcast::new().syscall(libc::SYS_getppid, [0; 6]) } {
+    ///     Err(Error::Unreachable(threads)) => {
+    ///         for thread in threads.iter() {
+    ///             match thread.obstacle() {
+    ///                 Some(Obstacle::Vfork) => println!("{thread} is starting a process"),
+    ///                 Some(obstacle) => println!("{thread} {obstacle}"),
+    ///                 None => println!("{thread} is late"),
+    ///             }
+    ///         }
+    ///     }
+    ///     other => println!("{other:?}"),
+    /// }
+    /// ```
     Unreachable(Threads),
     /// The alternate signal stacks ([`sigaltstack(2)`]) of these registered threads are too small for psx's
     /// handler, or for a closure of [`Broadcast::run`](crate::Broadcast::run).
@@ -64,12 +87,10 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable(threads) => write!(
                 f,
-                "nothing changed: {} did not stop before the timeout, in {}: {threads}; look for a \
-                 blocked signal 33 (a raw rt_sigprocmask, or a signal set of all ones, where \
-                 sigfillset leaves 33 out), a vfork before its exec, a debugger, or a full \
-                 signal queue (RLIMIT_SIGPENDING), then try again or raise the timeout",
+                "nothing changed: {} did not stop before the timeout, in {}: {}",
                 Counted(threads.len()),
                 threads.stops(),
+                Late(threads),
             ),
             Self::StackTooSmall(threads) => write!(
                 f,

@@ -31,6 +31,7 @@ mod memory;
 #[cfg(psx_loom)]
 #[path = "sys/model/harness/mod.rs"]
 pub mod model;
+mod obstacle;
 #[cfg(not(psx_loom))]
 mod process;
 mod registry;
@@ -50,6 +51,7 @@ mod trace;
 pub use broadcast::{Broadcast, Coverage, Divergence};
 pub use errno::Errno;
 pub use error::Error;
+pub use obstacle::Obstacle;
 #[cfg(not(psx_loom))]
 pub use process::{adopt, threads};
 pub use report::{Divergent, NamedThread, Outcome, Report, Threads};

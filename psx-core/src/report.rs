@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::sys::ThreadInfo;
-use crate::{Errno, Stops};
+use crate::{Errno, Obstacle, Stops};
 
 /// The result of a successful broadcast.
 ///
@@ -181,17 +181,19 @@ pub struct NamedThread {
     pub(crate) tid: u32,
     pub(crate) name: Comm,
     made_by_kernel: bool,
+    pub(crate) obstacle: Option<Obstacle>,
 }
 
 impl NamedThread {
     /// A registered thread.
     pub(crate) const fn registered(tid: u32, name: Comm) -> Self {
-        Self { tid, name, made_by_kernel: false }
+        Self { tid, name, made_by_kernel: false, obstacle: None }
     }
 
     /// A thread as `/proc` shows it.
     pub(crate) const fn seen(tid: u32, info: ThreadInfo) -> Self {
-        Self { tid, name: info.name, made_by_kernel: info.made_by_kernel }
+        let ThreadInfo { name, made_by_kernel, .. } = info;
+        Self { tid, name, made_by_kernel, obstacle: None }
     }
 
     /// The thread of this process with the id `tid` and its current name. For psx itself.
@@ -229,6 +231,14 @@ impl NamedThread {
     #[must_use]
     pub fn is_made_by_kernel(&self) -> bool {
         self.made_by_kernel
+    }
+
+    /// What kept the thread from taking psx's signal, in the list of
+    /// [`Error::Unreachable`](crate::Error::Unreachable). `None` in other lists, and where `/proc` cannot be
+    /// read or shows no obstacle: a thread may have become free after the timeout.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&Obstacle> {
+        self.obstacle.as_ref()
     }
 }
 

@@ -86,7 +86,7 @@ pub use privileges::{CapabilitySet, CapabilitySets, Privileges, threads};
 
 #[doc(inline)]
 pub use psx_core::{
-    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Outcome, Report, Stops,
-    Threads,
+    Broadcast, Coverage, Divergence, Divergent, Errno, Error, NamedThread, Obstacle, Outcome,
+    Report, Stops, Threads,
 };
 pub use syscall::{syscall3, syscall6};

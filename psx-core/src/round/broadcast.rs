@@ -222,7 +222,7 @@ impl Attempts<'_> {
     fn timed_out(&mut self) -> Error {
         match (self.uncovered.take(), self.late.take()) {
             (Some(uncovered), _) => Error::Uncovered(uncovered.stopped(self.stops)),
-            (None, Some(late)) => Error::Unreachable(self.describe(late)),
+            (None, Some(late)) => Error::Unreachable(self.with_obstacles(self.describe(late))),
             (None, None) => Error::Busy,
         }
     }
@@ -239,6 +239,14 @@ impl Attempts<'_> {
             thread.name = self.runtime.kernel.name(thread.tid).unwrap_or(thread.name);
         }
         threads.stopped(self.stops)
+    }
+
+    /// Adds what keeps late threads from taking their signals. Opens files and allocates.
+    fn with_obstacles(&self, mut late: Threads) -> Threads {
+        for thread in &mut late.named {
+            thread.obstacle = self.runtime.kernel.obstacle(thread.tid);
+        }
+        late
     }
 
     /// Waits until the late threads have taken their signals or have ended, with all threads running, the

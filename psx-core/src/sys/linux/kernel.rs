@@ -10,8 +10,8 @@ use super::stat_file::StatFile;
 use super::sync::{AtomicU32, Ordering};
 use super::thread_dir::ThreadDir;
 use super::{nodelete, procfs, raw, signal};
-use crate::Errno;
 use crate::report::Comm;
+use crate::{Errno, Obstacle};
 
 /// The process as the kernel sees it. There is one in each [`Runtime`](crate::runtime::Runtime).
 pub(crate) struct Kernel {
@@ -191,6 +191,11 @@ impl Kernel {
     /// Whether signal 33 is queued for the thread `tid`; `None` if that cannot be read.
     pub(crate) fn has_pending_summons(&self, tid: u32) -> Option<bool> {
         ThreadDir::open().ok()?.has_pending(tid, signal::SUMMONS)
+    }
+
+    /// What keeps the thread `tid` from taking its signal; `None` if nothing is seen. While the threads run.
+    pub(crate) fn obstacle(&self, tid: u32) -> Option<Obstacle> {
+        self.threads().ok()?.obstacle(tid)
     }
 
     /// Whether no thread has the id `tid`. Makes no system call but futex.

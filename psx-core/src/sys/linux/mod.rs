@@ -8,6 +8,7 @@
 //! | `signal`, `mask`, `errno`, `sigpending_limit` | summonses and their handler |
 //! | `main_stack` | the main thread's alternate signal stack |
 //! | `procfs`, `stat`, `stat_file`, `thread_dir` | `/proc`: the thread count and the list of threads |
+//! | `thread_status` | `/proc`: why a thread does not take its signal |
 //! | `robust_mutex` | detects dead threads |
 //! | `fork_detector`, `hooks` | forks and the end of threads |
 //! | `nodelete` | keeps psx's library loaded |
@@ -32,6 +33,7 @@ mod stat;
 mod stat_file;
 pub(crate) mod sync;
 pub(crate) mod thread_dir;
+mod thread_status;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use robust_mutex::RobustMutex;

@@ -16,8 +16,9 @@ use super::procfs::{
 };
 use super::raw;
 use super::stat::{self, Stat};
-use crate::Errno;
+use super::thread_status::{self, WCHAN_SIZE};
 use crate::report::Comm;
+use crate::{Errno, Obstacle};
 
 /// An open `/proc/self/task`.
 pub(crate) struct ThreadDir {
@@ -141,6 +142,14 @@ impl ThreadDir {
         let set = |digits: &[u8]| u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok();
         let pending = read_field(status.number(), b"\nSigPnd:\t", set).ok()?;
         Some(pending >> (signal - 1) & 1 != 0)
+    }
+
+    /// What keeps the thread `tid` from taking its signal; `None` if nothing is seen. Allocates.
+    pub(super) fn obstacle(&self, tid: u32) -> Option<Obstacle> {
+        let proc_id = self.find(tid)?.proc_id;
+        let status = self.status(proc_id).ok()??;
+        let mut buffer = [0; WCHAN_SIZE];
+        thread_status::obstacle(&status, || self.read(proc_id, "wchan", &mut buffer).ok())
     }
 
     /// The text of the thread's status; `None` if it has ended. Allocates.

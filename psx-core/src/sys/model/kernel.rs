@@ -3,8 +3,8 @@
 use super::super::{Activity, SendError, ThreadCount, ThreadInfo, UnregisteredKind};
 use super::fault::{self, Fault};
 use super::machine;
-use crate::Errno;
 use crate::report::Comm;
+use crate::{Errno, Obstacle};
 
 /// The process as the kernel sees it.
 #[derive(Debug)]
@@ -87,6 +87,11 @@ impl Kernel {
     /// Whether a signal of the thread is queued.
     pub(crate) fn has_pending_summons(&self, tid: u32) -> Option<bool> {
         machine::get().has_pending_summons(tid)
+    }
+
+    /// The model has no `/proc`.
+    pub(crate) fn obstacle(&self, _: u32) -> Option<Obstacle> {
+        None
     }
 
     pub(crate) fn is_dead(&self, tid: u32) -> bool {
