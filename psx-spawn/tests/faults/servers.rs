@@ -43,6 +43,16 @@ impl ServedPage {
         must(libc::SYS_read, [zeros.as_raw_fd() as usize, self.address, 1, 0, 0, 0]);
     }
 
+    /// Makes the kernel read the page as another process would, which no signal interrupts.
+    pub(crate) fn wait_uninterruptibly(&self) {
+        let mut byte = 0_u8;
+        let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let remote = libc::iovec { iov_base: self.address as *mut _, iov_len: 1 };
+        let [local, remote] = [&raw const local, &raw const remote].map(|iovec| iovec.addr());
+        let process = std::process::id() as usize;
+        must(libc::SYS_process_vm_readv, [process, local, 1, remote, 1, 0]);
+    }
+
     /// Serves one fault, after some `work`.
     pub(crate) fn serve(&self, work: fn()) {
         const UFFDIO_ZEROPAGE: usize = 0xc020_aa04;

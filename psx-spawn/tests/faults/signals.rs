@@ -32,7 +32,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "sigpending-plain",
         "RLIMIT_SIGPENDING 0, uid 1000, hard limit 0 too",
-        &[Clean("Unreachable", "probe-7")],
+        &[Clean("Unreachable", "(probe-7), which has no room in its signal queue")],
         |context| no_queue(context, [0, 0], Context::change_soon),
     )
     .start(Start::Plain)
@@ -60,7 +60,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "quota-plain",
         "the user's signal quota used up by another process; then freed",
-        &[Clean("Unreachable", "probe-7"), Ok],
+        &[Clean("Unreachable", "(probe-7), which has no room in its signal queue"), Ok],
         |context| {
             let _probes = context.probes();
             context.ask("start-helper use-up-quota");
@@ -89,7 +89,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "blocked-raw",
         "a thread blocks all 64 signals by raw rt_sigprocmask",
-        &[Clean("Unreachable", "blocker")],
+        &[Clean("Unreachable", "(blocker), which blocks signal 33; unblock")],
         |context| {
             blocked(context, || set_mask(!0));
             context.noting_stops(Duration::from_millis(500), Context::change_soon);

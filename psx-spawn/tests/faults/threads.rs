@@ -30,7 +30,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "vfork-long",
         "a thread in vfork for 30 s",
-        &[Clean("Unreachable", "vforker")],
+        &[Clean("Unreachable", "(vforker), which is in vfork until")],
         |context| {
             let _probes = context.probes();
             in_vfork(context, 30);
@@ -41,7 +41,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "vfork-forged",
         "the same, and its child gets forged signals 33",
-        &[Clean("Unreachable", "vforker")],
+        &[Clean("Unreachable", "(vforker), which is in vfork until")],
         |context| {
             let _probes = context.probes();
             context.count().expect("a round before the child inherits the handlers");
@@ -53,7 +53,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "traced",
         "a thread stopped by a debugger; then resumed",
-        &[Clean("Unreachable", "traced"), Ok],
+        &[Clean("Unreachable", "(traced), which is stopped by its tracer (process "), Ok],
         |context| {
             let _probes = context.probes();
             let traced = start_idle(context, "traced");
@@ -77,7 +77,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "raw-clone-forged",
         "the same, and it gets forged signals 33: Registered",
-        &[Clean("Unreachable", "creator")],
+        &[Clean("Unreachable", "(creator), which blocks signal 33")],
         |context| {
             let _probes = context.probes();
             context.count().expect("a round that installs the handler");

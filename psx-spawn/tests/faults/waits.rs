@@ -4,16 +4,18 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use psx::{Broadcast, Error};
+use psx_test_support::procfs::wait_for_thread;
+use psx_test_support::threads::tid;
 
 use crate::context::Context;
 use crate::raw;
-use crate::row::Expected::{Ok, OkOrClean};
+use crate::row::Expected::{Clean, Ok, OkOrClean};
 use crate::row::{Row, Start};
 use crate::servers::{self, Permissions, ServedPage};
 use crate::supervisor::path;
@@ -74,6 +76,37 @@ pub(crate) const ROWS: &[Row] = &[
     .seconds(30)
     .needs(servers::has_userfaultfd, "userfaultfd"),
     Row::new(
+        "page-never-served",
+        "a thread waits in the kernel for a page that no thread serves",
+        &[Clean("Unreachable", "(waiter), which waits in a page fault (userfaultfd)")],
+        |context| {
+            let _probes = context.probes();
+            let page = ServedPage::map();
+            let waiter = start_in(context, move || page.wait_uninterruptibly());
+            wait_for_thread(|id, _, state| id == waiter && state == 'D');
+            context.noting_stops(LIMIT, Context::change_soon);
+        },
+    )
+    .start(Start::Root)
+    .needs(servers::has_userfaultfd, "userfaultfd"),
+    Row::new(
+        "open-never-permitted",
+        "a thread opens a file that no thread permits (fanotify)",
+        &[Clean("Unreachable", "(waiter), which waits uninterruptibly in the kernel (in ")],
+        |context| {
+            let _probes = context.probes();
+            let path = path("never-permitted");
+            fs::write(&path, "").expect("a file");
+            let permissions = Permissions::of(&path);
+            let waiter = start_in(context, move || drop(File::open(&path)));
+            wait_for_thread(|id, _, state| id == waiter && state == 'D');
+            context.noting_stops(LIMIT, Context::change_soon);
+            drop(permissions);
+        },
+    )
+    .start(Start::Root)
+    .needs(servers::has_fanotify, "fanotify permission events"),
+    Row::new(
         "waits-fanotify",
         "a thread opens a file that another one must permit (fanotify)",
         &[OkOrClean],
@@ -94,6 +127,16 @@ pub(crate) const ROWS: &[Row] = &[
     .seconds(30)
     .needs(servers::has_fanotify, "fanotify permission events"),
 ];
+
+/// Starts the thread `waiter` and returns its id.
+fn start_in(context: &Context, wait: impl FnOnce() + Send + 'static) -> u32 {
+    let (send, ids) = mpsc::channel();
+    let _ = context.spawn("waiter", move || {
+        send.send(tid()).expect("main waits");
+        wait();
+    });
+    ids.recv().expect("the thread's id")
+}
 
 /// Twice the longest pause before the end of the timeout, and the delays of a busy machine.
 const LIMIT: Duration = Duration::from_secs(2);
