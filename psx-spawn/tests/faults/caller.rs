@@ -1,23 +1,22 @@
 //! A caller that dies in its round: the others must not wait for it indefinitely (P1, P6).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 use std::{mem, process};
 
 use psx::{Broadcast, Coverage};
 use psx_test_support::process::{exit_thread, fork};
 use psx_test_support::procfs::{wait_for_end, wait_for_thread};
 use psx_test_support::seccomp::{self, ALLOW, give};
-use psx_test_support::signal::set_mask;
-use psx_test_support::threads::{idle, tid};
+use psx_test_support::threads::tid;
 
-use crate::context::is_level;
+use crate::context::{SHORT, is_level};
 use crate::identity::LAST_ID;
 use crate::row::Expected::{Abort, Clean, Ok};
 use crate::row::{Row, Start};
-use crate::signals::await_33;
 
 const DIED: &[crate::row::Expected] = &[Abort("died in its call on all threads")];
 
@@ -147,23 +146,26 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row::new(
         "register-in-round",
-        "an unregistered thread calls during another's round",
+        "an unregistered thread calls during another's call of 3 s",
         &[Clean("Busy", "another broadcast")],
         |context| {
-            let (tell, told) = mpsc::channel();
-            thread::spawn(move || {
-                psx::thread::adopt().expect("a place in the registry");
-                set_mask(!0);
-                tell.send(tid()).expect("main waits");
-                idle()
-            });
-            let blocker = told.recv().expect("the id of a thread");
+            static IN_CALL: AtomicBool = AtomicBool::new(false);
             thread::spawn(|| {
-                let long = Broadcast::new().timeout(Duration::from_secs(8));
-                // SAFETY: nothing is done.
-                let _ = unsafe { long.run(|| Result::Ok(0)) };
+                let op = || {
+                    IN_CALL.store(true, Ordering::Release);
+                    let begin = Instant::now();
+                    while begin.elapsed() < 3 * SHORT {
+                        thread::yield_now();
+                    }
+                    Result::Ok(0)
+                };
+                let registered = Broadcast::new().coverage(Coverage::Registered);
+                // SAFETY: an atomic, the clock and sched_yield.
+                let _ = unsafe { registered.run(op) };
             });
-            await_33(blocker);
+            while !IN_CALL.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
             context.change_soon();
         },
     ),

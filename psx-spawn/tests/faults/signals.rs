@@ -221,7 +221,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 /// Waits until signal 33 is pending for a thread of this process that blocks it.
-pub(crate) fn await_33(tid: u32) {
+fn await_33(tid: u32) {
     while procfs::task(tid).mask("SigPnd") & STOP_BIT == 0 {
         std::thread::yield_now();
     }
