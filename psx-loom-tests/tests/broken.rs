@@ -44,7 +44,7 @@ const BROKEN: &[Broken] = broken! {
     LatchWaitRelaxed: one_target fails with RACE;
     LatchNotWoken: one_target fails with LOST;
     CountedTwice: late_arrivals fails with MIXED;
-    ClaimNotAtomic: helped_signalling fails with "summonses of thread";
+    ClaimNotAtomic: helped_signalling fails with "a second signal is queued";
     RefusalNotRecorded: helped_signalling fails with "Unreachable";
     LockNotRetried: registering_and_walking fails with RACE;
     LockReleaseRelaxed: registering_and_walking fails with RACE;
