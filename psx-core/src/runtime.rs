@@ -91,7 +91,10 @@ impl Runtime {
     pub(crate) unsafe fn unregister(&self, entry: NonNull<Entry>, _: &Pass<'_>) -> Box<Entry> {
         // SAFETY: in the list, as the caller promises; while a pass is held, no round uses the frozen list
         // (invariant I2).
-        unsafe { self.list.remove(entry) }
+        let entry = unsafe { self.list.remove(entry) };
+        // If the thread has blocked the signal, its queue ends with it.
+        self.round.pending.remove(entry.tid());
+        entry
     }
 
     /// Acquires the round's lock before a fork of the thread `me`, so that the child gets no copy of a round.

@@ -40,14 +40,12 @@ const PAUSE_PER_THREAD: Duration = Duration::from_micros(50);
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait for late threads before the kernel is asked whether their signals are still queued. A
-/// signal may have been lost: to another handler, or with a thread that was to send it.
+/// signal may have been lost: to another handler, or with a thread that was to send it. A quarter of a
+/// shorter timeout.
 const PENDING_CHECK: Duration = Duration::from_secs(1);
 /// The first and the longest sleep between two looks whether late threads have taken their signals.
 const MIN_LATE_WAIT: Duration = Duration::from_millis(1);
 const MAX_LATE_WAIT: Duration = Duration::from_millis(20);
-
-/// How far the deadline is put off, once, after the process or the machine was stopped.
-const RESUME_GRACE: Duration = Duration::from_millis(500);
 
 /// How many threads there are: registered, and by the kernel's count (0 if that cannot be read).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +60,9 @@ struct Attempts<'r> {
     deadline: Deadline,
     stops: Stops,
     pause: Duration,
+    pending_check: Duration,
     last_stop: Stop,
-    has_overslept: bool,
+    is_put_off: bool,
     close_wait: Duration,
     retry_wait: Duration,
     /// The threads that the last failed proof has found. If a later attempt ends at the deadline before its
@@ -92,8 +91,9 @@ impl Runtime {
             pause: plan.pause.map_or(PAUSE + PAUSE_PER_THREAD * self.list.len() as u32, |pause| {
                 pause.max(MIN_PAUSE)
             }),
+            pending_check: PENDING_CHECK.min(plan.timeout / 4),
             last_stop: Stop::default(),
-            has_overslept: false,
+            is_put_off: false,
             close_wait: MIN_CLOSE_WAIT,
             retry_wait: MIN_RETRY_WAIT,
             uncovered: None,
@@ -185,6 +185,10 @@ impl Attempts<'_> {
             }
             AttemptError::Late => {
                 let late = scratch.threads().map_err(out_of_memory)?;
+                if self.uncovered.is_some() && !self.deadline.passed() {
+                    // The attempt had its whole pause, so what an earlier one has found is not in the way.
+                    self.uncovered = None;
+                }
                 self.await_signals(&late);
                 let unanswered = self.unanswered(&late);
                 let is_partial = self.last_stop.refused || unanswered.is_empty();
@@ -212,9 +216,8 @@ impl Attempts<'_> {
     fn record(&mut self, stop: Stop) {
         self.stops.add(stop.length);
         self.last_stop = stop;
-        if stop.overslept && !self.has_overslept {
-            self.has_overslept = true;
-            self.deadline = self.deadline.at_least(RESUME_GRACE);
+        if let Some(deadline) = stop.put_off.filter(|_| !self.is_put_off) {
+            (self.is_put_off, self.deadline) = (true, deadline);
         }
     }
 
@@ -256,7 +259,7 @@ impl Attempts<'_> {
     /// least as long as they were stopped.
     fn await_signals(&self, late: &Threads) {
         let Runtime { kernel, round, .. } = self.runtime;
-        let mut check_at = self.deadline.at_most(PENDING_CHECK);
+        let mut check_at = self.deadline.at_most(self.pending_check);
         let mut wait = MIN_LATE_WAIT;
         let mut tids = late.iter().map(|thread| thread.tid()).peekable();
         let mut to_run =
@@ -270,15 +273,19 @@ impl Attempts<'_> {
                 tids.next();
                 continue;
             }
-            if self.deadline.passed() {
-                return;
-            }
-            if check_at.passed() {
-                check_at = self.deadline.at_most(PENDING_CHECK);
-                if kernel.has_pending_summons(tid) != Some(true) {
+            // At the deadline each one is checked: a lost signal must not make the next broadcast wait.
+            let is_last = self.deadline.passed();
+            if is_last || check_at.passed() {
+                check_at = self.deadline.at_most(self.pending_check);
+                let assumed = !is_last && self.pending_check < PENDING_CHECK;
+                if !kernel.has_pending_summons(tid).unwrap_or(assumed) {
                     round.pending.remove(tid);
                     continue;
                 }
+            }
+            if is_last {
+                tids.next();
+                continue;
             }
             round.pending.wait(Limit::At(check_at.at_most(wait)));
             wait = (wait * 2).min(MAX_LATE_WAIT);

@@ -60,8 +60,8 @@ pub(super) struct Committed {
 pub(super) struct Stop {
     /// Zero if the attempt has failed before it stopped a thread.
     pub(super) length: Duration,
-    /// Whether the process or the machine was stopped meanwhile.
-    pub(super) overslept: bool,
+    /// The later deadline, if the process or the machine was stopped meanwhile.
+    pub(super) put_off: Option<Deadline>,
     /// Whether the kernel has refused to queue signals until the end.
     pub(super) refused: bool,
 }
@@ -158,7 +158,7 @@ impl Caller<'_> {
         let mut world = StoppedWorld::announce(self, &frozen);
         let epoch = world.epoch;
         let committed = self.commit(&mut world, scratch);
-        (stop.overslept, stop.refused) = (world.overslept, world.refused);
+        (stop.put_off, stop.refused) = (world.put_off, world.refused);
         let saw_dead = world.release();
         stop.length = began.elapsed();
         round.wait_policy.record_stop(list.len(), stop.length);

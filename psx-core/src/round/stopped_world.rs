@@ -28,6 +28,9 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 /// targets did not run either, so once in an attempt they get the whole pause again.
 const OVERSLEPT: Duration = Duration::from_millis(100);
 
+/// How far the deadline is put off, once, after the process or the machine was stopped.
+const RESUME_GRACE: Duration = Duration::from_millis(500);
+
 /// The threads that a round has stopped or is stopping. Released when dropped.
 pub(super) struct StoppedWorld<'a> {
     runtime: &'a Runtime,
@@ -41,8 +44,8 @@ pub(super) struct StoppedWorld<'a> {
     pending: usize,
     pause: Duration,
     deadline: Deadline,
-    /// Whether the process or the machine was stopped meanwhile.
-    pub(super) overslept: bool,
+    /// The later deadline, if the process or the machine was stopped meanwhile.
+    pub(super) put_off: Option<Deadline>,
     /// Whether the kernel has refused to queue signals until the end.
     pub(super) refused: bool,
 }
@@ -71,6 +74,7 @@ impl<'a> StoppedWorld<'a> {
             // freed: so a second entry of the caller stays (invariant I14).
             let is_callers = entry.tid() == me.tid() && entry.holds_robust_mutex();
             if !is_alive && !is_callers {
+                round.pending.remove(entry.tid());
                 entry.clear_owner();
                 saw_dead = true;
             }
@@ -100,7 +104,7 @@ impl<'a> StoppedWorld<'a> {
             pending,
             pause,
             deadline,
-            overslept: false,
+            put_off: None,
             refused: false,
         }
     }
@@ -112,6 +116,19 @@ impl<'a> StoppedWorld<'a> {
 
     /// Summons all targets, and waits until they have stopped. Returns how many have.
     pub(super) fn await_arrivals(&mut self, scratch: &mut Scratch) -> Result<usize, AttemptError> {
+        let dead = self.gather(scratch);
+        self.forget_taken();
+        let dead = dead?;
+        if self.runtime.round.arrivals.is_marked() {
+            let refused = |entry: &&Entry| entry.is_at(self.epoch, Status::StackTooSmall);
+            self.targets().filter(refused).for_each(|entry| record(scratch, entry));
+            return Err(AttemptError::StackTooSmall);
+        }
+        Ok(self.targets - dead)
+    }
+
+    /// Summons all targets, and waits until the latch opens. Returns how many targets have ended.
+    fn gather(&mut self, scratch: &mut Scratch) -> Result<usize, AttemptError> {
         let Runtime { kernel, round, .. } = self.runtime;
         let mut last_poll = Instant::now();
         let mut refused = false;
@@ -144,9 +161,11 @@ impl<'a> StoppedWorld<'a> {
             }
             // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
-            if now.since(last_poll) > interval + OVERSLEPT && !self.overslept {
-                self.overslept = true;
-                limit_by = limit_by.at_least(self.pause);
+            if now.since(last_poll) > interval + OVERSLEPT && self.put_off.is_none() {
+                // The pause may be longer than the timeout.
+                let deadline = self.deadline.at_least(RESUME_GRACE);
+                limit_by = deadline.at_most(self.pause);
+                self.put_off = Some(deadline);
             }
             last_poll = now;
             if replaced {
@@ -165,13 +184,7 @@ impl<'a> StoppedWorld<'a> {
             }
             interval = (interval * 2).min(POLL_MAX);
         }
-        self.forget_taken();
-        if round.arrivals.is_marked() {
-            let refused = |entry: &&Entry| entry.is_at(self.epoch, Status::StackTooSmall);
-            self.targets().filter(refused).for_each(|entry| record(scratch, entry));
-            return Err(AttemptError::StackTooSmall);
-        }
-        Ok(self.targets - dead)
+        Ok(dead)
     }
 
     /// Sends refused summonses again, after it has raised the limit of pending signals if that is allowed.
@@ -231,7 +244,9 @@ impl<'a> StoppedWorld<'a> {
         let Runtime { kernel, round, .. } = self.runtime;
         round.pending.announced();
         let mut all_sent = true;
-        for entry in self.targets().filter(|entry| entry.is_signal_pending()) {
+        // Not those of dead threads, which have no id, and may be marked since an earlier round.
+        let summoned = |entry: &&Entry| entry.is_at(self.epoch, Status::Summoned);
+        for entry in self.targets().filter(summoned).filter(|entry| entry.is_signal_pending()) {
             if round.pending.contains(entry.tid()) {
                 continue;
             }
@@ -246,13 +261,16 @@ impl<'a> StoppedWorld<'a> {
     }
 
     /// Removes the threads from the pending ones that have answered a signal of an earlier attempt, or died.
+    /// Withdraws the summonses of the others, if the attempt has failed before: they stay pending, so they must
+    /// not answer any more.
     fn forget_taken(&self) {
         if self.pending == 0 {
             return;
         }
         let answered = [Status::Arrived, Status::StackTooSmall, Status::DiedBeforeCall];
         for entry in self.targets().filter(|entry| entry.is_signal_pending()) {
-            if answered.iter().any(|&status| entry.is_at(self.epoch, status)) {
+            let is_withdrawn = entry.transition(self.epoch, Status::Summoned, Status::Idle);
+            if !is_withdrawn && answered.iter().any(|&status| entry.is_at(self.epoch, status)) {
                 self.runtime.round.pending.remove(entry.tid());
             }
         }
@@ -305,7 +323,6 @@ impl<'a> StoppedWorld<'a> {
             round.pending.remove(claim.tid);
             self.refused = true;
         }
-        self.forget_taken();
         late
     }
 
