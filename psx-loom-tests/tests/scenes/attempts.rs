@@ -44,7 +44,7 @@ pub(crate) mod late_signal_interrupted_everywhere {
 
     pub(crate) fn model() -> Model {
         let model = Model::new().timers(1).shorter_deadlines(1).interrupted_everywhere();
-        model.newest_values_only().preemptions(1)
+        model.newest_values_only().preemptions(3)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -106,7 +106,7 @@ pub(crate) mod late_thread_never_answers {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().timers(1).shorter_deadlines(1).newest_values_only().preemptions(1)
+        Model::new().timers(1).shorter_deadlines(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
@@ -143,7 +143,7 @@ pub(crate) mod late_caller {
     use super::*;
 
     pub(crate) fn model() -> Model {
-        Model::new().timers(1).shorter_deadlines(1).newest_values_only().preemptions(1)
+        Model::new().timers(1).shorter_deadlines(1).newest_values_only().preemptions(2)
     }
 
     pub(crate) fn scene(scene: &Scene) {
