@@ -24,7 +24,7 @@ pub enum Obstacle {
     /// The thread is in `vfork`, `posix_spawn` or `clone` with `CLONE_VFORK`, and its child has neither
     /// called `execve` nor ended.
     Vfork,
-    /// The thread blocks signal 33.
+    /// The thread blocks signal 33, which is queued for it.
     SignalBlocked,
     /// No signal is queued for the thread, and its user has as many queued signals as `RLIMIT_SIGPENDING`
     /// allows.

@@ -11,6 +11,7 @@
 //! Both sleep in state D if a signal cannot interrupt them. A system call that may be interrupted, but not in
 //! its page fault, repeats the fault while a signal is pending: such a thread is in state R and has no wchan.
 
+use super::mask::BLOCKED;
 use super::procfs::parse;
 use super::signal::SUMMONS;
 use crate::Obstacle;
@@ -19,19 +20,28 @@ use crate::Obstacle;
 pub(super) const WCHAN_SIZE: usize = 512;
 
 const VFORK: [&str; 4] = ["kernel_clone", "_do_fork", "do_fork", "wait_for_vfork_done"];
+const SIGNAL: u64 = 1 << (SUMMONS - 1);
+/// The signals that psx's handler blocks, as the kernel shows them: SIGKILL and SIGSTOP are never blocked.
+const HANDLER: u64 = BLOCKED & !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+
 const USERFAULT: &str = "handle_userfault";
 
 /// The obstacle that a status shows. `read_wchan` is called if that depends on the wchan.
 ///
-/// A thread that has taken its signal may wait for a core or a disk as any other. So what it waits for is
-/// an obstacle only while its signal is queued, by the same read.
+/// A thread that has taken its signal may wait for a core or a disk as any other. So a block or a wait is an
+/// obstacle only while the signal is queued, by the same read.
+///
+/// psx's handler blocks signals as well. A thread that has no core may still be in it from an earlier round, so
+/// in state R a block is the program's own only if it differs from the handler's.
 pub(super) fn obstacle<'b>(
     status: &[u8],
     read_wchan: impl FnOnce() -> Option<&'b [u8]>,
 ) -> Option<Obstacle> {
     let state = *field(status, b"State:\t")?.first()?;
-    let is_pending = signal_set(status, b"SigPnd:\t")?;
-    let is_blocked = signal_set(status, b"SigBlk:\t")?;
+    let is_pending = signal_set(status, b"SigPnd:\t")? & SIGNAL != 0;
+    let blocked = signal_set(status, b"SigBlk:\t")?;
+    let is_blocked = blocked & SIGNAL != 0;
+    let may_be_in_handler = state != b'S' && blocked & HANDLER == HANDLER;
     match state {
         b't' => {
             let tracer = field(status, b"TracerPid:\t").and_then(parse).filter(|&pid| pid != 0);
@@ -41,22 +51,19 @@ pub(super) fn obstacle<'b>(
         b'Z' | b'X' => return None,
         _ => {}
     }
-    let wchan = if state == b'D' && is_pending { read_wchan().and_then(function) } else { None };
+    if !is_pending {
+        return (!is_blocked && is_queue_full(status)?).then_some(Obstacle::SignalQueueFull);
+    }
+    let wchan = if state == b'D' { read_wchan().and_then(function) } else { None };
     // Compilers append to the name of a function that they have changed: `.isra.0`, `.constprop.0`.
     let waits_in = wchan.map(|name| name.split('.').next().unwrap_or(name));
-    if waits_in.is_some_and(|name| VFORK.contains(&name)) {
+    match waits_in {
         // posix_spawn blocks all signals for the length of its vfork.
-        Some(Obstacle::Vfork)
-    } else if is_blocked {
-        Some(Obstacle::SignalBlocked)
-    } else if !is_pending {
-        is_queue_full(status)?.then_some(Obstacle::SignalQueueFull)
-    } else if waits_in == Some(USERFAULT) {
-        Some(Obstacle::PageFault)
-    } else if state == b'D' {
-        Some(Obstacle::Uninterruptible { wchan: wchan.and_then(try_boxed) })
-    } else {
-        (state == b'R').then_some(Obstacle::Runnable)
+        Some(name) if VFORK.contains(&name) => Some(Obstacle::Vfork),
+        _ if is_blocked && !may_be_in_handler => Some(Obstacle::SignalBlocked),
+        Some(USERFAULT) => Some(Obstacle::PageFault),
+        _ if state == b'D' => Some(Obstacle::Uninterruptible { wchan: wchan.and_then(try_boxed) }),
+        _ => (state == b'R' && !is_blocked).then_some(Obstacle::Runnable),
     }
 }
 
@@ -65,11 +72,9 @@ fn field<'t>(status: &'t [u8], key: &[u8]) -> Option<&'t [u8]> {
     status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key))
 }
 
-/// Whether the set in this line contains signal 33.
-fn signal_set(status: &[u8], key: &[u8]) -> Option<bool> {
-    let digits = core::str::from_utf8(field(status, key)?).ok()?;
-    let set = u64::from_str_radix(digits, 16).ok()?;
-    Some(set >> (SUMMONS - 1) & 1 != 0)
+/// The set of signals in this line: bit `n - 1` is signal `n`.
+fn signal_set(status: &[u8], key: &[u8]) -> Option<u64> {
+    u64::from_str_radix(core::str::from_utf8(field(status, key)?).ok()?, 16).ok()
 }
 
 /// Whether the queued signals of the user are as many as the limit.
@@ -98,6 +103,8 @@ mod tests {
     const NONE: u64 = 0;
     const OURS: u64 = 1 << 32;
     const ALL: u64 = 0xffff_ffff_fffb_feff;
+    /// What the kernel shows of a thread that is in psx's handler.
+    const IN_HANDLER: u64 = 0xffff_ffff_bffb_fa27;
 
     /// As Linux 6.18 writes it, without most of the lines.
     fn status(state: &str, tracer: u32, queue: &str, pending: u64, blocked: u64) -> String {
@@ -159,7 +166,9 @@ mod tests {
     #[test]
     fn without_its_signal_a_thread_waits_for_its_own_reasons() {
         for state in [DISK, "R (running)", SLEEPS] {
-            assert_eq!(seen(state, NONE, NONE, "kernel_clone"), None, "{state}");
+            for blocked in [NONE, ALL] {
+                assert_eq!(seen(state, NONE, blocked, "kernel_clone"), None, "{state}");
+            }
         }
         assert_eq!(seen("R (running)", OURS, NONE, "0"), Some(Obstacle::Runnable));
         for state in ["Z (zombie)", "X (dead)"] {
@@ -168,14 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_an_obstacle_in_any_other_state() {
+    fn a_block_is_an_obstacle_unless_it_may_be_the_handlers() {
+        let blocks = Some(Obstacle::SignalBlocked);
         for state in [SLEEPS, "R (running)", DISK] {
-            for pending in [NONE, OURS] {
-                let blocks = Some(Obstacle::SignalBlocked);
-                assert_eq!(seen(state, pending, ALL, "handle_userfault"), blocks);
-                // All but 33.
-                assert_ne!(seen(state, pending, ALL & !OURS, "x"), blocks);
+            for blocked in [OURS, ALL & !1] {
+                assert_eq!(seen(state, OURS, blocked, "handle_userfault"), blocks);
             }
+            // All but 33.
+            assert_ne!(seen(state, OURS, ALL & !OURS, "x"), blocks);
+        }
+        for blocked in [ALL, IN_HANDLER] {
+            assert_eq!(seen(SLEEPS, OURS, blocked, "0"), blocks);
+            assert_eq!(seen("R (running)", OURS, blocked, "0"), None);
+            assert_eq!(seen(DISK, OURS, blocked, "x"), uninterruptible(Some("x")));
         }
     }
 
@@ -184,6 +198,8 @@ mod tests {
         let seen = |queue: &str, pending| {
             obstacle(status(SLEEPS, 0, queue, pending, NONE).as_bytes(), || unreachable!())
         };
+        let in_handler = status(SLEEPS, 0, "5/5", NONE, ALL);
+        assert_eq!(obstacle(in_handler.as_bytes(), || unreachable!()), None);
         for (queue, is_full) in [("0/0", true), ("3/0", true), ("5/5", true), ("4/5", false)] {
             assert_eq!(seen(queue, NONE), is_full.then_some(Obstacle::SignalQueueFull), "{queue}");
             assert_eq!(seen(queue, OURS), None, "{queue}");
