@@ -10,12 +10,13 @@ use super::Call;
 use super::caller::{AttemptError, Caller, Committed, Garbage, Stop};
 use super::missed::{MissedThreads, POLL_INTERVAL};
 use super::scratch::Scratch;
+use super::stopped_world::{OVERSLEPT, RESUME_GRACE};
 use crate::memory::NoMemory;
 use crate::registry::Entry;
 use crate::report::Threads;
 use crate::runtime::Runtime;
 use crate::sys::HEADROOM;
-use crate::sys::clock::{self, Deadline};
+use crate::sys::clock::{self, Deadline, Instant};
 use crate::sys::futex::Limit;
 use crate::sys::sync::Ordering;
 use crate::{Broadcast, Coverage, Error, NamedThread, Report, Stops};
@@ -216,7 +217,14 @@ impl Attempts<'_> {
     fn record(&mut self, stop: Stop) {
         self.stops.add(stop.length);
         self.last_stop = stop;
-        if let Some(deadline) = stop.put_off.filter(|_| !self.is_put_off) {
+        if let Some(deadline) = stop.put_off {
+            self.put_off(deadline);
+        }
+    }
+
+    /// Puts the deadline off, once, after the process or the machine was stopped.
+    fn put_off(&mut self, deadline: Deadline) {
+        if !self.is_put_off {
             (self.is_put_off, self.deadline) = (true, deadline);
         }
     }
@@ -257,7 +265,7 @@ impl Attempts<'_> {
     ///
     /// If the kernel has refused their signals, nothing shows when to try again: then the threads run for at
     /// least as long as they were stopped.
-    fn await_signals(&self, late: &Threads) {
+    fn await_signals(&mut self, late: &Threads) {
         let Runtime { kernel, round, .. } = self.runtime;
         let mut check_at = self.deadline.at_most(self.pending_check);
         let mut wait = MIN_LATE_WAIT;
@@ -287,7 +295,11 @@ impl Attempts<'_> {
                 tids.next();
                 continue;
             }
+            let begin = Instant::now();
             round.pending.wait(Limit::At(check_at.at_most(wait)));
+            if begin.elapsed() > wait + OVERSLEPT {
+                self.put_off(self.deadline.at_least(RESUME_GRACE));
+            }
             wait = (wait * 2).min(MAX_LATE_WAIT);
         }
     }

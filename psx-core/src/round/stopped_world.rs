@@ -26,10 +26,10 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 
 /// A wait that overruns its limit by this much shows that the process or the machine was stopped. Then the
 /// targets did not run either, so once in an attempt they get the whole pause again.
-const OVERSLEPT: Duration = Duration::from_millis(100);
+pub(super) const OVERSLEPT: Duration = Duration::from_millis(100);
 
 /// How far the deadline is put off, once, after the process or the machine was stopped.
-const RESUME_GRACE: Duration = Duration::from_millis(500);
+pub(super) const RESUME_GRACE: Duration = Duration::from_millis(500);
 
 /// The threads that a round has stopped or is stopping. Released when dropped.
 pub(super) struct StoppedWorld<'a> {

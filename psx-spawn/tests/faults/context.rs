@@ -138,7 +138,12 @@ impl Context {
 
     /// The same with the timeout for a fault that does not end.
     pub(crate) fn change_soon(&self) {
-        self.change_with(Broadcast::new().timeout(SHORT), SHORT, 0);
+        self.change_soon_by(Broadcast::new());
+    }
+
+    /// The same by this broadcast.
+    pub(crate) fn change_soon_by(&self, broadcast: Broadcast) {
+        self.change_with(broadcast.timeout(SHORT), SHORT, 0);
     }
 
     /// The same on the registered threads only.

@@ -10,6 +10,7 @@ use crate::context::{Context, is_level, median};
 use crate::row::Expected::Ok;
 use crate::row::Row;
 use crate::signals::use_up_quota;
+use crate::waits::stop_process;
 
 pub(crate) const ROWS: &[Row] = &[
     Row::new("flood-kill", "another process floods signal 33 by kill", &[Ok], |context| {
@@ -75,6 +76,8 @@ pub(crate) fn help(kind: &str, target: u32) -> ! {
     match kind {
         "use-up-quota" => use_up_quota(&line),
         "burn" => burn(&line),
+        "stop-in-attempt" => stop_process(target, false, &line),
+        "stop-between" => stop_process(target, true, &line),
         _ => flood(kind, target, &line),
     }
     idle()

@@ -19,13 +19,14 @@
 //! the other options are those of Rust's own harness. Rows that need root are ignored without it.
 //!
 //! docs/promises.md lists the rows that test each promise. `row`, `table`: the rows and how they run;
-//! `context`: what a row's process uses; `supervisor`, `oracle`: the other side; `raw`, `servers`: system
-//! calls; all other modules: rows.
+//! `context`: what a row's process uses; `supervisor`, `oracle`: the other side; `raw`, `servers`,
+//! `cgroup`: the kernel's interfaces; all other modules: rows.
 
 // main must be C's, so that a row can leave it by pthread_exit: Rust's has a frame that no forced
 // unwinding may pass.
 #![no_main]
 
+mod cgroup;
 mod context;
 mod oracle;
 mod raw;

@@ -12,6 +12,7 @@ use std::{env, fs};
 use psx_test_support::process::{users, wait};
 use psx_test_support::{Child, Ending, TempDir, procfs, raw as test_raw, signal};
 
+use crate::cgroup::CpuLimit;
 use crate::context::{GLIBC, Subject};
 use crate::identity::LAST_ID;
 use crate::oracle::{self, Mark, Outcome};
@@ -100,8 +101,14 @@ pub(crate) fn prepare(command: &mut Command, row: &Row, subject: Subject, direct
 
 /// Watches a row's process from start to end.
 pub(crate) fn watch(child: &mut Child, row: &Row, subject: Subject) -> Results {
-    let mut watch =
-        Watch { row, results: Results::default(), exempt: "", helper: None, replacement: None };
+    let mut watch = Watch {
+        row,
+        results: Results::default(),
+        exempt: "",
+        helper: None,
+        cpu_limit: None,
+        replacement: None,
+    };
     let mut is_done = false;
     while let Ok(line) = child.read() {
         is_done = line == "done";
@@ -148,6 +155,7 @@ struct Watch<'a> {
     exempt: &'static str,
     /// The process that attacks the row's process.
     helper: Option<Child>,
+    cpu_limit: Option<CpuLimit>,
     /// The process that gets a dead thread's id.
     replacement: Option<JoinHandle<Replacement>>,
 }
@@ -211,6 +219,10 @@ impl Watch<'_> {
                 self.helper = Some(start_helper(self.row, kind, pid));
             }
             "stop-helper" => self.helper = None,
+            "limit-cpu" => {
+                let tid = rest.parse().expect("a thread id");
+                self.cpu_limit = Some(CpuLimit::of(tid).expect("a cgroup with a CPU limit"));
+            }
             "await-main's-end" => child.wait_until(|child| procfs::is_main_ended(child.pid())),
             _ => panic!("{}: {line:?} is unknown", self.row.name),
         }

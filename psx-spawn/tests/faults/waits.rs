@@ -9,10 +9,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{hint, thread};
 
-use psx::{Broadcast, Error};
-use psx_test_support::procfs::wait_for_thread;
-use psx_test_support::threads::tid;
+use psx::{Broadcast, Error, Obstacle};
+use psx_test_support::procfs::{Task, wait_for_thread};
+use psx_test_support::raw::syscall;
+use psx_test_support::signal::{self, STOP_BIT, set_mask};
+use psx_test_support::threads::{idle, tid};
+use psx_test_support::{Line, procfs};
 
+use crate::cgroup;
 use crate::context::Context;
 use crate::raw;
 use crate::row::Expected::{Clean, Ok, OkOrClean};
@@ -34,6 +38,50 @@ pub(crate) const ROWS: &[Row] = &[
         context.ask("start-helper burn");
         context.noting_stops(LIMIT, Context::change);
     })
+    .alone(),
+    Row::new("little-cpu", "a busy thread has a twentieth of a core (cgroup)", &[Ok], |context| {
+        let _probes = context.probes();
+        let limited = start_in(context, "limited", || {
+            loop {
+                hint::spin_loop();
+            }
+        });
+        context.ask(format_args!("limit-cpu {limited}"));
+        let short = Broadcast::new().timeout(Duration::from_millis(30));
+        let mut seen = Vec::new();
+        context.noting_stops(LIMIT, |context| {
+            while !seen.contains(&Some(Obstacle::Runnable)) {
+                // SAFETY: nothing is done.
+                match unsafe { short.run(|| Result::Ok(0)) } {
+                    Result::Ok(_) => {}
+                    Err(Error::Unreachable(threads)) => {
+                        let late = threads.iter().find(|late| late.tid() == limited);
+                        seen.extend(late.map(|late| late.obstacle().cloned()));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            context.change();
+        });
+        let no_other = |seen: &Option<Obstacle>| matches!(seen, None | Some(Obstacle::Runnable));
+        assert!(seen.iter().all(no_other), "{seen:?}");
+    })
+    .start(Start::Root)
+    .alone()
+    .needs(cgroup::has_cpu_limit, "a cgroup of version 1 with a CPU limit"),
+    Row::new(
+        "sigstop",
+        "SIGSTOP of the whole process in an attempt, for longer than the timeout",
+        &[Ok],
+        |context| stopped_in(context, "stop-in-attempt", Duration::from_millis(500)),
+    )
+    .alone(),
+    Row::new(
+        "sigstop-between",
+        "the same between two attempts, while the caller waits for a late thread",
+        &[Ok],
+        |context| stopped_in(context, "stop-between", Duration::from_millis(1)),
+    )
     .alone(),
     Row::new(
         "waits-socket",
@@ -82,7 +130,7 @@ pub(crate) const ROWS: &[Row] = &[
         |context| {
             let _probes = context.probes();
             let page = ServedPage::map();
-            let waiter = start_in(context, move || page.wait_uninterruptibly());
+            let waiter = start_in(context, "waiter", move || page.wait_uninterruptibly());
             wait_for_thread(|id, _, state| id == waiter && state == 'D');
             context.noting_stops(LIMIT, Context::change_soon);
         },
@@ -98,7 +146,7 @@ pub(crate) const ROWS: &[Row] = &[
             let path = path("never-permitted");
             fs::write(&path, "").expect("a file");
             let permissions = Permissions::of(&path);
-            let waiter = start_in(context, move || drop(File::open(&path)));
+            let waiter = start_in(context, "waiter", move || drop(File::open(&path)));
             wait_for_thread(|id, _, state| id == waiter && state == 'D');
             context.noting_stops(LIMIT, Context::change_soon);
             drop(permissions);
@@ -128,14 +176,75 @@ pub(crate) const ROWS: &[Row] = &[
     .needs(servers::has_fanotify, "fanotify permission events"),
 ];
 
-/// Starts the thread `waiter` and returns its id.
-fn start_in(context: &Context, wait: impl FnOnce() + Send + 'static) -> u32 {
+/// Starts a thread and returns its id.
+fn start_in(context: &Context, name: &str, body: impl FnOnce() + Send + 'static) -> u32 {
     let (send, ids) = mpsc::channel();
-    let _ = context.spawn("waiter", move || {
+    let _ = context.spawn(name, move || {
         send.send(tid()).expect("main waits");
-        wait();
+        body();
     });
     ids.recv().expect("the thread's id")
+}
+
+/// A call that is late because of one thread, while a helper process stops the whole process.
+fn stopped_in(context: &Context, helper: &str, pause: Duration) {
+    let _probes = context.probes();
+    let late = start_in(context, "late", || {
+        set_mask(!0);
+        wait_for_usr1();
+        set_mask(0);
+        idle();
+    });
+    while procfs::task(late).mask("SigBlk") & STOP_BIT == 0 {
+        thread::yield_now();
+    }
+    context.noting_stops(STOPPED + LIMIT, |context| {
+        context.ask(format_args!("start-helper {helper}"));
+        context.change_soon_by(Broadcast::new().pause(pause));
+    });
+}
+
+/// How long that process is stopped.
+const STOPPED: Duration = Duration::from_secs(2);
+
+/// The program of a helper process: stops `target` while signal 33 is queued for its thread `late`, in an
+/// attempt or when the other threads run again, and sends SIGUSR1 to that thread at the end of the stop.
+pub(crate) fn stop_process(target: u32, between: bool, line: &Line) {
+    line.send("ready");
+    let is_late = |task: &Task| task.name() == "late" && task.mask("SigPnd") & STOP_BIT != 0;
+    let late = loop {
+        if let Some(task) = procfs::tasks(target).into_iter().find(is_late) {
+            break task.field("Pid").parse().expect("a thread id");
+        }
+        thread::yield_now();
+    };
+    let beats = || {
+        let tasks = procfs::tasks(target);
+        let heartbeat = tasks.iter().find(|task| task.name() == "heartbeat").expect("a heartbeat");
+        heartbeat.field("voluntary_ctxt_switches").parse::<u64>().expect("a number")
+    };
+    // A stopped thread sleeps once or twice.
+    let enough = beats() + 20;
+    while between && beats() < enough {
+        thread::yield_now();
+    }
+    signal::send(target, None, libc::SIGSTOP).expect("the row's process");
+    while !procfs::tasks(target).iter().all(|task| task.field("State").starts_with('T')) {
+        thread::yield_now();
+    }
+    // The fault itself.
+    thread::sleep(STOPPED);
+    signal::send(target, None, libc::SIGCONT).expect("the row's process");
+    signal::send(target, Some(late), libc::SIGUSR1).expect("its thread");
+}
+
+/// Waits for SIGUSR1, which the thread blocks.
+fn wait_for_usr1() {
+    let set = 1_u64 << (libc::SIGUSR1 - 1);
+    let args = [(&raw const set).addr(), 0, 0, size_of_val(&set), 0, 0];
+    // A stop interrupts the wait.
+    // SAFETY: the kernel reads the set.
+    while unsafe { syscall(libc::SYS_rt_sigtimedwait, args) }.is_err() {}
 }
 
 /// Twice the longest pause before the end of the timeout, and the delays of a busy machine.
