@@ -1,18 +1,16 @@
 //! What a broadcast returns, which threads it changes, and what it refuses (P1, P2, P3, P6).
 
 use std::ffi::CString;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Barrier, mpsc};
 use std::time::Duration;
-use std::{hint, iter, process, ptr, slice};
+use std::{hint, process, ptr, slice};
 
 use psx::{Divergence, Errno, Error, Outcome, thread};
 use psx_test_support::{Case, Ending, Line, procfs};
 
 use psx_test_support::raw::{slack, syscall};
-use psx_test_support::signal::{STOP_BIT, is_stop_pending, set_mask};
+use psx_test_support::signal::set_mask;
 use psx_test_support::threads::{start_idlers, tid};
 
 use crate::kernel::{
@@ -32,9 +30,6 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(child.end(), Ending::Exited(0));
         }),
         Case::new("calls::pause_is_kept", pause_is_kept),
-        Case::new("calls::timeout_is_kept_after_a_stop", timeout_is_kept_after_a_stop),
-        Case::new("calls::lost_signal_is_sent_again", lost_signal_is_sent_again),
-        Case::new("calls::one_signal_after_late_exits", one_signal_after_late_exits),
         Case::new("calls::malformed_capget_is_made_once", malformed_capget),
         Case::new("calls::refused_on_the_caller_alone", refused_on_the_caller_alone).check(
             |child| {
@@ -201,107 +196,6 @@ fn pause_is_kept(_: &Line) {
     assert_eq!(stops.attempts(), report.attempts());
     assert!(stops.longest() <= stops.total() && stops.total() == report.stopped(), "{stops}");
     blocker.join().unwrap();
-}
-
-/// A thread that blocks its signal. The process is stopped in the broadcast, whose pause is longer than its
-/// timeout.
-fn timeout_is_kept_after_a_stop(_: &Line) {
-    let stopper = format!("read go && kill -STOP {0}; sleep 0.4; kill -CONT {0}", process::id());
-    let mut shell =
-        Command::new("sh").arg("-c").arg(stopper).stdin(Stdio::piped()).spawn().unwrap();
-    let mut go = shell.stdin.take().unwrap();
-    let (blocked, is_blocked) = mpsc::channel();
-    let (unblock, unblocks) = mpsc::channel::<()>();
-    let blocker = thread::spawn(move || {
-        set_mask(!0);
-        blocked.send(()).unwrap();
-        while !is_stop_pending() {
-            hint::spin_loop();
-        }
-        go.write_all(b"\n").unwrap();
-        let _ = unblocks.recv();
-        set_mask(0);
-    });
-    is_blocked.recv().unwrap();
-    let broadcast = STRICT.timeout(Duration::from_millis(300)).pause(Duration::MAX);
-    match broadcast_slack(broadcast, 1) {
-        Err(Error::Unreachable(late)) => assert_eq!(late.len(), 1, "{late}"),
-        other => panic!("{other:?}"),
-    }
-    drop(unblock);
-    blocker.join().unwrap();
-    assert!(shell.wait().unwrap().success());
-}
-
-/// How many signals 33 are queued for the calling thread, which blocks it. Takes them from the queue.
-fn take_signals() -> usize {
-    let at_once = [0_i64; 2];
-    let args = [ptr::from_ref(&STOP_BIT).addr(), 0, ptr::from_ref(&at_once).addr(), 8, 0, 0];
-    // SAFETY: the set and the timeout outlive the call.
-    iter::from_fn(|| unsafe { syscall(libc::SYS_rt_sigtimedwait, args) }.ok()).count()
-}
-
-/// A late thread takes its signal from the queue, past psx's handler. The next broadcast has a short timeout
-/// and sends another.
-fn lost_signal_is_sent_again(_: &Line) {
-    const SHORT: Duration = Duration::from_millis(400);
-    let (blocked, is_blocked) = mpsc::channel();
-    let (take, takes) = mpsc::channel();
-    let blocker = thread::spawn(move || {
-        set_mask(!0);
-        blocked.send(0).unwrap();
-        takes.recv().unwrap();
-        blocked.send(take_signals()).unwrap();
-        set_mask(0);
-        let _: Result<(), _> = takes.recv();
-    });
-    is_blocked.recv().unwrap();
-    let result = broadcast_slack(STRICT.timeout(SHORT).pause(Duration::MAX), 1);
-    assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
-    take.send(()).unwrap();
-    assert_eq!(is_blocked.recv(), Ok(1));
-    // The first one may end before the loss is noticed.
-    let results = [(); 3].map(|()| broadcast_slack(STRICT.timeout(SHORT), 2));
-    assert!(results.iter().any(Result::is_ok), "{results:?}");
-    drop(take);
-    blocker.join().unwrap();
-}
-
-/// Threads that end without having taken their signals leave room for those of other threads: two
-/// broadcasts queue one signal.
-fn one_signal_after_late_exits(_: &Line) {
-    const THREADS: usize = 48;
-    let broadcast = STRICT.timeout(Duration::from_millis(20)).pause(Duration::from_millis(1));
-    let late = |threads| {
-        let (blocked, is_blocked) = mpsc::channel();
-        let (end, ends) = mpsc::channel::<()>();
-        let ends = Arc::new(Mutex::new(ends));
-        let blocker = || {
-            let (blocked, ends) = (blocked.clone(), Arc::clone(&ends));
-            thread::spawn(move || {
-                set_mask(!0);
-                blocked.send(()).unwrap();
-                let _ = ends.lock().unwrap().recv();
-                take_signals()
-            })
-        };
-        let blockers: Vec<_> = (0..threads).map(|_| blocker()).collect();
-        (0..threads).for_each(|_| is_blocked.recv().unwrap());
-        let mut late = 0;
-        while late < 2 {
-            match broadcast_slack(broadcast, 1) {
-                Err(Error::Unreachable(_)) => late += 1,
-                Err(Error::Busy) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        drop(end);
-        let taken = blockers.into_iter().map(|blocker| blocker.join().unwrap());
-        taken.collect::<Vec<_>>()
-    };
-    for _ in 0..6 {
-        assert_eq!(late(THREADS), [1; THREADS]);
-    }
 }
 
 fn malformed_capget(_: &Line) {

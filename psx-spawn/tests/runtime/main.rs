@@ -8,6 +8,7 @@ mod coverage;
 mod exits;
 mod fork;
 mod kernel;
+mod late;
 mod masked;
 mod messages;
 mod namespaces;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         fork::cases(),
         signals::cases(),
         coexistence::cases(),
+        late::cases(),
         masked::cases(),
         messages::cases(),
         syscalls::cases(),
