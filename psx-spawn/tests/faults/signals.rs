@@ -1,4 +1,4 @@
-//! Signals that cannot be sent or received, or that belong to the program (P1, P6, P7).
+//! Signals that cannot be sent or received, or that belong to the program (P1, P6, P7, P9, P10).
 
 use std::ffi::{c_int, c_void};
 use std::io::{self, Read, Write};

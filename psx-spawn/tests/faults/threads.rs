@@ -1,4 +1,4 @@
-//! Threads that cannot stop, are not registered, or have ended without the libc (P1, P4, P5, P6, P7).
+//! Threads that cannot stop, are not registered, or have ended without the libc (P1, P4, P5, P6, P7, P9, P10).
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

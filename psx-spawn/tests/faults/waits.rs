@@ -1,5 +1,5 @@
 //! Threads that take their signal late, because of the scheduler or because they wait in the kernel for another
-//! thread of the process (P6). Each row notes how long a thread that is not concerned stood still.
+//! thread of the process (P6, P9, P10). Each row notes how long a thread that is not concerned stood still.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

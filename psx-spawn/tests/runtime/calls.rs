@@ -1,4 +1,4 @@
-//! What a broadcast returns, which threads it changes, and what it refuses (P1, P2, P3, P6).
+//! What a broadcast returns, which threads it changes, and what it refuses (P1, P2, P3, P6, P9).
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicUsize, Ordering};
