@@ -11,6 +11,7 @@ use super::caller::{AttemptError, Caller, Committed, Garbage, Stop};
 use super::missed::{MissedThreads, POLL_INTERVAL};
 use super::scratch::Scratch;
 use super::stopped_world::{OVERSLEPT, RESUME_GRACE};
+use super::target::NEXT_ATTEMPT;
 use crate::memory::NoMemory;
 use crate::registry::Entry;
 use crate::report::Threads;
@@ -253,9 +254,20 @@ impl Attempts<'_> {
     }
 
     /// Adds what keeps late threads from taking their signals. Opens files and allocates.
+    ///
+    /// psx's handler blocks signals and sleeps as a thread of the program may, but for `NEXT_ATTEMPT` at most.
+    /// So an obstacle is what two looks show.
     fn with_obstacles(&self, mut late: Threads) -> Threads {
+        let look = |thread: &NamedThread| self.runtime.kernel.obstacle(thread.tid);
         for thread in &mut late.named {
-            thread.obstacle = self.runtime.kernel.obstacle(thread.tid);
+            thread.obstacle = look(thread);
+        }
+        if late.iter().any(|thread| thread.obstacle.is_some()) {
+            clock::sleep(NEXT_ATTEMPT * 2);
+        }
+        for thread in &mut late.named {
+            thread.obstacle =
+                thread.obstacle.take().filter(|seen| look(thread).as_ref() == Some(seen));
         }
         late
     }

@@ -14,7 +14,7 @@ use crate::sys::futex::Limit;
 use crate::sys::{SPIN_BEFORE_SLEEP, errno};
 
 /// How long a late thread waits for the next attempt.
-const NEXT_ATTEMPT: Duration = Duration::from_millis(1);
+pub(super) const NEXT_ATTEMPT: Duration = Duration::from_millis(1);
 
 impl Runtime {
     /// Stops the calling thread if a round has summoned it, until the round releases it. Called for every

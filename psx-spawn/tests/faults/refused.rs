@@ -29,7 +29,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "refused-gettid-target",
         "a filter on one thread refuses gettid",
-        &[Clean("Unreachable", "silent")],
+        &[Clean("Unreachable", "(silent); look for a blocked signal 33")],
         |context| {
             let _probes = context.probes();
             context.count().expect("a first round");

@@ -76,7 +76,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(
         "seccomp-before-gone",
         "a filter reports living threads as gone: Require, and again",
-        &[Clean("Unreachable", "probe-"), Clean("Unreachable", "probe-")],
+        &[Clean("Unreachable", NO_OBSTACLE), Clean("Unreachable", NO_OBSTACLE)],
         |context| {
             let gone = seccomp::answer(libc::ESRCH);
             before(context, &filter([libc::SYS_rt_tgsigqueueinfo], gone, ALLOW), |context| {
@@ -92,6 +92,9 @@ pub(crate) const ROWS: &[Row] = &[
         |context| before(context, &deny_waiting(), Context::change_soon),
     ),
 ];
+
+/// The error of threads that nothing keeps from their signal.
+const NO_OBSTACLE: &str = "); look for a blocked signal 33";
 
 const KILLS: [i64; 2] = [libc::SYS_tkill, libc::SYS_tgkill];
 const SENDS: [i64; 4] =

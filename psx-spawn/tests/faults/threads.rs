@@ -58,7 +58,7 @@ pub(crate) const ROWS: &[Row] = &[
             let _probes = context.probes();
             let traced = start_idle(context, "traced");
             context.ask(format_args!("trace {traced}"));
-            context.change_soon();
+            context.noting_stops(Duration::from_millis(500), Context::change_soon);
             context.ask(format_args!("untrace {traced}"));
             context.change();
         },
