@@ -141,6 +141,7 @@ impl<'a> StoppedWorld<'a> {
         let mut interval = POLL_MIN;
         // Whether summonses may have been lost and have not been sent again yet.
         let mut lost = self.pending > 0 && !self.summon_again()?;
+        let mut was_replaced = false;
         // If the kernel has refused one of the caller's own summonses, the first poll comes without a wait.
         while refused
             || !round
@@ -156,8 +157,9 @@ impl<'a> StoppedWorld<'a> {
             // that has ended may have claimed a summons and not sent it.
             let replaced = kernel.confirm_handler().map_err(AttemptError::Handler)?;
             lost |= replaced || found_dead > 0;
+            was_replaced |= replaced;
             if lost {
-                lost = !self.summon_late()?;
+                lost = !self.summon_late(was_replaced)?;
             }
             // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
@@ -223,11 +225,17 @@ impl<'a> StoppedWorld<'a> {
         entry.has_died() | self.runtime.kernel.is_dead(entry.tid())
     }
 
-    /// Summons all threads again that have not arrived. A thread that has taken its summons ignores the
+    /// Summons the threads again that have not arrived. A thread that has taken its summons ignores the
     /// second. Returns whether the kernel has queued all signals.
-    fn summon_late(&self) -> Result<bool, AttemptError> {
+    ///
+    /// Leaves out the threads whose signal of an earlier attempt is queued, unless another handler may have
+    /// taken it: no thread of this round was to send it.
+    fn summon_late(&self, was_replaced: bool) -> Result<bool, AttemptError> {
         let mut all_sent = true;
         for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
+            if !was_replaced && entry.is_signal_pending() {
+                continue;
+            }
             match self.runtime.kernel.summon(entry.tid()) {
                 // The next poll finds such a thread dead.
                 Ok(()) | Err(SendError::Gone) => {}

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("late::lost_signal_is_sent_again", lost_signal_is_sent_again),
         Case::new("late::one_signal_after_exits", one_signal_after_exits),
         Case::new("late::thread_ends", thread_ends),
+        Case::new("late::one_signal_after_a_death", one_signal_after_a_death),
         Case::new("late::thread_registers", thread_registers).limit(Duration::from_secs(60)),
     ]
 }
@@ -160,6 +161,38 @@ fn thread_ends(_: &Line) {
         thread::yield_now();
     }
     assert_eq!(late(), [second]);
+}
+
+/// A thread ends after a broadcast has summoned it. That does not queue a second signal for a thread that was
+/// late in an earlier broadcast.
+fn one_signal_after_a_death(_: &Line) {
+    const SHORT: Duration = Duration::from_millis(300);
+    let (blocked, is_blocked) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    let ready = blocked.clone();
+    let late = thread::spawn(move || {
+        set_mask(!0);
+        ready.send(()).unwrap();
+        let _ = ends.recv();
+        take_signals()
+    });
+    is_blocked.recv().unwrap();
+    let result = broadcast_slack(STRICT.timeout(SHORT).pause(Duration::MAX), 1);
+    assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
+    thread::spawn(move || {
+        set_mask(!0);
+        blocked.send(()).unwrap();
+        while !is_stop_pending() {
+            hint::spin_loop();
+        }
+        exit_thread()
+    });
+    is_blocked.recv().unwrap();
+    let result = broadcast_slack(STRICT.timeout(SHORT).pause(Duration::MAX), 1);
+    let Err(Error::Unreachable(threads)) = result else { panic!("{result:?}") };
+    assert_eq!(threads.len(), 1, "{threads}");
+    drop(end);
+    assert_eq!(late.join().unwrap(), 1);
 }
 
 /// A broadcast that has missed an unregistered thread at first, and then waits for a late thread, names the
