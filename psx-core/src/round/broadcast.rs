@@ -41,9 +41,10 @@ const PAUSE_PER_THREAD: Duration = Duration::from_micros(50);
 /// A pause that the program sets is at least this long.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long to wait for late threads before the kernel is asked whether their signals are still queued. A
-/// signal may have been lost: to another handler, or with a thread that was to send it. A quarter of a
-/// shorter timeout.
+/// How long to wait for late threads before the kernel is asked whether their signals are still queued: at
+/// first, and at the longest, which is a quarter of a shorter timeout. Each wait is four times as long as the
+/// last. A signal may have been lost: to another handler, or with a thread that was to send it.
+const MIN_PENDING_CHECK: Duration = Duration::from_millis(2);
 const PENDING_CHECK: Duration = Duration::from_secs(1);
 /// The first and the longest sleep between two looks whether late threads have taken their signals.
 const MIN_LATE_WAIT: Duration = Duration::from_millis(1);
@@ -279,7 +280,8 @@ impl Attempts<'_> {
     /// least as long as they were stopped.
     fn await_signals(&mut self, late: &Threads) {
         let Runtime { kernel, round, .. } = self.runtime;
-        let mut check_at = self.deadline.at_most(self.pending_check);
+        let mut check_wait = MIN_PENDING_CHECK;
+        let mut check_at = self.deadline.at_most(check_wait);
         let mut wait = MIN_LATE_WAIT;
         let mut tids = late.iter().map(|thread| thread.tid()).peekable();
         let mut to_run =
@@ -296,12 +298,14 @@ impl Attempts<'_> {
             // At the deadline each one is checked: a lost signal must not make the next broadcast wait.
             let is_last = self.deadline.passed();
             if is_last || check_at.passed() {
-                check_at = self.deadline.at_most(self.pending_check);
-                let assumed = !is_last && self.pending_check < PENDING_CHECK;
+                // If it cannot be read, the signal counts as queued at first.
+                let assumed = !is_last && check_wait < PENDING_CHECK;
                 if !kernel.has_pending_summons(tid).unwrap_or(assumed) {
                     round.pending.remove(tid);
                     continue;
                 }
+                check_wait = (check_wait * 4).min(self.pending_check);
+                check_at = self.deadline.at_most(check_wait);
             }
             if is_last {
                 tids.next();

@@ -24,6 +24,12 @@ use crate::sys::{SendError, SigpendingLimit};
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
 
+/// How often the caller summons late threads again, after each poll, while the program installs its own
+/// handler again each time. A thread that is about to take its signal loses it with each of those.
+const RESENDS: u32 = 64;
+/// With more targets than this, one try after each poll: each may queue a signal for every target.
+const FEW_TARGETS: usize = 64;
+
 /// A wait that overruns its limit by this much shows that the process or the machine was stopped. Then the
 /// targets did not run either, so once in an attempt they get the whole pause again.
 pub(super) const OVERSLEPT: Duration = Duration::from_millis(100);
@@ -160,6 +166,12 @@ impl<'a> StoppedWorld<'a> {
             was_replaced |= replaced;
             if lost {
                 lost = !self.summon_late(was_replaced)?;
+            }
+            // A program that installs its handler in a loop is faster than one try after each poll.
+            let mut tries = if replaced && self.targets <= FEW_TARGETS { RESENDS } else { 0 };
+            while tries > 0 && kernel.confirm_handler().map_err(AttemptError::Handler)? {
+                tries -= 1;
+                lost = !self.summon_late(true)?;
             }
             // One reading for both comparisons: a stop after it is seen at the next poll.
             let now = Instant::now();
