@@ -120,6 +120,11 @@ impl<'a> StoppedWorld<'a> {
         self.runtime.list.iter(self.frozen).filter(|entry| !core::ptr::eq(*entry, self.me))
     }
 
+    /// The entries of the targets that have not arrived.
+    fn summoned(&self) -> impl Iterator<Item = &Entry> {
+        self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned))
+    }
+
     /// Summons all targets, and waits until they have stopped. Returns how many have.
     pub(super) fn await_arrivals(&mut self, scratch: &mut Scratch) -> Result<usize, AttemptError> {
         let dead = self.gather(scratch);
@@ -243,35 +248,29 @@ impl<'a> StoppedWorld<'a> {
     /// Leaves out the threads whose signal of an earlier attempt is queued, unless another handler may have
     /// taken it: no thread of this round was to send it.
     fn summon_late(&self, was_replaced: bool) -> Result<bool, AttemptError> {
-        let mut all_sent = true;
-        for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
-            if !was_replaced && entry.is_signal_pending() {
-                continue;
-            }
-            match self.runtime.kernel.summon(entry.tid()) {
-                // The next poll finds such a thread dead.
-                Ok(()) | Err(SendError::Gone) => {}
-                Err(SendError::Full) => all_sent = false,
-                Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
-            }
-        }
-        Ok(all_sent)
+        self.summon_each(self.summoned().filter(|entry| was_replaced || !entry.is_signal_pending()))
     }
 
     /// Summons the threads again that have taken their signal of an earlier attempt before they could see
     /// this round (invariant I15). Returns whether the kernel has queued all signals.
     fn summon_again(&self) -> Result<bool, AttemptError> {
-        let Runtime { kernel, round, .. } = self.runtime;
-        round.pending.announced();
-        let mut all_sent = true;
+        let pending = &self.runtime.round.pending;
+        pending.announced();
         // Not those of dead threads, which have no id, and may be marked since an earlier round.
-        let summoned = |entry: &&Entry| entry.is_at(self.epoch, Status::Summoned);
-        for entry in self.targets().filter(summoned).filter(|entry| entry.is_signal_pending()) {
-            if round.pending.contains(entry.tid()) {
-                continue;
-            }
-            entry.set_signal_pending(false);
-            match kernel.summon(entry.tid()) {
+        let marked = self.summoned().filter(|entry| entry.is_signal_pending());
+        let taken = marked.filter(|entry| !pending.contains(entry.tid()));
+        self.summon_each(taken.inspect(|entry| entry.set_signal_pending(false)))
+    }
+
+    /// Sends a summons to each. Returns whether the kernel has queued all signals.
+    fn summon_each<'e>(
+        &self,
+        entries: impl Iterator<Item = &'e Entry>,
+    ) -> Result<bool, AttemptError> {
+        let mut all_sent = true;
+        for entry in entries {
+            match self.runtime.kernel.summon(entry.tid()) {
+                // The next poll finds such a thread dead.
                 Ok(()) | Err(SendError::Gone) => {}
                 Err(SendError::Full) => all_sent = false,
                 Err(SendError::Denied(errno)) => return Err(AttemptError::SignalDenied(errno)),
@@ -326,7 +325,7 @@ impl<'a> StoppedWorld<'a> {
     fn give_up(&mut self, scratch: &mut Scratch) -> bool {
         let round = &self.runtime.round;
         let mut late = false;
-        for entry in self.targets().filter(|entry| entry.is_at(self.epoch, Status::Summoned)) {
+        for entry in self.summoned() {
             // Before the withdrawal: a handler that finds its summons withdrawn removes the thread.
             let is_new = !entry.is_signal_pending();
             if is_new {
